@@ -1,0 +1,81 @@
+//! Known bugs that can be switched on at run time, so that the simulator can prove that it would
+//! find them. Production always runs with `None`; a canary is never a cargo feature, because
+//! features are unified into the shipped binary.
+
+/// One known bug.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Canary {
+    /// A primary answers before its backups have the record.
+    AcknowledgeBeforeBackup,
+    /// A coordinator counts votes that are not stable.
+    CommitBeforePreparesStable,
+    /// "Aborted" is told before an abort record is stable.
+    AbortBeforeStable,
+    /// A member goes on accepting messages from nodes it has fenced, and of older views.
+    NoFencing,
+    /// Reads are served without a lease.
+    ReadWithoutLease,
+    /// Reads return rows whose record is not stable.
+    ReadUnstable,
+    /// A message of an earlier incarnation is accepted.
+    AcceptOldIncarnation,
+    /// The arbitrator grants two rivals.
+    ArbitratorAnswersTwice,
+    /// A side with fewer than half goes on.
+    MinorityGoesOn,
+    /// A transaction id is applied again.
+    ApplyTwice,
+    /// An epoch closes although an orphan may commit in it.
+    CloseEpochWithOrphan,
+    /// A wound of a prepared holder is ignored.
+    IgnoreWoundOfPrepared,
+    /// A wounded transaction is aborted although all its votes are in.
+    AbortWithAllVotes,
+    /// An undecided prepare is dropped when its transaction id expires.
+    DropPrepareAtExpiry,
+    /// The driver reads the clock before the bytes it handles under it.
+    ClockBeforeSocket,
+}
+
+impl Canary {
+    /// Every canary.
+    pub const ALL: &'static [Canary] = &[
+        Self::AcknowledgeBeforeBackup,
+        Self::CommitBeforePreparesStable,
+        Self::AbortBeforeStable,
+        Self::NoFencing,
+        Self::ReadWithoutLease,
+        Self::ReadUnstable,
+        Self::AcceptOldIncarnation,
+        Self::ArbitratorAnswersTwice,
+        Self::MinorityGoesOn,
+        Self::ApplyTwice,
+        Self::CloseEpochWithOrphan,
+        Self::IgnoreWoundOfPrepared,
+        Self::AbortWithAllVotes,
+        Self::DropPrepareAtExpiry,
+        Self::ClockBeforeSocket,
+    ];
+
+    /// The name on the command line and in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AcknowledgeBeforeBackup => "acknowledge_before_backup",
+            Self::CommitBeforePreparesStable => "commit_before_prepares_stable",
+            Self::AbortBeforeStable => "abort_before_stable",
+            Self::NoFencing => "no_fencing",
+            Self::ReadWithoutLease => "read_without_lease",
+            Self::ReadUnstable => "read_unstable",
+            Self::AcceptOldIncarnation => "accept_old_incarnation",
+            Self::ArbitratorAnswersTwice => "arbitrator_answers_twice",
+            Self::MinorityGoesOn => "minority_goes_on",
+            Self::ApplyTwice => "apply_twice",
+            Self::CloseEpochWithOrphan => "close_epoch_with_orphan",
+            Self::IgnoreWoundOfPrepared => "ignore_wound_of_prepared",
+            Self::AbortWithAllVotes => "abort_with_all_votes",
+            Self::DropPrepareAtExpiry => "drop_prepare_at_expiry",
+            Self::ClockBeforeSocket => "clock_before_socket",
+        }
+    }
+}

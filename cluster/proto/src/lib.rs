@@ -1,0 +1,21 @@
+//! Lockstep's words, wire language and protocol rules: everything two parties must agree on, and
+//! the machines that decide, without any IO.
+//!
+//! Floors, imports point down only:
+//! * *rules*: sans-IO machines that do not import each other; a node's core wires them together;
+//! * *language*: [`wire`], [`view`], [`record`], [`process`];
+//! * *words*: [`ids`], [`time`], [`limits`], [`error`], [`canary`].
+//!
+//! Invariant: nothing here reads a clock, opens a socket or a file, starts a thread or draws a
+//! random number; `clippy.toml` and the tidy test enforce it.
+
+pub mod canary;
+pub mod error;
+pub mod ids;
+pub mod limits;
+pub mod placement;
+pub mod process;
+pub mod record;
+pub mod time;
+pub mod view;
+pub mod wire;

@@ -1,0 +1,61 @@
+//! Every bound of the system in one place, each with its reason.
+
+use std::time::Duration;
+
+/// Longest frame body accepted from anybody: a one-mebibyte row, its key, and room for a batch.
+pub const FRAME_BYTES_MAX: usize = 4 << 20;
+
+/// Longest encoded row value; larger rows belong in an object store.
+pub const ROW_BYTES_MAX: usize = 1 << 20;
+
+/// Longest encoded primary key; keys are copied into lock tables and records.
+pub const KEY_BYTES_MAX: usize = 4096;
+
+/// Most operations in one batch: bounds the time one message can keep a shard busy.
+pub const BATCH_OPS_MAX: usize = 4096;
+
+/// Most partitions in a cluster; the partition is 16 bits on the wire.
+pub const PARTITIONS_MAX: usize = 4096;
+
+/// Most replicas of a partition.
+pub const REPLICAS_MAX: usize = 4;
+
+/// Most data nodes; member sets are walked linearly in control messages.
+pub const NODES_MAX: usize = 144;
+
+/// Most columns of a table; the null bitmap and column lists stay small.
+pub const COLUMNS_MAX: usize = 1024;
+
+/// Most tables of a cluster; each costs a fragment per partition.
+pub const TABLES_MAX: usize = 20_000;
+
+/// Longest table or column name in bytes.
+pub const NAME_BYTES_MAX: usize = 128;
+
+/// How many epochs a client's epoch may be ahead of a node's before it is refused (100 s of ticks):
+/// a wild client must not push the cluster's clock.
+pub const EPOCH_AHEAD_MAX: u64 = 10_000;
+
+/// How many epochs a transaction id lives (10 min at the default tick).
+pub const TX_EXPIRY_EPOCHS: u64 = 60_000;
+
+/// Open transactions per coordinator shard; more are refused as busy.
+pub const TRANSACTIONS_OPEN_MAX: usize = 100_000;
+
+/// Answers a shard may owe to clients before it refuses new work as busy.
+pub const ANSWERS_OWED_MAX: usize = 1_000_000;
+
+/// Bytes waiting to be sent to one client before it is cut off: it does not read its answers.
+pub const CLIENT_UNSENT_BYTES_MAX: usize = 64 << 20;
+
+/// Frames of a newer view held until the receiver acts in it, per shard.
+pub const FRAMES_HELD_MAX: usize = 100_000;
+
+/// How long an interactive transaction may be idle before its coordinator aborts it.
+pub const TRANSACTION_IDLE_MAX: Duration = Duration::from_secs(60);
+
+/// Rows in one page of a scan.
+pub const SCAN_PAGE_ROWS_MAX: usize = 4096;
+
+/// Bytes in one page of a scan; with one row of the largest size it still fits a frame.
+pub const SCAN_PAGE_BYTES_MAX: usize = 1 << 20;

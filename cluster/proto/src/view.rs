@@ -1,0 +1,199 @@
+//! The view: membership, roles, placement and arbitrator as one versioned value.
+//!
+//! Every reconfiguration is a new view; a member persists a view before it acts in it. A view is
+//! plain data: how one follows another is decided by the agreement (control core).
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{
+    ClusterId, Epoch, GroupId, Incarnation, MgmtId, NodeId, NodeInstance, PartitionId, ShardAddr,
+    ShardId, ViewNumber,
+};
+
+/// Cluster-wide settings; they change by a view change.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ClusterConfig {
+    /// Partitions per table; a power of two, fixed at creation.
+    pub partitions: u16,
+    /// Replicas per partition, 1–4.
+    pub replicas: u16,
+    /// Time between heartbeats.
+    pub heartbeat_ms: u32,
+    /// Silence after which a peer is suspected; also the length of a read lease.
+    pub suspicion_ms: u32,
+    /// Time between epoch ticks.
+    pub tick_ms: u32,
+    /// Bound on clock drift between any two nodes, parts per million.
+    pub drift_ppm: u32,
+    /// Whether an orderly FIN and a refused reconnect prove that a peer's process is dead. Off
+    /// where proxies stand between peers: they forge it.
+    pub peer_death_by_fin: bool,
+    /// Bytes of row data a node may hold.
+    pub data_memory: u64,
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        Self {
+            partitions: 64,
+            replicas: 2,
+            heartbeat_ms: 50,
+            suspicion_ms: 400,
+            tick_ms: 10,
+            drift_ppm: 1000,
+            peer_death_by_fin: true,
+            data_memory: 8 << 30,
+        }
+    }
+}
+
+impl ClusterConfig {
+    /// Silence after which a peer is suspected.
+    #[must_use]
+    pub fn suspicion(&self) -> Duration {
+        Duration::from_millis(u64::from(self.suspicion_ms))
+    }
+
+    /// Time between heartbeats.
+    #[must_use]
+    pub fn heartbeat(&self) -> Duration {
+        Duration::from_millis(u64::from(self.heartbeat_ms))
+    }
+
+    /// Time between epoch ticks.
+    #[must_use]
+    pub fn tick(&self) -> Duration {
+        Duration::from_millis(u64::from(self.tick_ms))
+    }
+}
+
+/// A data node in a view. All members are in-sync; joining nodes come with a later version.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Member {
+    /// The node's life.
+    pub instance: NodeInstance,
+    /// The node group it belongs to.
+    pub group: GroupId,
+    /// Its availability zone; empty if none.
+    pub zone: String,
+    /// `host:port` of its one listening port.
+    pub addr: String,
+    /// How many shard cores it runs.
+    pub shards: u16,
+    /// Seniority: the president is the unsuspected member with the smallest value.
+    pub seniority: u64,
+}
+
+/// Where one partition lives.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Placement {
+    /// The owning node group.
+    pub group: GroupId,
+    /// Its position among the group's partitions: picks the shard on each node.
+    pub local_index: u16,
+    /// The replica that leads.
+    pub primary: NodeId,
+    /// All in-sync replicas, the primary among them, in order of preference.
+    pub replicas: Vec<NodeId>,
+}
+
+/// Who decides an even split.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub enum Arbitrator {
+    /// A management server (rank 1); its register is on disk.
+    Mgmt {
+        /// Which one.
+        id: MgmtId,
+        /// Its address.
+        addr: String,
+    },
+    /// An API node that opted in (rank 2), as this process incarnation only.
+    Api {
+        /// Its number in the configuration.
+        id: MgmtId,
+        /// The life of the process; a restarted one answers nobody.
+        incarnation: Incarnation,
+        /// Its address.
+        addr: String,
+    },
+}
+
+/// One configuration of the cluster. See the module text.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct View {
+    /// Which cluster.
+    pub cluster: ClusterId,
+    /// Position in the chain of views; the first is 1.
+    pub number: ViewNumber,
+    /// Cluster-wide settings.
+    pub config: ClusterConfig,
+    /// The data nodes, in order of node id.
+    pub members: Vec<Member>,
+    /// By partition id.
+    pub placements: Vec<Placement>,
+    /// Who decides an even split; none configured means an even split shuts down.
+    pub arbitrator: Option<Arbitrator>,
+    /// Everyone who could be arbitrator, best first.
+    pub arbitrators_possible: Vec<Arbitrator>,
+    /// Highest seal any survivor knew when this view was made: orphans commit above it.
+    pub seal: Epoch,
+    /// Incremented when a restarted cluster drops epochs.
+    pub restart_generation: u32,
+}
+
+impl View {
+    /// The member with this node id, whatever its incarnation.
+    #[must_use]
+    pub fn member(&self, node: NodeId) -> Option<&Member> {
+        let index = self.members.binary_search_by_key(&node, |m| m.instance.node).ok()?;
+        self.members.get(index)
+    }
+
+    /// Whether exactly this life of the node is in the view.
+    #[must_use]
+    pub fn contains(&self, instance: NodeInstance) -> bool {
+        self.member(instance.node).is_some_and(|m| m.instance == instance)
+    }
+
+    /// The placement of a partition; `None` if the cluster has fewer.
+    #[must_use]
+    pub fn placement(&self, partition: PartitionId) -> Option<&Placement> {
+        self.placements.get(usize::from(partition.0))
+    }
+
+    /// The shard core that handles `partition` on `node`, if the node is a member and a replica.
+    #[must_use]
+    pub fn shard_of(&self, partition: PartitionId, node: NodeId) -> Option<ShardAddr> {
+        let placement = self.placement(partition)?;
+        if !placement.replicas.contains(&node) {
+            return None;
+        }
+        let member = self.member(node)?;
+        let shard = ShardId(placement.local_index % member.shards.max(1));
+        Some(ShardAddr { instance: member.instance, shard })
+    }
+
+    /// The shard core that leads `partition`.
+    #[must_use]
+    pub fn primary_of(&self, partition: PartitionId) -> Option<ShardAddr> {
+        self.shard_of(partition, self.placement(partition)?.primary)
+    }
+
+    /// The node groups that own partitions or have members, in order.
+    #[must_use]
+    pub fn groups(&self) -> Vec<GroupId> {
+        let mut groups: Vec<GroupId> = self.members.iter().map(|m| m.group).collect();
+        groups.extend(self.placements.iter().map(|p| p.group));
+        groups.sort_unstable();
+        groups.dedup();
+        groups
+    }
+
+    /// All partition ids.
+    pub fn partitions(&self) -> impl Iterator<Item = PartitionId> + use<> {
+        let count = u16::try_from(self.placements.len()).expect("bounded by PARTITIONS_MAX");
+        (0..count).map(PartitionId)
+    }
+}

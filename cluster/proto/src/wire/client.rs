@@ -1,0 +1,90 @@
+//! The cold half of what clients and servers say: views, sessions, status. The hot half (execute,
+//! read, scan, outcome) is in [`super::data`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Epoch, NodeInstance, SessionId, ShardId, ViewNumber};
+use crate::view::View;
+
+/// Cold messages between clients and shards or management servers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ClientMessage {
+    /// Asks a data node or management server for its newest view, and for every later one.
+    WatchView,
+    /// The newest view known here: the answer to `WatchView`, and pushed at each change.
+    View {
+        /// The view.
+        view: Box<View>,
+    },
+    /// Asks a shard for session ids.
+    OpenSessions {
+        /// Comes back.
+        request: u64,
+        /// How many, at most 256.
+        count: u32,
+    },
+    /// Fresh session ids: `first` and the following counters.
+    SessionsOpened {
+        /// The question's number.
+        request: u64,
+        /// The first id.
+        first: SessionId,
+        /// How many.
+        count: u32,
+        /// The shard's epoch.
+        epoch: Epoch,
+    },
+    /// Asks a shard for its state.
+    GetStatus {
+        /// Comes back.
+        request: u64,
+    },
+    /// A shard's state.
+    Status {
+        /// The question's number.
+        request: u64,
+        /// The state.
+        status: Box<ShardStatus>,
+    },
+}
+
+/// What one shard knows about itself.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ShardStatus {
+    /// The node's life.
+    pub instance: NodeInstance,
+    /// Which shard.
+    pub shard: ShardId,
+    /// The view it acts in.
+    pub view: ViewNumber,
+    /// Its current epoch.
+    pub epoch: Epoch,
+    /// The highest closed epoch it knows.
+    pub epoch_closed: Epoch,
+    /// Partitions it leads.
+    pub partitions_primary: u32,
+    /// Partitions it backs up.
+    pub partitions_backup: u32,
+    /// Rows held, all tables, all replicas.
+    pub rows: u64,
+    /// Bytes of row data held, as counted against `data_memory`.
+    pub data_bytes: u64,
+    /// Limit of `data_bytes`.
+    pub data_bytes_max: u64,
+    /// Transactions committed here as coordinator.
+    pub committed: u64,
+    /// Transactions aborted here as coordinator.
+    pub aborted: u64,
+    /// Committed reads answered.
+    pub reads: u64,
+    /// Transactions open here as coordinator.
+    pub open: u64,
+    /// Client connections.
+    pub clients: u32,
+    /// Frames refused as malformed since the start.
+    pub malformed: u64,
+    /// CPU time of the whole operating-system process, microseconds.
+    pub cpu_us: u64,
+    /// Resident memory of the whole operating-system process, bytes.
+    pub rss_bytes: u64,
+}

@@ -1,0 +1,89 @@
+//! What a node's control core and its shard cores tell each other. Only control decides.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Epoch, NodeInstance, PartitionId, Seq, ViewNumber};
+use crate::view::View;
+
+/// Names one attempt of one president to make one view; higher ones win.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
+pub struct ProposalId {
+    /// The view it would make.
+    pub number: ViewNumber,
+    /// The president's attempt.
+    pub attempt: u64,
+    /// Who proposes.
+    pub president: NodeInstance,
+}
+
+/// Messages between a node's control core and its shards, both directions.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ShardControl {
+    // --- control to shard ---
+    /// Refuse everything from `failed` from now on, and report the log ends.
+    Fence {
+        /// For the answer.
+        proposal: ProposalId,
+        /// Whom to refuse.
+        failed: Vec<NodeInstance>,
+    },
+    /// Act in this view from now on; it is on disk.
+    Enter {
+        /// The view.
+        view: Box<View>,
+    },
+    /// Until when each peer has promised not to act without this node: boot-clock nanoseconds.
+    Leases {
+        /// By peer, in order of node.
+        deadlines: Vec<(NodeInstance, u64)>,
+    },
+    /// The cluster's clock.
+    Tick {
+        /// The current epoch.
+        epoch: Epoch,
+        /// The highest closed epoch.
+        closed: Epoch,
+    },
+    /// Answer at once: a shard that does not is stuck.
+    Ping {
+        /// Comes back.
+        number: u64,
+    },
+    /// Take no new work from clients; the node is leaving.
+    Drain,
+
+    // --- shard to control ---
+    /// The answer to `Fence`: the ends of all logs of this shard, in order of partition.
+    Fenced {
+        /// Which proposal.
+        proposal: ProposalId,
+        /// Log ends of the partitions this shard holds.
+        ends: Vec<(PartitionId, Seq)>,
+    },
+    /// The shard acts in this view.
+    Entered {
+        /// Which one.
+        view: ViewNumber,
+    },
+    /// All of this shard's part of `epoch` and everything before it is stable.
+    Finished {
+        /// The report is void in any other view.
+        view: ViewNumber,
+        /// The highest finished epoch.
+        epoch: Epoch,
+    },
+    /// Answer to `Ping`.
+    Pong {
+        /// The ping's number.
+        number: u64,
+    },
+    /// The peer's shard link is dead although its heartbeats may pass.
+    Suspect {
+        /// Whom.
+        node: NodeInstance,
+    },
+    /// Nothing is open any more after `Drain`.
+    Drained,
+}
