@@ -1,1 +1,17 @@
-//! Placeholder.
+//! Operations: the management server, and the `lockstep` command line that starts, watches, loads
+//! and measures clusters.
+//!
+//! * [`cli`]: one file per command; the only place that reads arguments and sets exit codes;
+//! * [`dev`]: clusters of child processes on this machine;
+//! * [`table`]: text files to rows and back;
+//! * [`bench`]: closed and open loops beside their floors;
+//! * [`demo`]: the two-minute proof.
+//!
+//! Invariant: data goes to stdout, everything else to stderr, and nothing here takes part in the
+//! protocol except through the client library or a core's own interface.
+
+pub mod bench;
+pub mod cli;
+pub mod demo;
+pub mod dev;
+pub mod table;
