@@ -16,6 +16,8 @@ pub mod limits;
 pub mod placement;
 pub mod process;
 pub mod record;
+pub mod register;
+pub mod survival;
 pub mod time;
 pub mod view;
 pub mod wire;

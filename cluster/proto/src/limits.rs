@@ -59,3 +59,7 @@ pub const SCAN_PAGE_ROWS_MAX: usize = 4096;
 
 /// Bytes in one page of a scan; with one row of the largest size it still fits a frame.
 pub const SCAN_PAGE_BYTES_MAX: usize = 1 << 20;
+
+/// Views and proposals one side lists when it asks the arbitrator: what piled up since its last
+/// registered view. Sixty-four failures in a row without reaching the arbitrator are not a split.
+pub const LINEAGE_VIEWS_MAX: usize = 64;

@@ -120,6 +120,16 @@ pub enum Arbitrator {
     },
 }
 
+/// What tells one view from another: two presidents can make rival views of one number, but not
+/// with the same members.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct ViewIdentity {
+    /// The view's number.
+    pub number: ViewNumber,
+    /// The view's members in order of node id.
+    pub members: Vec<NodeInstance>,
+}
+
 /// One configuration of the cluster. See the module text.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct View {
@@ -144,6 +154,13 @@ pub struct View {
 }
 
 impl View {
+    /// What tells this view from every other.
+    #[must_use]
+    pub fn identity(&self) -> ViewIdentity {
+        let members = self.members.iter().map(|m| m.instance).collect();
+        ViewIdentity { number: self.number, members }
+    }
+
     /// The member with this node id, whatever its incarnation.
     #[must_use]
     pub fn member(&self, node: NodeId) -> Option<&Member> {
