@@ -90,6 +90,7 @@ pub enum Input<'a> {
         peer: Peer,
     },
     /// A link is down. Nothing further arrives on it; bytes sent may be lost from any point on.
+    /// Comes exactly once for every `LinkUp`, also for a link the process closed itself.
     LinkDown {
         /// The link that ended.
         link: LinkId,
@@ -144,7 +145,8 @@ pub enum Effect {
         /// `host:port`, as the view or configuration names it.
         addr: String,
     },
-    /// End a link by reset.
+    /// End a link by reset. Bytes written before may still leave; frames that were already read may
+    /// still come in this batch; then `LinkDown` comes.
     Close {
         /// The link.
         link: LinkId,
@@ -305,6 +307,12 @@ impl Outputs {
             }
         }
         None
+    }
+
+    /// For the driver: whether a link has new bytes since it was last asked about.
+    #[must_use]
+    pub fn has_dirty(&self) -> bool {
+        !self.dirty.is_empty()
     }
 
     /// For the driver: the unsent bytes of a link, to be consumed from the front.

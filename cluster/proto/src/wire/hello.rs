@@ -85,10 +85,12 @@ pub enum Refusal {
     WrongCluster,
     /// Another wire version is spoken here.
     WrongVersion,
-    /// Another node, or a later incarnation of the wanted one, listens here.
+    /// Another node, or an earlier incarnation of the wanted one, listens here.
     WrongNode,
     /// An earlier incarnation than one already seen is speaking.
     OldIncarnation,
     /// Not now: starting, leaving, or too many connections.
     Unavailable,
+    /// A later incarnation of the wanted node listens here: the wanted life is over.
+    LaterIncarnation,
 }
