@@ -11,8 +11,10 @@
 
 pub mod canary;
 pub mod error;
+pub mod hash;
 pub mod ids;
 pub mod limits;
+pub mod outcomes;
 pub mod placement;
 pub mod process;
 pub mod record;
