@@ -19,18 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::canary::Canary;
 use crate::limits::LINEAGE_VIEWS_MAX;
 use crate::view::ViewIdentity;
-
-/// What the arbitrator says.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Verdict {
-    /// The register holds the wanted view.
-    Granted,
-    /// The register holds another view.
-    Refused {
-        /// This one.
-        register: ViewIdentity,
-    },
-}
+use crate::wire::control::Verdict;
 
 /// A verdict, and what must happen before it is told.
 #[derive(Clone, PartialEq, Eq, Debug)]

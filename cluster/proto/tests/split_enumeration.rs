@@ -7,9 +7,10 @@
 
 use lockstep_proto::canary::Canary;
 use lockstep_proto::ids::{GroupId, Incarnation, NodeId, NodeInstance, ViewNumber};
-use lockstep_proto::register::{Register, Verdict};
+use lockstep_proto::register::Register;
 use lockstep_proto::survival::{Counted, Survival, survival};
 use lockstep_proto::view::ViewIdentity;
+use lockstep_proto::wire::control::Verdict;
 
 const SHAPES: [(u16, u16); 9] =
     [(1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (2, 3), (3, 1), (3, 2)];

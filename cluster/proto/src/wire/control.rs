@@ -1,10 +1,263 @@
-//! What control cores, management servers and arbitrators say to each other.
+//! What control cores, management servers and arbitrators say to each other, and the first words
+//! between a newcomer and a management server.
+//!
+//! The link's handshake names the sender's life, so no message repeats it. All of these are cold
+//! and travel through the one codec; the ones sent many times a second (heartbeats, ticks,
+//! reports) are a few bytes and carry no view.
 
+use ::bytes::BytesMut;
 use serde::{Deserialize, Serialize};
+
+use crate::ids::{ClusterId, Epoch, NodeId, NodeInstance, PartitionId, Seq, ViewNumber};
+use crate::view::{Arbitrator, View, ViewIdentity};
+use crate::wire::codec::{decode, frame_cold};
+use crate::wire::shard_control::ProposalId;
+use crate::wire::{WireError, kind};
 
 /// Messages between control cores, and between them and management servers.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum ControlMessage {
-    /// Placeholder until the agreement lands.
-    Nothing,
+    // --- between control cores: life and leases ---
+    /// "I live, and I hear these." Answered by `HeartbeatAnswer`.
+    Heartbeat {
+        /// Boot clock of the sender in nanoseconds; comes back.
+        sent: u64,
+        /// The newest view the sender has; whoever is ahead sends its view.
+        view: ViewNumber,
+        /// The sender's epoch.
+        epoch: Epoch,
+        /// The members the sender does not suspect, in order; shows asymmetric loss.
+        hears: Vec<NodeId>,
+    },
+    /// The answer, and with it the read lease.
+    HeartbeatAnswer {
+        /// The heartbeat's `sent`: the holder counts the lease from then.
+        sent: u64,
+        /// For how long the answerer promises not to act without the asker, in nanoseconds of the
+        /// asker's clock; 0 for no promise.
+        promise: u64,
+    },
+
+    // --- between control cores: epochs ---
+    /// From the view's most senior member, every few milliseconds.
+    Tick {
+        /// The view it belongs to.
+        view: ViewNumber,
+        /// The current epoch.
+        epoch: Epoch,
+        /// Every shard of the view has finished this one.
+        sealed: Epoch,
+        /// Every member has confirmed this seal.
+        closed: Epoch,
+    },
+    /// A member's progress, to the sender of the ticks.
+    EpochReport {
+        /// The report is void in any other view.
+        view: ViewNumber,
+        /// The sender's epoch: ticks go on above it.
+        epoch: Epoch,
+        /// All shards of the node have finished this one.
+        finished: Epoch,
+        /// The highest seal the node knows.
+        confirmed: Epoch,
+    },
+
+    // --- between control cores: agreement ---
+    /// "Fence these and tell me what you have." Answered by `Answered`, `AnsweredHigher`, by
+    /// `NewView` from a member that is ahead, and not at all by one that does not act yet; so it
+    /// is repeated.
+    Propose {
+        /// Higher ones win.
+        proposal: ProposalId,
+        /// What the view will be.
+        change: ViewChange,
+    },
+    /// The answer: from now on the sender refuses everything from the proposal's failed nodes.
+    Answered {
+        /// Which proposal.
+        proposal: ProposalId,
+        /// What the sender knows.
+        answer: Box<Answer>,
+    },
+    /// The sender has answered a higher proposal.
+    AnsweredHigher {
+        /// The one refused.
+        proposal: ProposalId,
+        /// The highest answered.
+        highest: ProposalId,
+    },
+    /// A finished view: from its president, and from anybody who finds a peer behind or excluded.
+    NewView {
+        /// The view.
+        view: Box<View>,
+    },
+    /// From the president of a side that may not go on: its members stop too.
+    SideLost {
+        /// The proposal the rules were applied to.
+        proposal: ProposalId,
+        /// For the operator.
+        text: String,
+    },
+    /// "Make a view without me": to every member, because the asker may be the president.
+    LeaveRequest,
+
+    // --- control core to arbitrator or management server ---
+    /// "Set your register to `wanted` if it holds one of `counted` or an ancestor of them."
+    /// Repeated until answered; the same question gets the same answer.
+    AskArbitrator {
+        /// Comes back.
+        request: u64,
+        /// As whom the view names the asked one: an API node's process answers only to its own
+        /// incarnation.
+        asked: Arbitrator,
+        /// Everything the asking side has counted against since its last registered view.
+        counted: Vec<ViewIdentity>,
+        /// The view it wants to make.
+        wanted: ViewIdentity,
+    },
+    /// A view that is in force (or, when it names this server as its new arbitrator, about to be):
+    /// to be handed to clients and, by the arbitrator it names, to be registered by the same
+    /// compare-and-set. Answered by `RegisteredView`.
+    RegisterView {
+        /// The view.
+        view: Box<View>,
+        /// As in `AskArbitrator`.
+        counted: Vec<ViewIdentity>,
+    },
+
+    // --- arbitrator or management server to control core ---
+    /// Answer to `AskArbitrator`; the register is on disk.
+    ArbitratorVerdict {
+        /// The question's.
+        request: u64,
+        /// Yes, or what stands against it.
+        verdict: Verdict,
+    },
+    /// Answer to `RegisterView`; register and view are on disk.
+    RegisteredView {
+        /// The view of the request.
+        view: ViewIdentity,
+        /// Whether the register holds it; a server that is not its arbitrator says yes once it has
+        /// stored its copy. No needs no repetition: the register is ahead, or holds a rival.
+        registered: bool,
+    },
+
+    // --- newcomer and management server ---
+    /// A data node without an identity wants to be part of the cluster. Repeated until admitted.
+    Report {
+        /// `host:port` at which it listens.
+        addr: String,
+        /// Its availability zone; empty if none.
+        zone: String,
+        /// How many shard cores it runs.
+        shards: u16,
+        /// The node id it was started with, if its operator chose one.
+        wanted: Option<NodeId>,
+    },
+    /// Not yet: others are missing.
+    AdmissionPending {
+        /// For the operator: what is being waited for.
+        text: String,
+    },
+    /// The newcomer's identity and the cluster's first view.
+    Admitted {
+        /// The cluster.
+        cluster: ClusterId,
+        /// The newcomer's first life.
+        instance: NodeInstance,
+        /// The view to act in.
+        view: Box<View>,
+    },
+    /// It cannot be part of this cluster.
+    AdmissionRefused {
+        /// What, why, what to do now.
+        text: String,
+    },
+}
+
+/// What an arbitrator says.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Verdict {
+    /// The register holds the wanted view.
+    Granted,
+    /// The register holds another view.
+    Refused {
+        /// This one.
+        register: ViewIdentity,
+    },
+}
+
+/// What a proposal would change. With it and the view acted in, everybody can tell which members
+/// the proposed view has.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ViewChange {
+    /// Who goes, in order of node; everything from them is refused from the answer on.
+    pub failed: Vec<NodeInstance>,
+    /// Those of `failed` that asked to go.
+    pub leaving: Vec<NodeInstance>,
+    /// The proposed view's arbitrator.
+    pub arbitrator: Option<Arbitrator>,
+}
+
+/// A proposal somebody has answered: it may be in force on the other side of a split.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct AnsweredProposal {
+    /// Which one.
+    pub proposal: ProposalId,
+    /// What it would make of the view acted in.
+    pub change: ViewChange,
+}
+
+/// What a member tells the president of a proposal.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Answer {
+    /// The ends of all partition logs it holds, in order of partition.
+    pub ends: Vec<(PartitionId, Seq)>,
+    /// The proposals it has answered since the view it acts in, without this one: the highest of
+    /// each president.
+    pub answered: Vec<AnsweredProposal>,
+    /// For how long its lease promises to failed nodes still run, in nanoseconds of its clock.
+    pub promises: Vec<(NodeInstance, u64)>,
+    /// Failed nodes whose process it knows to be dead.
+    pub known_dead: Vec<NodeInstance>,
+    /// The highest seal it knows.
+    pub seal: Epoch,
+    /// Its epoch.
+    pub epoch: Epoch,
+}
+
+impl ControlMessage {
+    /// Appends the message as one frame.
+    pub fn frame(&self, buffer: &mut BytesMut) {
+        frame_cold(buffer, kind::CONTROL, self);
+    }
+
+    /// Reads a frame's body, without its kind byte.
+    ///
+    /// # Errors
+    /// [`WireError`] if the bytes are not exactly one message.
+    pub fn parse(body: &[u8]) -> Result<Self, WireError> {
+        decode(body)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_survives_the_wire_and_a_longer_frame_does_not() {
+        let message = ControlMessage::Heartbeat {
+            sent: 7,
+            view: ViewNumber(3),
+            epoch: Epoch(9),
+            hears: vec![NodeId(1), NodeId(2)],
+        };
+        let mut buffer = BytesMut::new();
+        message.frame(&mut buffer);
+        assert_eq!(buffer[4], kind::CONTROL);
+        assert_eq!(ControlMessage::parse(&buffer[5..]), Ok(message));
+        buffer.extend_from_slice(b"x");
+        assert_eq!(ControlMessage::parse(&buffer[5..]), Err(WireError::Trailing));
+    }
 }
