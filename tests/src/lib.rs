@@ -1,1 +1,4 @@
-//! Placeholder.
+//! How Lockstep proves itself: checkers of histories, the simulator, golden scripts, the harness
+//! for real processes, and the test that reads the tree.
+
+pub mod checkers;
