@@ -19,6 +19,7 @@ pub mod placement;
 pub mod process;
 pub mod record;
 pub mod register;
+pub mod stored;
 pub mod survival;
 pub mod time;
 pub mod view;

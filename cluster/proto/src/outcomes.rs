@@ -171,7 +171,10 @@ mod tests {
     fn an_outcome_stays_until_acknowledged_and_closed() {
         let mut table = Outcomes::default();
         assert!(table.record(tx(1), Outcome::Committed(Epoch(5)), 1, Epoch(0)));
-        assert_eq!(table.check(tx(1), Epoch(0)), Err(Unusable::Known(Outcome::Committed(Epoch(5)))));
+        assert_eq!(
+            table.check(tx(1), Epoch(0)),
+            Err(Unusable::Known(Outcome::Committed(Epoch(5))))
+        );
         table.raise_low(tx(2), 2);
         table.forget(Epoch(4));
         assert_eq!(table.known(tx(1)), Some(Outcome::Committed(Epoch(5))));

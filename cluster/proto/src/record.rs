@@ -22,9 +22,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-use crate::ids::{
-    Epoch, PartitionId, Seq, ShardAddr, StartOrder, TableId, TxId, ViewNumber,
-};
+use crate::ids::{Epoch, PartitionId, Seq, ShardAddr, StartOrder, TableId, TxId, ViewNumber};
 use crate::limits::{BATCH_OPS_MAX, KEY_BYTES_MAX, ROW_BYTES_MAX};
 use crate::wire::WireError;
 use crate::wire::bytes::{Reader, WriteWords};
