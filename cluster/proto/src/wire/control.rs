@@ -151,6 +151,9 @@ pub enum ControlMessage {
         zone: String,
         /// How many shard cores it runs.
         shards: u16,
+        /// The number this life of the process drew at its start: an identity is given to one
+        /// process only, however often it asks; one restarted on an emptied directory is another.
+        process: u64,
         /// The node id it was started with, if its operator chose one.
         wanted: Option<NodeId>,
     },
@@ -175,7 +178,7 @@ pub enum ControlMessage {
     },
 }
 
-/// What an arbitrator says.
+/// What an arbitrator says; how it decides is in [`crate::register`].
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Verdict {
     /// The register holds the wanted view.
