@@ -107,6 +107,9 @@ pub enum ControlMessage {
     AskArbitrator {
         /// Comes back.
         request: u64,
+        /// The asker's cluster: the handshake of a server that was empty when it started cannot
+        /// tell a stranger.
+        cluster: ClusterId,
         /// As whom the view names the asked one: an API node's process answers only to its own
         /// incarnation.
         asked: Arbitrator,
