@@ -2,3 +2,4 @@
 //! for real processes, and the test that reads the tree.
 
 pub mod checkers;
+pub mod sim;
