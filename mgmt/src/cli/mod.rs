@@ -1,9 +1,171 @@
-//! Placeholder.
+//! The command line: one file per command, and here what they share: global flags, the choice of
+//! cluster, and how an end becomes an exit code.
 
+pub mod error;
+pub mod output;
+
+mod duration;
+mod version;
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+use error::{CliError, CliResult, ExitKind};
+use output::{Format, Voice};
+
+const EXAMPLES: &str = "\
+Examples:
+  lockstep demo                                            a cluster loses a node and no data
+  lockstep dev start --groups 2 --replicas 2 --zones a,b   a cluster to play with
+  lockstep table import airports.csv --key airport_id
+  lockstep dev kill 2
+  lockstep table export airports --order key
+  lockstep dev stop
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 cannot reach the cluster, 4 not healthy, 5 refused,
+6 timed out, 7 partly done.";
+
+/// A transactional in-memory store that keeps every row on two or more machines in lockstep.
+#[derive(Parser, Debug)]
+#[command(name = "lockstep", version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(propagate_version = false, disable_help_subcommand = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags every command takes.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Global {
+    /// The cluster, lockstep://HOST:PORT[,…][/DB][?zone=Z]; without it the running `dev` cluster
+    #[arg(long, global = true, env = "LOCKSTEP_URL", value_name = "URL", help_heading = "Global")]
+    pub url: Option<String>,
+    /// The form of data on stdout [default: table; csv for `table export`]
+    #[arg(short, long, global = true, value_enum, value_name = "FORM", help_heading = "Global")]
+    #[arg(
+        hide_possible_values = true,
+        long_help = "table, json or jsonl (table export: also csv)"
+    )]
+    pub output: Option<Format>,
+    /// How long to wait for the cluster
+    #[arg(
+        long,
+        global = true,
+        default_value = "30s",
+        value_name = "TIME",
+        help_heading = "Global"
+    )]
+    #[arg(value_parser = duration::parse)]
+    pub timeout: Duration,
+    /// Answer every question with yes
+    #[arg(short, long, global = true, help_heading = "Global")]
+    pub yes: bool,
+    /// Only data and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Global")]
+    pub quiet: bool,
+    /// Say more
+    #[arg(short, long, global = true, help_heading = "Global")]
+    pub verbose: bool,
+    /// No colours and no moving bars
+    #[arg(long, global = true, help_heading = "Global")]
+    pub no_color: bool,
+}
+
+impl Global {
+    /// How to speak, with `default` as the form of data.
+    #[must_use]
+    pub fn voice_or(&self, default: Format) -> Voice {
+        let wanted = !self.no_color && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        Voice {
+            format: self.output.unwrap_or(default),
+            quiet: self.quiet,
+            verbose: self.verbose,
+            color: wanted && std::io::stderr().is_terminal(),
+        }
+    }
+
+    /// How to speak.
+    #[must_use]
+    pub fn voice(&self) -> Voice {
+        self.voice_or(Format::Table)
+    }
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// What this binary is
+    Version,
+}
 
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    ExitCode::from(2)
+    run(std::env::args_os().collect())
+}
+
+/// Runs a command line; the first word is the program's name.
+#[must_use]
+pub fn run(args: Vec<OsString>) -> ExitCode {
+    if let Some(code) = crate::bench::floor::link_main(args.iter().cloned()) {
+        return code;
+    }
+    let format = format_wanted(&args);
+    let exit = match Cli::try_parse_from(args) {
+        Ok(cli) => {
+            let format = cli.global.output.unwrap_or(Format::Table);
+            dispatch(cli).unwrap_or_else(|error| tell(&error, format))
+        }
+        Err(error) => refuse_arguments(&error, format),
+    };
+    ExitCode::from(exit as u8)
+}
+
+fn dispatch(cli: Cli) -> CliResult<ExitKind> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Version => version::run(&global),
+    }
+}
+
+/// Says on stderr what went wrong and returns how to end.
+fn tell(error: &CliError, format: Format) -> ExitKind {
+    // Nobody to tell is no reason to end in another way.
+    let _ = std::io::stderr().write_all(error.render(format).as_bytes());
+    error.exit
+}
+
+/// Help and version are data; anything else is a usage error, in the form asked for.
+fn refuse_arguments(error: &clap::Error, format: Format) -> ExitKind {
+    let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    if asked || !format.is_json() {
+        // clap chooses stdout or stderr and knows about colours.
+        let _ = error.print();
+        return if asked { ExitKind::Done } else { ExitKind::Usage };
+    }
+    let text = error.to_string();
+    let what = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    tell(&CliError::usage(what).then("`lockstep --help`"), format)
+}
+
+/// The form of output named in arguments that could not be parsed.
+fn format_wanted(args: &[OsString]) -> Format {
+    let words: Vec<&str> = args.iter().filter_map(|word| word.to_str()).collect();
+    let pairs = words
+        .windows(2)
+        .any(|pair| matches!(pair[0], "-o" | "--output") && matches!(pair[1], "json" | "jsonl"));
+    let joined = ["-ojson", "-ojsonl", "--output=json", "--output=jsonl", "-o=json", "-o=jsonl"];
+    let json = pairs || words.iter().any(|word| joined.contains(word));
+    if json { Format::Json } else { Format::Table }
+}
+
+/// What goes wrong with stdout.
+fn stdout_error(error: std::io::Error) -> CliError {
+    CliError::new(error::Trouble::File, "cannot write to stdout").why(error.to_string())
 }

@@ -1,1 +1,3 @@
-//! Placeholder.
+//! Text files to rows and back.
+
+pub mod csv;

@@ -1,0 +1,149 @@
+//! What a measured run yields: latencies as an HDR histogram, counts, and CPU time.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde_json::{Map, Value, json};
+
+/// Latencies of one kind of operation, recorded in nanoseconds with three significant digits.
+#[derive(Clone)]
+pub struct Latencies(Histogram<u64>);
+
+/// Longest latency told apart: ten minutes.
+const LATENCY_NANOS_MAX: u64 = 600_000_000_000;
+
+impl Default for Latencies {
+    fn default() -> Self {
+        Self(Histogram::new_with_max(LATENCY_NANOS_MAX, 3).expect("constant, valid bounds"))
+    }
+}
+
+impl Latencies {
+    /// Counts one operation.
+    pub fn record(&mut self, latency: Duration) {
+        let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        self.0.saturating_record(nanos);
+    }
+
+    /// Adds all of another's.
+    pub fn merge(&mut self, other: &Self) {
+        self.0.add(&other.0).expect("same bounds");
+    }
+
+    /// How many.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// The latency not exceeded by this share (0–1) of operations, in microseconds.
+    #[must_use]
+    pub fn micros_at(&self, quantile: f64) -> f64 {
+        round_to(self.0.value_at_quantile(quantile) as f64 / 1_000.0, 2)
+    }
+
+    /// The longest, in microseconds.
+    #[must_use]
+    pub fn micros_max(&self) -> f64 {
+        round_to(self.0.max() as f64 / 1_000.0, 2)
+    }
+}
+
+/// A number with few digits behind the point, for reports.
+#[must_use]
+pub fn round_to(value: f64, digits: i32) -> f64 {
+    let factor = 10_f64.powi(digits);
+    (value * factor).round() / factor
+}
+
+/// One finished run.
+#[derive(Clone, Default)]
+pub struct Measured {
+    /// Operations done, as the bench counts them.
+    pub ops: u64,
+    /// How long it took.
+    pub time: Duration,
+    /// All latencies.
+    pub latencies: Latencies,
+    /// CPU time of the client and all servers together.
+    pub cpu: Duration,
+}
+
+impl Measured {
+    /// Operations per second of wall time.
+    #[must_use]
+    pub fn ops_per_s(&self) -> f64 {
+        ratio(self.ops as f64, self.time.as_secs_f64())
+    }
+
+    /// Operations per second of CPU time.
+    #[must_use]
+    pub fn ops_per_cpu_second(&self) -> f64 {
+        ratio(self.ops as f64, self.cpu.as_secs_f64())
+    }
+
+    /// CPU time per operation, in microseconds.
+    #[must_use]
+    pub fn cpu_us_per_op(&self) -> f64 {
+        ratio(self.cpu.as_secs_f64() * 1e6, self.ops as f64)
+    }
+
+    /// The keys every bench report has.
+    #[must_use]
+    pub fn to_json(&self) -> Map<String, Value> {
+        let object = json!({
+            "ops": self.ops,
+            "seconds": round_to(self.time.as_secs_f64(), 3),
+            "ops_per_s": round_to(self.ops_per_s(), 1),
+            "p50_us": self.latencies.micros_at(0.5),
+            "p99_us": self.latencies.micros_at(0.99),
+            "p999_us": self.latencies.micros_at(0.999),
+            "max_us": self.latencies.micros_max(),
+            "cpu_us_per_op": round_to(self.cpu_us_per_op(), 3),
+            "ops_per_cpu_second": round_to(self.ops_per_cpu_second(), 1),
+        });
+        let Value::Object(map) = object else { unreachable!("written as an object") };
+        map
+    }
+}
+
+fn ratio(a: f64, b: f64) -> f64 {
+    if b > 0.0 { a / b } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_of_what_was_recorded() {
+        let mut latencies = Latencies::default();
+        (1..=1000).for_each(|n| latencies.record(Duration::from_micros(n)));
+        assert_eq!(latencies.count(), 1000);
+        let near = |value: f64, expected: f64| (value - expected).abs() / expected < 0.002;
+        assert!(near(latencies.micros_at(0.5), 500.0), "{}", latencies.micros_at(0.5));
+        assert!(near(latencies.micros_at(0.99), 990.0));
+        assert!(near(latencies.micros_max(), 1000.0));
+    }
+
+    #[test]
+    fn an_empty_run_divides_by_nothing() {
+        let json = Measured::default().to_json();
+        assert_eq!(json["ops_per_s"], 0.0);
+        assert_eq!(json["cpu_us_per_op"], 0.0);
+    }
+
+    #[test]
+    fn rates_count_cpu_of_all() {
+        let measured = Measured {
+            ops: 1000,
+            time: Duration::from_secs(2),
+            cpu: Duration::from_millis(10),
+            ..Measured::default()
+        };
+        let json = measured.to_json();
+        assert_eq!(json["ops_per_s"], 500.0);
+        assert_eq!(json["cpu_us_per_op"], 10.0);
+        assert_eq!(json["ops_per_cpu_second"], 100_000.0);
+    }
+}
