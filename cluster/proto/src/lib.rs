@@ -3,24 +3,31 @@
 //!
 //! Floors, imports point down only:
 //! * *rules*: sans-IO machines that do not import each other; a node's core wires them together;
-//! * *language*: [`wire`], [`view`], [`record`], [`process`];
-//! * *words*: [`ids`], [`time`], [`limits`], [`error`], [`canary`].
+//! * *language*: [`wire`], [`view`], [`record`], [`process`], and tables: [`schema`], [`key`],
+//!   [`row`], [`change`];
+//! * *words*: [`ids`], [`time`], [`limits`], [`error`], [`value`], [`canary`].
 //!
 //! Invariant: nothing here reads a clock, opens a socket or a file, starts a thread or draws a
 //! random number; `clippy.toml` and the tidy test enforce it.
 
 pub mod canary;
+pub mod change;
 pub mod error;
 pub mod hash;
 pub mod ids;
+pub mod key;
 pub mod limits;
 pub mod outcomes;
 pub mod placement;
 pub mod process;
 pub mod record;
 pub mod register;
+pub mod row;
+pub mod schema;
 pub mod stored;
 pub mod survival;
 pub mod time;
+mod timestamp;
+pub mod value;
 pub mod view;
 pub mod wire;

@@ -26,6 +26,9 @@ pub const NODES_MAX: usize = 144;
 /// Most columns of a table; the null bitmap and column lists stay small.
 pub const COLUMNS_MAX: usize = 1024;
 
+/// Most columns of a primary key; every operation walks them.
+pub const KEY_COLUMNS_MAX: usize = 32;
+
 /// Most tables of a cluster; each costs a fragment per partition.
 pub const TABLES_MAX: usize = 20_000;
 
