@@ -16,7 +16,8 @@ pub enum ErrorClass {
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $class:ident, $text:literal;)*) => {
         /// Why something was refused. The number is stable for ever and shown as `LS-<number>`.
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        #[derive(serde::Serialize, serde::Deserialize)]
         #[repr(u16)]
         pub enum Code {
             $($(#[$doc])* $name = $code,)*

@@ -32,7 +32,7 @@ pub struct LinkId {
 pub enum Peer {
     /// The control core of a data node.
     Control(NodeInstance),
-    /// The death-watch link beside the control link: it carries nothing; how it ends is the message.
+    /// The death-watch link beside the control link: it carries nothing; its end is the message.
     Watch(NodeInstance),
     /// A shard core of a data node (also a sibling in the same process).
     Shard(NodeInstance, ShardId),
