@@ -1,7 +1,7 @@
 //! The hot messages: clients to shards, coordinators to participants, primaries to backups. Each
 //! has a layout of its own, is encoded straight into the link's send buffer and read in place.
 //!
-//! This file says what there is; [`encode`] and [`decode`] hold the layouts.
+//! This file says what there is; `encode` and `decode` hold the layouts.
 
 mod decode;
 mod encode;
