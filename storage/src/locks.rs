@@ -222,7 +222,8 @@ impl LockTable {
     }
 
     /// Takes a lock or waits for it. A lock held already is granted again; one held shared can be
-    /// made exclusive. A transaction has the same order in all its calls. While the answer is to wait, `wounds` gets the transactions to be wounded.
+    /// made exclusive. A transaction has the same order in all its calls. While the answer is to
+    /// wait, `wounds` gets the transactions to be wounded.
     pub fn acquire(
         &mut self,
         tx: TxId,

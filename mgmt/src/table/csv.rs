@@ -5,8 +5,8 @@
 //!
 //! Accepted: `\n` and `\r\n` line ends, a byte-order mark, line ends and doubled quotes inside
 //! quotes, a quote inside an unquoted field (it stands for itself), a last line without an end,
-//! blank lines (skipped: every row has a key, so none is all empty). Refused with line and column: an
-//! unclosed quote, text behind a closing quote, bytes that are not UTF-8, records longer than
+//! blank lines (skipped: every row has a key, so none is all empty). Refused with line and column:
+//! an unclosed quote, text behind a closing quote, bytes that are not UTF-8, records longer than
 //! [`RECORD_BYTES_MAX`].
 
 use std::fmt;
