@@ -10,12 +10,15 @@
 //! Invariant: nothing here reads a clock, opens a socket or a file, starts a thread or draws a
 //! random number; `clippy.toml` and the tidy test enforce it.
 
+pub mod agreement;
 pub mod canary;
 pub mod change;
+pub mod epochs;
 pub mod error;
 pub mod hash;
 pub mod ids;
 pub mod key;
+pub mod lease;
 pub mod limits;
 pub mod outcomes;
 pub mod placement;
@@ -26,6 +29,7 @@ pub mod row;
 pub mod schema;
 pub mod stored;
 pub mod survival;
+pub mod suspicion;
 pub mod time;
 mod timestamp;
 pub mod value;

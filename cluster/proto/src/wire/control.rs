@@ -18,7 +18,7 @@ use crate::wire::{WireError, kind};
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum ControlMessage {
     // --- between control cores: life and leases ---
-    /// "I live, and I hear these." Answered by `HeartbeatAnswer`.
+    /// "I live, and I hear everybody but these." Answered by `HeartbeatAnswer`.
     Heartbeat {
         /// Boot clock of the sender in nanoseconds; comes back.
         sent: u64,
@@ -26,8 +26,8 @@ pub enum ControlMessage {
         view: ViewNumber,
         /// The sender's epoch.
         epoch: Epoch,
-        /// The members the sender does not suspect, in order; shows asymmetric loss.
-        hears: Vec<NodeId>,
+        /// The members of that view the sender does not hear, in order; shows asymmetric loss.
+        unheard: Vec<NodeId>,
     },
     /// The answer, and with it the read lease.
     HeartbeatAnswer {
@@ -257,7 +257,7 @@ mod tests {
             sent: 7,
             view: ViewNumber(3),
             epoch: Epoch(9),
-            hears: vec![NodeId(1), NodeId(2)],
+            unheard: vec![NodeId(1), NodeId(2)],
         };
         let mut buffer = BytesMut::new();
         message.frame(&mut buffer);

@@ -1,0 +1,352 @@
+//! The bookkeeping of a view change: what a member has answered, what a president has collected,
+//! and the view that follows from it.
+//!
+//! A member answers only a higher proposal than it has answered, and tells with every answer what
+//! else it has answered since the view it acts in: each of those may be in force on the other side
+//! of a split. One president's lower attempts are dead once it makes a higher one, so the highest
+//! of each president is enough.
+//!
+//! Invariant: the next view is a function of the view acted in, the change and the answers of *all*
+//! its members; a partition's new primary is its replica with the longest log.
+
+use crate::ids::{Epoch, NodeInstance, PartitionId, Seq};
+use crate::view::{Placement, View};
+use crate::wire::control::{Answer, AnsweredProposal, ViewChange};
+use crate::wire::shard_control::ProposalId;
+
+/// What a member has answered since the view it acts in.
+#[derive(Debug, Default)]
+pub struct AnswerBook {
+    highest: ProposalId,
+    answered: Vec<AnsweredProposal>,
+}
+
+/// How a proposal compares with what was answered before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Judgement {
+    /// To be answered.
+    Higher,
+    /// The one answered last: a repetition.
+    Same,
+    /// Not to be answered; this one was.
+    Lower(ProposalId),
+}
+
+impl AnswerBook {
+    /// Compares a proposal with the highest answered.
+    #[must_use]
+    pub fn judge(&self, proposal: ProposalId) -> Judgement {
+        match proposal.cmp(&self.highest) {
+            std::cmp::Ordering::Greater => Judgement::Higher,
+            std::cmp::Ordering::Equal => Judgement::Same,
+            std::cmp::Ordering::Less => Judgement::Lower(self.highest),
+        }
+    }
+
+    /// Notes that a proposal is being answered.
+    pub fn answer(&mut self, proposal: ProposalId, change: &ViewChange) {
+        debug_assert_eq!(self.judge(proposal), Judgement::Higher);
+        self.highest = proposal;
+        self.answered.retain(|a| a.proposal.president != proposal.president);
+        self.answered.push(AnsweredProposal { proposal, change: change.clone() });
+    }
+
+    /// The highest proposal answered; the default if none was.
+    #[must_use]
+    pub fn highest(&self) -> ProposalId {
+        self.highest
+    }
+
+    /// Whether nothing was answered in this view.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.answered.is_empty()
+    }
+
+    /// What was answered beside `proposal`.
+    #[must_use]
+    pub fn beside(&self, proposal: ProposalId) -> Vec<AnsweredProposal> {
+        self.answered.iter().filter(|a| a.proposal != proposal).cloned().collect()
+    }
+
+    /// Everybody some answered proposal drops, in order.
+    #[must_use]
+    pub fn refused(&self) -> Vec<NodeInstance> {
+        let mut all: Vec<NodeInstance> =
+            self.answered.iter().flat_map(|a| a.change.failed.iter().copied()).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// A new view: answers given before are history.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// What a president has collected for one proposal.
+#[derive(Debug)]
+pub struct Collection {
+    proposal: ProposalId,
+    change: ViewChange,
+    members: Vec<NodeInstance>,
+    answers: Vec<(NodeInstance, Answer)>,
+}
+
+impl Collection {
+    /// Starts a proposal that changes `view`.
+    #[must_use]
+    pub fn new(proposal: ProposalId, change: ViewChange, view: &View) -> Self {
+        let stays = |node: &NodeInstance| !change.failed.contains(node);
+        let members = view.members.iter().map(|m| m.instance).filter(stays).collect();
+        Self { proposal, change, members, answers: Vec::new() }
+    }
+
+    /// The proposal.
+    #[must_use]
+    pub fn proposal(&self) -> ProposalId {
+        self.proposal
+    }
+
+    /// What it changes.
+    #[must_use]
+    pub fn change(&self) -> &ViewChange {
+        &self.change
+    }
+
+    /// The members the new view will have.
+    #[must_use]
+    pub fn members(&self) -> &[NodeInstance] {
+        &self.members
+    }
+
+    /// Takes an answer; a repeated one changes nothing. Returns whether it was new.
+    pub fn add(&mut self, from: NodeInstance, answer: Answer) -> bool {
+        let asked = self.members.contains(&from) || self.change.leaving.contains(&from);
+        if !asked || self.has_answered(from) {
+            return false;
+        }
+        self.answers.push((from, answer));
+        true
+    }
+
+    /// Whether `node` has answered.
+    #[must_use]
+    pub fn has_answered(&self, node: NodeInstance) -> bool {
+        self.answers.iter().any(|(from, _)| *from == node)
+    }
+
+    /// Whom to ask (again), leaving members included.
+    pub fn unanswered(&self) -> impl Iterator<Item = NodeInstance> {
+        let asked = self.members.iter().chain(&self.change.leaving).copied();
+        asked.filter(|node| !self.has_answered(*node))
+    }
+
+    /// Whether everybody who stays has answered.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.members.iter().all(|member| self.has_answered(*member))
+    }
+
+    /// The leaving members that have answered: from then on they serve nothing.
+    #[must_use]
+    pub fn left(&self) -> Vec<NodeInstance> {
+        self.change.leaving.iter().copied().filter(|node| self.has_answered(*node)).collect()
+    }
+
+    /// Other proposals for the same view that somebody here has answered, each once.
+    #[must_use]
+    pub fn rivals(&self) -> Vec<AnsweredProposal> {
+        let mut rivals: Vec<AnsweredProposal> = Vec::new();
+        for rival in self.answers.iter().flat_map(|(_, answer)| &answer.answered) {
+            let same_view = rival.proposal.number == self.proposal.number;
+            if same_view && !rivals.iter().any(|known| known.proposal == rival.proposal) {
+                rivals.push(rival.clone());
+            }
+        }
+        rivals.sort_unstable_by_key(|rival| rival.proposal);
+        rivals
+    }
+
+    /// Failed nodes that somebody knows to be dead.
+    pub fn known_dead(&self) -> impl Iterator<Item = NodeInstance> {
+        self.answers.iter().flat_map(|(_, answer)| answer.known_dead.iter().copied())
+    }
+
+    /// The highest epoch any answer names.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.answers.iter().map(|(_, answer)| answer.epoch).max().unwrap_or_default()
+    }
+
+    /// The view that follows from `view`, this change and these answers.
+    #[must_use]
+    pub fn next_view(&self, view: &View) -> View {
+        let seal = self.answers.iter().map(|(_, answer)| answer.seal).max().unwrap_or_default();
+        let mut next = without(view, &self.change);
+        next.seal = view.seal.max(seal);
+        for partition in view.partitions() {
+            let placement = &mut next.placements[usize::from(partition.0)];
+            if !placement.replicas.contains(&placement.primary)
+                && let Some(primary) = self.longest(partition, placement)
+            {
+                placement.primary = primary;
+            }
+        }
+        next
+    }
+
+    /// The replica with the longest log of a partition; of equals the preferred one.
+    fn longest(&self, partition: PartitionId, placement: &Placement) -> Option<crate::ids::NodeId> {
+        let end = |node| {
+            let answer = self.answers.iter().find(|(from, _)| from.node == node);
+            answer.map_or(Seq(0), |(_, answer)| end_of(answer, partition))
+        };
+        // `max_by_key` takes the last of equals, so ask from the least preferred on.
+        placement.replicas.iter().rev().copied().max_by_key(|node| end(*node))
+    }
+}
+
+/// The view a change makes of `view`, but for what only the answers can tell: primaries and seal.
+#[must_use]
+pub fn without(view: &View, change: &ViewChange) -> View {
+    let mut next = view.clone();
+    next.number = view.number.next();
+    next.members.retain(|m| !change.failed.contains(&m.instance));
+    next.arbitrator.clone_from(&change.arbitrator);
+    let left: Vec<_> = next.members.iter().map(|m| m.instance.node).collect();
+    for placement in &mut next.placements {
+        placement.replicas.retain(|node| left.contains(node));
+    }
+    next
+}
+
+fn end_of(answer: &Answer, partition: PartitionId) -> Seq {
+    match answer.ends.binary_search_by_key(&partition, |(p, _)| *p) {
+        Ok(at) => answer.ends[at].1,
+        Err(_) => Seq(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{ClusterId, GroupId, Incarnation, NodeId, ViewNumber};
+    use crate::view::{ClusterConfig, Member};
+
+    fn node(id: u16) -> NodeInstance {
+        NodeInstance { node: NodeId(id), incarnation: Incarnation(1) }
+    }
+
+    fn proposal(attempt: u64, president: u16) -> ProposalId {
+        ProposalId { number: ViewNumber(2), attempt, president: node(president) }
+    }
+
+    fn dropping(failed: &[u16]) -> ViewChange {
+        ViewChange { failed: failed.iter().copied().map(node).collect(), ..Default::default() }
+    }
+
+    /// One group of three; partition 0 is led by node 1, partition 1 by node 2.
+    fn view() -> View {
+        let member = |id| Member {
+            instance: node(id),
+            group: GroupId(0),
+            zone: String::new(),
+            addr: String::new(),
+            shards: 1,
+            seniority: u64::from(id),
+        };
+        let placement = |primary: u16, second: u16, third: u16| Placement {
+            group: GroupId(0),
+            local_index: primary - 1,
+            primary: NodeId(primary),
+            replicas: vec![NodeId(primary), NodeId(second), NodeId(third)],
+        };
+        View {
+            cluster: ClusterId(1),
+            number: ViewNumber(1),
+            config: ClusterConfig::default(),
+            members: vec![member(1), member(2), member(3)],
+            placements: vec![placement(1, 2, 3), placement(2, 3, 1)],
+            arbitrator: None,
+            arbitrators_possible: Vec::new(),
+            seal: Epoch(4),
+            restart_generation: 0,
+        }
+    }
+
+    fn answer(ends: &[u64], seal: u64) -> Answer {
+        let ends = (0..).zip(ends).map(|(p, end)| (PartitionId(p), Seq(*end))).collect();
+        Answer { ends, seal: Epoch(seal), ..Default::default() }
+    }
+
+    #[test]
+    fn a_member_answers_upwards_and_remembers_each_presidents_highest() {
+        let mut book = AnswerBook::default();
+        book.answer(proposal(1, 1), &dropping(&[3]));
+        assert_eq!(book.judge(proposal(1, 1)), Judgement::Same);
+        assert_eq!(book.judge(proposal(1, 2)), Judgement::Higher);
+        book.answer(proposal(2, 1), &dropping(&[3, 4]));
+        book.answer(proposal(2, 2), &dropping(&[1]));
+        assert_eq!(book.judge(proposal(2, 1)), Judgement::Lower(proposal(2, 2)));
+        let beside = book.beside(proposal(2, 2));
+        assert_eq!(beside.len(), 1);
+        assert_eq!(beside[0].proposal, proposal(2, 1));
+        assert_eq!(book.refused(), vec![node(1), node(3), node(4)]);
+        book.clear();
+        assert_eq!(book.judge(proposal(1, 1)), Judgement::Higher);
+    }
+
+    #[test]
+    fn the_longest_log_leads_and_of_equals_the_preferred() {
+        let view = view();
+        let mut collection = Collection::new(proposal(1, 2), dropping(&[1]), &view);
+        assert!(collection.add(node(2), answer(&[7, 5], 3)));
+        assert!(!collection.is_complete());
+        assert!(collection.add(node(3), answer(&[8, 9], 6)));
+        assert!(!collection.add(node(3), answer(&[0, 0], 9)), "repeated");
+        assert!(!collection.add(node(1), answer(&[99, 99], 9)), "not asked");
+        assert!(collection.is_complete());
+        let next = collection.next_view(&view);
+        assert_eq!(next.number, ViewNumber(2));
+        assert_eq!(next.placements[0].primary, NodeId(3), "has more");
+        assert_eq!(next.placements[0].replicas, vec![NodeId(2), NodeId(3)]);
+        assert_eq!(next.placements[1].primary, NodeId(2), "a living primary stays");
+        assert_eq!(next.seal, Epoch(6));
+        let mut equal = Collection::new(proposal(1, 2), dropping(&[1]), &view);
+        equal.add(node(2), answer(&[7, 5], 3));
+        equal.add(node(3), answer(&[7, 5], 3));
+        let next = equal.next_view(&view);
+        assert_eq!(next.placements[0].primary, NodeId(2));
+        assert_eq!(next.seal, Epoch(4), "the view's own");
+    }
+
+    #[test]
+    fn rivals_are_other_proposals_for_the_same_view() {
+        let view = view();
+        let mut collection = Collection::new(proposal(3, 2), dropping(&[1]), &view);
+        let rival = AnsweredProposal { proposal: proposal(1, 1), change: dropping(&[3]) };
+        let old = ProposalId { number: ViewNumber(1), ..proposal(9, 1) };
+        let stale = AnsweredProposal { proposal: old, change: dropping(&[3]) };
+        for id in [2, 3] {
+            let answered = vec![rival.clone(), stale.clone()];
+            collection.add(node(id), Answer { answered, ..Default::default() });
+        }
+        assert_eq!(collection.rivals(), vec![rival]);
+    }
+
+    #[test]
+    fn a_leaving_member_is_asked_but_not_waited_for() {
+        let view = view();
+        let change = ViewChange { leaving: vec![node(3)], ..dropping(&[3]) };
+        let mut collection = Collection::new(proposal(1, 1), change, &view);
+        assert_eq!(collection.unanswered().collect::<Vec<_>>(), vec![node(1), node(2), node(3)]);
+        collection.add(node(1), answer(&[1, 1], 0));
+        collection.add(node(2), answer(&[1, 1], 0));
+        assert!(collection.is_complete());
+        assert!(collection.left().is_empty());
+        collection.add(node(3), answer(&[1, 1], 0));
+        assert_eq!(collection.left(), vec![node(3)]);
+    }
+}

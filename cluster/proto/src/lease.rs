@@ -1,0 +1,139 @@
+//! Read leases: promises "not to act without you", given and held.
+//!
+//! A node serves reads of a partition only while every other in-sync replica of it has promised
+//! not to act in a view without the node. The holder counts a promise from *sending the
+//! heartbeat* that asked for it; the giver counts the same length, stretched by the bound on clock
+//! drift, from *sending the promise*. So the giver's end is always the later one, whatever the
+//! network and the clocks do. A promise outlives view changes.
+//!
+//! Invariant: while a holder counts itself covered by a giver, [`Leases::remaining`] at that giver
+//! is not zero.
+
+use std::time::Duration;
+
+use crate::ids::NodeInstance;
+use crate::time::Instant;
+
+/// What one node has promised to others, and others to it. Bounded by the members of the views
+/// it has seen within one lease.
+#[derive(Debug, Default)]
+pub struct Leases {
+    given: Vec<(NodeInstance, Instant)>,
+    held: Vec<(NodeInstance, Instant)>,
+}
+
+/// Stretches a length by the bound on clock drift: at least as long on any other node's clock.
+#[must_use]
+pub fn stretched(length: Duration, drift_ppm: u32) -> Duration {
+    let nanos = length.as_nanos();
+    let stretched = nanos + (nanos * u128::from(drift_ppm)).div_ceil(1_000_000);
+    Duration::from_nanos(u64::try_from(stretched).unwrap_or(u64::MAX))
+}
+
+impl Leases {
+    /// Notes a promise of `length` to `holder`, sent now.
+    pub fn promise(
+        &mut self,
+        holder: NodeInstance,
+        now: Instant,
+        length: Duration,
+        drift_ppm: u32,
+    ) {
+        let until = now + stretched(length, drift_ppm);
+        match self.given.iter_mut().find(|(to, _)| *to == holder) {
+            Some((_, end)) => *end = until.max(*end),
+            None => {
+                self.given.retain(|(_, end)| *end > now);
+                self.given.push((holder, until));
+            }
+        }
+    }
+
+    /// For how long the promises to `holder` still run, by this node's clock.
+    #[must_use]
+    pub fn remaining(&self, holder: NodeInstance, now: Instant) -> Duration {
+        let end = self.given.iter().find(|(to, _)| *to == holder).map(|(_, end)| *end);
+        end.map_or(Duration::ZERO, |end| end.since(now))
+    }
+
+    /// Notes a promise of `length` by `giver`, answering a heartbeat sent at `sent`. Returns the
+    /// deadline it replaces, if it is the later one.
+    pub fn renew(
+        &mut self,
+        giver: NodeInstance,
+        sent: Instant,
+        length: Duration,
+    ) -> Option<Instant> {
+        let deadline = sent + length;
+        match self.held.binary_search_by_key(&giver, |(by, _)| *by) {
+            Ok(at) => {
+                let before = self.held[at].1;
+                self.held[at].1 = deadline.max(before);
+                (deadline > before).then_some(before)
+            }
+            Err(at) => {
+                self.held.insert(at, (giver, deadline));
+                Some(Instant::default())
+            }
+        }
+    }
+
+    /// Forgets promises by nodes for which `keep` does not hold.
+    pub fn retain_givers(&mut self, keep: impl Fn(NodeInstance) -> bool) {
+        self.held.retain(|(by, _)| keep(*by));
+    }
+
+    /// Until when each peer has promised, in order of node.
+    pub fn deadlines(&self) -> impl Iterator<Item = (NodeInstance, Instant)> {
+        self.held.iter().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Incarnation, NodeId};
+
+    const LENGTH: Duration = Duration::from_millis(400);
+    const DRIFT: u32 = 1000;
+
+    fn node(id: u16) -> NodeInstance {
+        NodeInstance { node: NodeId(id), incarnation: Incarnation(1) }
+    }
+
+    fn at(ms: u64) -> Instant {
+        Instant(ms * 1_000_000)
+    }
+
+    #[test]
+    fn the_givers_end_is_never_before_the_holders() {
+        // The heartbeat leaves at 10 and is answered at once; the answer takes as long as it likes.
+        let (mut giver, mut holder) = (Leases::default(), Leases::default());
+        giver.promise(node(1), at(10), LENGTH, DRIFT);
+        assert!(holder.renew(node(2), at(10), LENGTH).is_some());
+        let deadline = holder.deadlines().next().expect("one").1;
+        assert_eq!(deadline, at(410));
+        // A giver's clock that runs fast by the bound shows 410.4 when the holder's shows 410.
+        let fast = Instant(deadline.0 + 400_000);
+        assert!(giver.remaining(node(1), Instant(fast.0 - 1)) > Duration::ZERO);
+        assert_eq!(giver.remaining(node(1), fast), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_late_answer_to_an_old_heartbeat_moves_nothing_back() {
+        let mut holder = Leases::default();
+        assert!(holder.renew(node(2), at(100), LENGTH).is_some());
+        assert_eq!(holder.renew(node(2), at(50), LENGTH), None);
+        assert_eq!(holder.deadlines().next(), Some((node(2), at(500))));
+    }
+
+    #[test]
+    fn a_promise_outlives_its_holders_membership_and_then_goes() {
+        let mut giver = Leases::default();
+        giver.promise(node(1), at(0), LENGTH, DRIFT);
+        giver.retain_givers(|_| false);
+        assert!(giver.remaining(node(1), at(399)) > Duration::ZERO);
+        giver.promise(node(2), at(1000), LENGTH, DRIFT);
+        assert_eq!(giver.given.len(), 1);
+    }
+}

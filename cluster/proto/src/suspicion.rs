@@ -1,0 +1,481 @@
+//! Who is gone? Silence, proof of death, refusal, and loss in one direction only.
+//!
+//! A peer is gone when it was silent for the suspicion time, at once when its process is known to
+//! be dead, when it asked to leave, or when this node has answered a proposal that drops it. A
+//! broken link between two nodes that everybody else hears is nobody's death: every heartbeat
+//! names the members its sender does not hear, and the node with the most broken pairs is dropped,
+//! the younger one of equals, until all that are left hear each other. Nodes that see the same
+//! heartbeats drop the same ones, and the one that should go waits for the others to say so (not
+//! for ever: they may be gone themselves).
+//!
+//! Known dead means: the death-watch link ended with FIN, which only the kernel of a dead process
+//! sends, *and* a new dial was refused or met a later incarnation.
+//!
+//! Invariant: suspicion is opinion; nothing here makes anybody act without the agreement. Only
+//! [`Suspicion::is_known_dead`] is fact.
+
+use std::time::Duration;
+
+use crate::ids::{NodeId, NodeInstance};
+use crate::time::Instant;
+use crate::view::View;
+
+/// How sure we are that a peer's process is dead.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Evidence {
+    /// No sign.
+    None,
+    /// The death-watch ended with FIN.
+    WatchEnded,
+    /// And nobody, or a later life, listens there.
+    Dead,
+}
+
+/// What one node knows about another.
+#[derive(Debug)]
+struct PeerState {
+    instance: NodeInstance,
+    seniority: u64,
+    heard: Instant,
+    evidence: Evidence,
+    /// Its shard links are dead although heartbeats may pass.
+    links_dead: bool,
+    refused: bool,
+    leaving: bool,
+    stuck: bool,
+    /// Members it says it does not hear, in this view.
+    unheard: Vec<NodeId>,
+}
+
+/// Why a peer counts as gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reason {
+    /// Nothing was heard for the suspicion time.
+    Silent,
+    /// Its process is known to be dead.
+    Dead,
+    /// It asked to go.
+    Leaving,
+    /// A proposal this node has answered drops it.
+    Refused,
+    /// Some hear it and some do not.
+    Asymmetric,
+    /// It lives but does not answer.
+    Stuck,
+}
+
+/// Who is gone, in order of node. May name this node itself (asymmetric loss): then others lead.
+pub type Gone = Vec<(NodeInstance, Reason)>;
+
+/// One node's opinion of all the others. See the module text.
+#[derive(Debug)]
+pub struct Suspicion {
+    me: NodeInstance,
+    my_seniority: u64,
+    silence: Duration,
+    peers: Vec<PeerState>,
+    /// Nobody is silent before this: the node itself was stalled.
+    grace_until: Instant,
+    dropped_since: Option<Instant>,
+}
+
+impl Suspicion {
+    /// For a node that starts in `view` at `now`: peers get `grace` to be heard first.
+    #[must_use]
+    pub fn new(me: NodeInstance, view: &View, now: Instant, grace: Duration) -> Self {
+        let mut suspicion = Self {
+            me,
+            my_seniority: 0,
+            silence: view.config.suspicion(),
+            peers: Vec::new(),
+            grace_until: now,
+            dropped_since: None,
+        };
+        suspicion.enter(view, now + grace);
+        suspicion
+    }
+
+    /// Starts in a view: new members count as heard at `heard`; what was said and decided in the
+    /// view before is forgotten, evidence about processes is not.
+    pub fn enter(&mut self, view: &View, heard: Instant) {
+        let mut before = std::mem::take(&mut self.peers);
+        for member in &view.members {
+            if member.instance == self.me {
+                self.my_seniority = member.seniority;
+                continue;
+            }
+            let known = before.iter().position(|p| p.instance == member.instance);
+            let (heard, evidence, leaving) = known.map_or((heard, Evidence::None, false), |at| {
+                let peer = before.swap_remove(at);
+                (peer.heard, peer.evidence, peer.leaving)
+            });
+            self.peers.push(PeerState {
+                instance: member.instance,
+                seniority: member.seniority,
+                heard,
+                evidence,
+                links_dead: false,
+                refused: false,
+                leaving,
+                stuck: false,
+                unheard: Vec::new(),
+            });
+        }
+        self.silence = view.config.suspicion();
+        self.dropped_since = None;
+    }
+
+    /// This node was stalled: silence before now says nothing.
+    pub fn stalled(&mut self, until: Instant) {
+        self.grace_until = self.grace_until.max(until);
+    }
+
+    /// Something came from `peer`.
+    pub fn heard(&mut self, peer: NodeInstance, now: Instant) {
+        if let Some(peer) = self.peer_mut(peer) {
+            peer.heard = peer.heard.max(now);
+        }
+    }
+
+    /// `peer` says whom it does not hear in this view; returns whether that is news.
+    pub fn says_unheard(&mut self, peer: NodeInstance, unheard: &[NodeId]) -> bool {
+        let Some(peer) = self.peer_mut(peer) else { return false };
+        if peer.unheard == unheard {
+            return false;
+        }
+        peer.unheard = unheard.to_vec();
+        true
+    }
+
+    /// The death-watch of `peer` ended with FIN.
+    pub fn watch_ended(&mut self, peer: NodeInstance) {
+        if let Some(peer) = self.peer_mut(peer).filter(|p| p.evidence == Evidence::None) {
+            peer.evidence = Evidence::WatchEnded;
+        }
+    }
+
+    /// A death-watch to `peer` is up: it lives.
+    pub fn watch_up(&mut self, peer: NodeInstance) {
+        if let Some(peer) = self.peer_mut(peer) {
+            peer.evidence = Evidence::None;
+        }
+    }
+
+    /// Nobody, or a later life, listens where `peer` did; returns whether it is now known dead.
+    pub fn dial_refused(&mut self, peer: NodeInstance) -> bool {
+        let ended = self.peer_mut(peer).filter(|p| p.evidence == Evidence::WatchEnded);
+        ended.map(|peer| peer.evidence = Evidence::Dead).is_some()
+    }
+
+    /// Whether the death-watch of `peer` ended and its death is still to be made sure of.
+    #[must_use]
+    pub fn wants_proof(&self, peer: NodeInstance) -> bool {
+        self.peer(peer).is_some_and(|p| p.evidence == Evidence::WatchEnded)
+    }
+
+    /// A shard says that its links to `peer` stay dead.
+    pub fn links_dead(&mut self, peer: NodeInstance) {
+        if let Some(peer) = self.peer_mut(peer) {
+            peer.links_dead = true;
+        }
+    }
+
+    /// `peer` asked to leave.
+    pub fn leaves(&mut self, peer: NodeInstance) {
+        if let Some(peer) = self.peer_mut(peer) {
+            peer.leaving = true;
+        }
+    }
+
+    /// A proposal that drops `peer` was answered: it stays gone until the next view.
+    pub fn refuse(&mut self, peer: NodeInstance) {
+        if let Some(peer) = self.peer_mut(peer) {
+            peer.refused = true;
+        }
+    }
+
+    /// `peer` lives but does not answer: it stays gone until the next view.
+    pub fn stuck(&mut self, peer: NodeInstance) {
+        if let Some(peer) = self.peer_mut(peer) {
+            peer.stuck = true;
+        }
+    }
+
+    /// Whether everything from `peer` is refused.
+    #[must_use]
+    pub fn is_refused(&self, peer: NodeInstance) -> bool {
+        self.peer(peer).is_some_and(|p| p.refused)
+    }
+
+    /// Whether `peer` asked to leave.
+    #[must_use]
+    pub fn is_leaving(&self, peer: NodeInstance) -> bool {
+        self.peer(peer).is_some_and(|p| p.leaving)
+    }
+
+    /// Whether `peer`'s process is known to be dead. A fact only where peers connect directly.
+    #[must_use]
+    pub fn is_known_dead(&self, peer: NodeInstance) -> bool {
+        self.peer(peer).is_some_and(|p| p.evidence == Evidence::Dead)
+    }
+
+    /// The members this node does not hear, for its heartbeats.
+    #[must_use]
+    pub fn unheard(&self, now: Instant) -> Vec<NodeId> {
+        self.peers.iter().filter(|p| !self.hears(p, now)).map(|p| p.instance.node).collect()
+    }
+
+    /// When the next peer falls silent if nothing more is heard.
+    #[must_use]
+    pub fn next_silence(&self, now: Instant) -> Option<Instant> {
+        let due = self.peers.iter().map(|p| (p.heard + self.silence).max(self.grace_until));
+        due.filter(|at| *at > now).min()
+    }
+
+    /// Who is gone.
+    pub fn gone(&mut self, now: Instant) -> Gone {
+        if self.all_is_well(now) {
+            self.dropped_since = None;
+            return Vec::new();
+        }
+        let mut gone: Gone = Vec::new();
+        let mut there: Vec<&PeerState> = Vec::new();
+        for peer in &self.peers {
+            match self.gone_for_sure(peer, now) {
+                Some(reason) => gone.push((peer.instance, reason)),
+                None => there.push(peer),
+            }
+        }
+        let dropped = self.most_broken(&there, now);
+        let me_dropped = dropped.contains(&self.me);
+        if me_dropped && self.waited_for_others(now) {
+            let unheard = there.iter().filter(|p| !self.hears(p, now));
+            gone.extend(unheard.map(|p| (p.instance, Reason::Silent)));
+        } else {
+            gone.extend(dropped.into_iter().map(|node| (node, Reason::Asymmetric)));
+        }
+        if me_dropped {
+            self.dropped_since.get_or_insert(now);
+        } else {
+            self.dropped_since = None;
+        }
+        gone.sort_unstable_by_key(|(node, _)| *node);
+        gone
+    }
+
+    fn all_is_well(&self, now: Instant) -> bool {
+        self.peers.iter().all(|p| self.gone_but_for_silence(p).is_none() && self.hears(p, now))
+            && self.peers.iter().all(|p| p.unheard.is_empty())
+    }
+
+    fn waited_for_others(&self, now: Instant) -> bool {
+        self.dropped_since.is_some_and(|since| now.since(since) > self.silence * 2)
+    }
+
+    /// Gone by what this node alone knows, or because nobody it hears has heard the peer.
+    fn gone_for_sure(&self, peer: &PeerState, now: Instant) -> Option<Reason> {
+        let silent = || {
+            let node = peer.instance.node;
+            let vouched = self.peers.iter().any(|p| {
+                p.instance.node != node
+                    && self.hears(p, now)
+                    && self.gone_but_for_silence(p).is_none()
+                    && !p.unheard.contains(&node)
+            });
+            (self.is_silent(peer, now) && !vouched).then_some(Reason::Silent)
+        };
+        self.gone_but_for_silence(peer).or_else(silent)
+    }
+
+    fn gone_but_for_silence(&self, peer: &PeerState) -> Option<Reason> {
+        match peer {
+            PeerState { evidence: Evidence::Dead, .. } => Some(Reason::Dead),
+            PeerState { refused: true, .. } => Some(Reason::Refused),
+            PeerState { leaving: true, .. } => Some(Reason::Leaving),
+            PeerState { stuck: true, .. } => Some(Reason::Stuck),
+            _ => None,
+        }
+    }
+
+    fn is_silent(&self, peer: &PeerState, now: Instant) -> bool {
+        now.since(peer.heard) > self.silence && now >= self.grace_until
+    }
+
+    fn hears(&self, peer: &PeerState, now: Instant) -> bool {
+        !self.is_silent(peer, now) && !peer.links_dead && !peer.refused
+    }
+
+    /// Drops the node with the most broken pairs until nobody left has one.
+    fn most_broken(&self, there: &[&PeerState], now: Instant) -> Vec<NodeInstance> {
+        let mut left: Vec<Option<&PeerState>> = vec![None];
+        left.extend(there.iter().copied().map(Some));
+        let mut dropped = Vec::new();
+        loop {
+            let broken = |node: &Option<&PeerState>| {
+                left.iter().filter(|other| self.is_pair_broken(*node, **other, now)).count()
+            };
+            let age = |node: &Option<&PeerState>| node.map_or(self.my_seniority, |p| p.seniority);
+            let worst = (0..left.len()).max_by_key(|at| (broken(&left[*at]), age(&left[*at])));
+            let Some(at) = worst.filter(|at| broken(&left[*at]) > 0) else { return dropped };
+            dropped.push(left.remove(at).map_or(self.me, |p| p.instance));
+        }
+    }
+
+    /// Whether one of the two (`None` is this node) does not hear the other. A node that this one
+    /// does not hear says nothing.
+    fn is_pair_broken(&self, a: Option<&PeerState>, b: Option<&PeerState>, now: Instant) -> bool {
+        let lost = |by: &PeerState, of: NodeId| self.hears(by, now) && by.unheard.contains(&of);
+        match (a, b) {
+            (None, None) => false,
+            (None, Some(peer)) | (Some(peer), None) => {
+                !self.hears(peer, now) || lost(peer, self.me.node)
+            }
+            (Some(a), Some(b)) => lost(a, b.instance.node) || lost(b, a.instance.node),
+        }
+    }
+
+    fn peer(&self, instance: NodeInstance) -> Option<&PeerState> {
+        let at = self.peers.binary_search_by_key(&instance.node, |p| p.instance.node).ok()?;
+        self.peers.get(at).filter(|p| p.instance == instance)
+    }
+
+    fn peer_mut(&mut self, instance: NodeInstance) -> Option<&mut PeerState> {
+        let at = self.peers.binary_search_by_key(&instance.node, |p| p.instance.node).ok()?;
+        self.peers.get_mut(at).filter(|p| p.instance == instance)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{ClusterId, Epoch, GroupId, Incarnation, ViewNumber};
+    use crate::view::{ClusterConfig, Member};
+
+    fn node(id: u16) -> NodeInstance {
+        NodeInstance { node: NodeId(id), incarnation: Incarnation(1) }
+    }
+
+    fn at(ms: u64) -> Instant {
+        Instant(ms * 1_000_000)
+    }
+
+    fn view(nodes: u16) -> View {
+        let member = |id| Member {
+            instance: node(id),
+            group: GroupId(0),
+            zone: String::new(),
+            addr: String::new(),
+            shards: 1,
+            seniority: u64::from(id),
+        };
+        View {
+            cluster: ClusterId(1),
+            number: ViewNumber(1),
+            config: ClusterConfig::default(),
+            members: (1..=nodes).map(member).collect(),
+            placements: Vec::new(),
+            arbitrator: None,
+            arbitrators_possible: Vec::new(),
+            seal: Epoch(0),
+            restart_generation: 0,
+        }
+    }
+
+    /// Node `me` of `nodes`, everybody heard at 1000 ms.
+    fn suspicion(me: u16, nodes: u16) -> Suspicion {
+        let mut suspicion = Suspicion::new(node(me), &view(nodes), at(0), Duration::ZERO);
+        for id in (1..=nodes).filter(|id| *id != me) {
+            suspicion.heard(node(id), at(1000));
+        }
+        suspicion
+    }
+
+    fn check(suspicion: &mut Suspicion, ms: u64, expected: &[(u16, Reason)]) {
+        let expected: Gone = expected.iter().map(|(id, why)| (node(*id), *why)).collect();
+        assert_eq!(suspicion.gone(at(ms)), expected);
+    }
+
+    #[test]
+    fn silence_counts_only_when_nobody_heard_vouches_for_the_silent() {
+        let mut s = suspicion(1, 3);
+        check(&mut s, 1400, &[]);
+        s.heard(node(2), at(1400));
+        check(&mut s, 1401, &[(3, Reason::Asymmetric)]);
+        assert!(s.says_unheard(node(2), &[NodeId(3)]));
+        check(&mut s, 1401, &[(3, Reason::Silent)]);
+    }
+
+    #[test]
+    fn the_younger_of_two_that_do_not_hear_each_other_is_dropped_even_if_it_is_this_node() {
+        let mut s = suspicion(3, 3);
+        s.heard(node(2), at(1400));
+        check(&mut s, 1401, &[(3, Reason::Asymmetric)]);
+        // Nobody drops it: the one it cannot hear must be gone after all.
+        s.heard(node(2), at(2300));
+        check(&mut s, 2300, &[(1, Reason::Silent)]);
+    }
+
+    #[test]
+    fn the_node_with_most_broken_pairs_is_dropped_whatever_its_age() {
+        let mut s = suspicion(2, 4);
+        s.says_unheard(node(3), &[NodeId(1)]);
+        s.says_unheard(node(4), &[NodeId(1)]);
+        check(&mut s, 1100, &[(1, Reason::Asymmetric)]);
+    }
+
+    #[test]
+    fn a_half_that_nobody_hears_is_gone_as_a_whole() {
+        let mut s = suspicion(3, 4);
+        s.heard(node(4), at(1400));
+        s.says_unheard(node(4), &[NodeId(1), NodeId(2)]);
+        check(&mut s, 1401, &[(1, Reason::Silent), (2, Reason::Silent)]);
+    }
+
+    #[test]
+    fn death_needs_the_end_of_the_watch_and_a_refused_dial() {
+        let mut s = suspicion(1, 2);
+        assert!(!s.dial_refused(node(2)));
+        s.watch_ended(node(2));
+        assert!(s.wants_proof(node(2)));
+        check(&mut s, 1001, &[]);
+        assert!(s.dial_refused(node(2)));
+        check(&mut s, 1001, &[(2, Reason::Dead)]);
+        assert!(s.is_known_dead(node(2)));
+    }
+
+    #[test]
+    fn a_watch_that_comes_up_again_takes_the_evidence_back() {
+        let mut s = suspicion(1, 2);
+        s.watch_ended(node(2));
+        s.watch_up(node(2));
+        assert!(!s.dial_refused(node(2)));
+        check(&mut s, 1001, &[]);
+    }
+
+    #[test]
+    fn a_stalled_node_suspects_nobody_for_a_while() {
+        let mut s = suspicion(1, 2);
+        s.stalled(at(3100));
+        check(&mut s, 3000, &[]);
+        assert_eq!(s.next_silence(at(3000)), Some(at(3100)));
+        check(&mut s, 3100, &[(2, Reason::Silent)]);
+    }
+
+    #[test]
+    fn refusal_and_dead_links_end_with_the_view_but_a_wish_to_leave_does_not() {
+        let mut s = suspicion(1, 3);
+        s.refuse(node(2));
+        s.leaves(node(3));
+        check(&mut s, 1001, &[(2, Reason::Refused), (3, Reason::Leaving)]);
+        s.enter(&view(3), at(1001));
+        check(&mut s, 1001, &[(3, Reason::Leaving)]);
+    }
+
+    #[test]
+    fn another_life_of_a_peer_is_not_the_peer() {
+        let mut s = suspicion(1, 2);
+        let later = NodeInstance { node: NodeId(2), incarnation: Incarnation(2) };
+        s.heard(later, at(1400));
+        check(&mut s, 1401, &[(2, Reason::Silent)]);
+    }
+}
