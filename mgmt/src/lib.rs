@@ -5,13 +5,15 @@
 //! * [`dev`]: clusters of child processes on this machine;
 //! * [`table`]: text files to rows and back;
 //! * [`bench`]: closed and open loops beside their floors;
-//! * [`demo`]: the two-minute proof.
+//! * [`demo`]: the two-minute proof;
+//! * [`core`]: the management server as a pure process.
 //!
 //! Invariant: data goes to stdout, everything else to stderr, and nothing here takes part in the
 //! protocol except through the client library or a core's own interface.
 
 pub mod bench;
 pub mod cli;
+pub mod core;
 pub mod demo;
 pub mod dev;
 pub mod table;

@@ -66,3 +66,9 @@ pub const SCAN_PAGE_BYTES_MAX: usize = 1 << 20;
 /// Views and proposals one side lists when it asks the arbitrator: what piled up since its last
 /// registered view. Sixty-four failures in a row without reaching the arbitrator are not a split.
 pub const LINEAGE_VIEWS_MAX: usize = 64;
+
+/// Most shard cores of a node; the shard is in the high 12 bits of a session's counter.
+pub const SHARDS_MAX: u16 = 4095;
+
+/// Longest `host:port` and longest zone name accepted from a newcomer; they travel in every view.
+pub const ADDR_BYTES_MAX: usize = 256;

@@ -1,0 +1,207 @@
+//! What a management server keeps of an existing cluster, and the rules for changing it.
+//!
+//! Its newest view is a copy for clients; the register is the real thing. A server that should
+//! hold the register but has none (its directory was emptied) answers nobody: a made-up register
+//! could grant the second half of a split.
+
+use lockstep_proto::canary::Canary;
+use lockstep_proto::ids::{Incarnation, MgmtId, NodeId, NodeInstance};
+use lockstep_proto::process::{LogLevel, Outputs};
+use lockstep_proto::register::{Answer, Register};
+use lockstep_proto::stored::{StoredCluster, StoredRegister};
+use lockstep_proto::view::{Arbitrator, View, ViewIdentity};
+use lockstep_proto::wire::control::{ControlMessage, Verdict};
+
+use super::plan::Newcomer;
+
+/// An existing cluster.
+pub(super) struct Created {
+    cluster: StoredCluster,
+    register: Option<Register>,
+}
+
+/// What became of a view that wants to be registered.
+pub(super) struct Registration {
+    pub(super) registered: bool,
+    pub(super) register_changed: bool,
+    pub(super) view_changed: bool,
+}
+
+impl Registration {
+    pub(super) const REFUSED: Self =
+        Self { registered: false, register_changed: false, view_changed: false };
+}
+
+/// Whether `arbitrator` is management server `id`.
+pub(super) fn names(arbitrator: Option<&Arbitrator>, id: MgmtId) -> bool {
+    matches!(arbitrator, Some(Arbitrator::Mgmt { id: named, .. }) if *named == id)
+}
+
+pub(super) fn log_register_lost(view: &View, out: &mut Outputs) {
+    out.mark("arbitrator_without_register");
+    let text = format!(
+        "cluster {} counts on this server as arbitrator (view {}), but its register is not in this \
+         directory; an even split would stop the cluster: put the directory back, or stop this \
+         server for good so that another one is named",
+        view.cluster, view.number
+    );
+    out.log(LogLevel::Error, text);
+}
+
+impl Created {
+    /// A new cluster.
+    pub(super) fn new(cluster: StoredCluster, register: Register) -> Self {
+        Self { cluster, register: Some(register) }
+    }
+
+    /// From the files of an earlier life. A register of another cluster is none.
+    pub(super) fn restore(cluster: StoredCluster, register: Option<StoredRegister>) -> Self {
+        let own = register.filter(|stored| stored.cluster == cluster.view.cluster);
+        Self { cluster, register: own.map(|stored| stored.register) }
+    }
+
+    pub(super) fn view(&self) -> &View {
+        &self.cluster.view
+    }
+
+    pub(super) fn stored_cluster(&self) -> &StoredCluster {
+        &self.cluster
+    }
+
+    /// The register's file.
+    ///
+    /// # Panics
+    /// If there is no register: only a changed one is stored.
+    pub(super) fn stored_register(&self) -> StoredRegister {
+        let register = self.register.clone().expect("a changed register is there");
+        StoredRegister { cluster: self.cluster.view.cluster, register }
+    }
+
+    pub(super) fn text(&self) -> String {
+        let view = self.view();
+        format!(
+            "created cluster {}: {} data nodes in {} groups, {} partitions",
+            view.cluster,
+            view.members.len(),
+            view.groups().len(),
+            view.placements.len()
+        )
+    }
+
+    /// The answers to all newcomers, by address.
+    pub(super) fn admit_all(&self) -> Vec<(String, ControlMessage)> {
+        let admissions = self.cluster.admissions.iter();
+        admissions.map(|a| (a.addr.clone(), self.admitted(first_life(a.node)))).collect()
+    }
+
+    /// A newcomer reports although the cluster exists: the same process gets the same answer.
+    ///
+    /// # Errors
+    /// What, why and what to do now, for the newcomer's operator.
+    pub(super) fn admit_again(
+        &self,
+        newcomer: &Newcomer,
+        out: &mut Outputs,
+    ) -> Result<ControlMessage, String> {
+        let view = self.view();
+        let at_addr = self.cluster.admissions.iter().find(|a| a.addr == newcomer.addr);
+        match at_addr {
+            Some(admission) if admission.process == newcomer.process => {
+                out.mark("newcomer_admitted_again");
+                let instance = first_life(admission.node);
+                if view.contains(instance) {
+                    return Ok(self.admitted(instance));
+                }
+                Err(format!(
+                    "cluster {} went on without node {instance} before it was ready (view {}); \
+                     rejoining comes with a later version",
+                    view.cluster, view.number
+                ))
+            }
+            Some(admission) => Err(format!(
+                "node {} of cluster {} lives at {} already, with another directory or an earlier \
+                 content of this one; rejoining comes with a later version: start the old \
+                 directory's process, or create a new cluster",
+                admission.node, view.cluster, admission.addr
+            )),
+            None => Err(format!(
+                "cluster {} was created with {} data nodes and has them all; adding data nodes \
+                 comes with a later version: check `cluster.mgmt`, or stop this node",
+                view.cluster,
+                view.members.len()
+            )),
+        }
+    }
+
+    /// A side asks for its view. `None`: this server cannot answer.
+    pub(super) fn on_ask(
+        &mut self,
+        counted: &[ViewIdentity],
+        wanted: &ViewIdentity,
+        canary: Option<Canary>,
+        out: &mut Outputs,
+    ) -> Option<Answer> {
+        let Some(register) = &mut self.register else {
+            log_register_lost(&self.cluster.view, out);
+            return None;
+        };
+        let held = register.view().number;
+        let answer = register.ask(counted, wanted, canary);
+        match (&answer.verdict, answer.changed) {
+            (Verdict::Granted, true) => out.mark("arbitrator_granted"),
+            (Verdict::Granted, false) => out.mark("arbitrator_asked_again"),
+            (Verdict::Refused { .. }, _) => out.mark("arbitrator_refused"),
+        }
+        if answer.changed && counted.iter().all(|view| view.number > held) {
+            out.mark("arbitrator_register_lagged");
+        }
+        let text = format!("arbitrator: {:?} for {wanted:?}", answer.verdict);
+        out.log(LogLevel::Info, text);
+        Some(answer)
+    }
+
+    /// A view is in force, or about to be with this server as its new arbitrator.
+    pub(super) fn on_register_view(
+        &mut self,
+        view: View,
+        counted: &[ViewIdentity],
+        own: MgmtId,
+        canary: Option<Canary>,
+        out: &mut Outputs,
+    ) -> Registration {
+        let identity = view.identity();
+        let (registered, register_changed) = if !names(view.arbitrator.as_ref(), own) {
+            (true, false)
+        } else if let Some(register) = &mut self.register {
+            let answer = register.ask(counted, &identity, canary);
+            (answer.verdict == Verdict::Granted, answer.changed)
+        } else if !names(self.cluster.view.arbitrator.as_ref(), own) {
+            out.mark("arbitrator_appointed");
+            self.register = Some(Register::new(identity.clone()));
+            (true, true)
+        } else {
+            log_register_lost(&view, out);
+            (false, false)
+        };
+        let held = self.cluster.view.identity();
+        let view_changed = registered && identity.number >= held.number && identity != held;
+        if !registered {
+            out.mark("registration_refused");
+        }
+        if view_changed {
+            let members = &identity.members;
+            out.log(LogLevel::Info, format!("view {}: {members:?}", identity.number));
+            self.cluster.view = view;
+        }
+        Registration { registered, register_changed, view_changed }
+    }
+
+    fn admitted(&self, instance: NodeInstance) -> ControlMessage {
+        let view = self.view();
+        ControlMessage::Admitted { cluster: view.cluster, instance, view: Box::new(view.clone()) }
+    }
+}
+
+fn first_life(node: NodeId) -> NodeInstance {
+    NodeInstance { node, incarnation: Incarnation(1) }
+}

@@ -1,0 +1,428 @@
+//! The management server as a pure process: it creates the cluster, holds the arbitrator's
+//! register, and hands the newest view to whoever watches.
+//!
+//! * [`plan`]: from newcomers to the first view;
+//! * `creation`: collecting the newcomers;
+//! * `created`: what is kept of an existing cluster, and the rules for changing it;
+//! * `vault`: answers that wait for the disk.
+//!
+//! The database lives without it: only creation and an even split need it. Where several
+//! management servers are configured, newcomers report to the first of their list, so one of them
+//! creates the cluster; the others get their copy from the control cores.
+//!
+//! Invariants: nothing is told before what it follows from is on disk; a register that should be
+//! here but is not is never made up.
+
+mod created;
+mod creation;
+pub mod plan;
+#[cfg(test)]
+mod tests;
+mod vault;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use lockstep_proto::canary::Canary;
+use lockstep_proto::ids::{ClusterId, MgmtId};
+use lockstep_proto::process::{
+    Effect, Exit, Input, LinkId, LogLevel, Outputs, Peer, Process, StoredFile,
+};
+use lockstep_proto::register::Register;
+use lockstep_proto::stored::{Admission, Stored, StoredCluster, StoredError, StoredRegister};
+use lockstep_proto::time::Instant;
+use lockstep_proto::view::{Arbitrator, View, ViewIdentity};
+use lockstep_proto::wire::client::ClientMessage;
+use lockstep_proto::wire::codec::{decode, frame_cold};
+use lockstep_proto::wire::control::ControlMessage;
+use lockstep_proto::wire::kind;
+
+use created::{Created, Registration};
+use creation::Creation;
+use plan::{ClusterPlan, Newcomer};
+use vault::Vault;
+
+/// Answers that wait for the disk; more are dropped, and whoever asked asks again.
+const ANSWERS_HELD_MAX: usize = 100_000;
+
+/// What a management server is started with.
+#[derive(Clone, Debug)]
+pub struct MgmtOptions {
+    /// Which one it is.
+    pub id: MgmtId,
+    /// Where data nodes reach it.
+    pub addr: String,
+    /// The other management servers, best first: they could be arbitrator instead.
+    pub others: Vec<(MgmtId, String)>,
+    /// The cluster to create, if there is none yet.
+    pub plan: ClusterPlan,
+    /// What an earlier life has stored.
+    pub stored: MgmtStored,
+    /// Drawn at random by whoever starts the process; becomes the cluster's id if one is created.
+    pub cluster_id_seed: u128,
+    /// A bug to switch on, for the simulator.
+    pub canary: Option<Canary>,
+}
+
+/// The files of a management server's directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MgmtStored {
+    /// The cluster and its newest known view.
+    pub cluster: Option<StoredCluster>,
+    /// The arbitrator's register.
+    pub register: Option<StoredRegister>,
+}
+
+impl MgmtStored {
+    /// Reads the files through `read`, which gives a file's content or `None` if it is not there.
+    ///
+    /// # Errors
+    /// The file that cannot be used, and why.
+    pub fn load(
+        mut read: impl FnMut(StoredFile) -> Option<Vec<u8>>,
+    ) -> Result<Self, (StoredFile, StoredError)> {
+        let cluster = read_file(&mut read)?;
+        let register = read_file(&mut read)?;
+        Ok(Self { cluster, register })
+    }
+
+    /// The cluster these files belong to, for the handshake.
+    #[must_use]
+    pub fn cluster_id(&self) -> Option<ClusterId> {
+        self.cluster.as_ref().map(|cluster| cluster.view.cluster)
+    }
+}
+
+fn read_file<T: Stored>(
+    read: &mut impl FnMut(StoredFile) -> Option<Vec<u8>>,
+) -> Result<Option<T>, (StoredFile, StoredError)> {
+    let content = read(T::FILE).map(|bytes| T::from_file(&bytes)).transpose();
+    content.map_err(|error| (T::FILE, error))
+}
+
+/// The management server. See the module text.
+pub struct MgmtCore {
+    id: MgmtId,
+    arbitrators: Vec<Arbitrator>,
+    cluster_id_seed: u128,
+    canary: Option<Canary>,
+    state: State,
+    vault: Vault<Told>,
+    peers: BTreeMap<LinkId, Peer>,
+    watchers: BTreeSet<LinkId>,
+}
+
+/// ```text
+/// Creating ── all newcomers here, or a copy arrives from a control core ──▶ Created
+/// ```
+enum State {
+    Creating(Creation),
+    Created(Created),
+}
+
+/// Something to say, now or when the disk is done.
+enum Told {
+    Control { link: LinkId, message: ControlMessage },
+    View { link: LinkId, view: Arc<View> },
+}
+
+impl MgmtCore {
+    /// A management server at its start.
+    #[must_use]
+    pub fn new(options: MgmtOptions) -> Self {
+        let MgmtOptions { id, addr, others, plan, stored, cluster_id_seed, canary } = options;
+        let state = match stored.cluster {
+            Some(cluster) => State::Created(Created::restore(cluster, stored.register)),
+            // A register without a cluster is half a creation of which nobody has been told.
+            None => State::Creating(Creation::new(plan)),
+        };
+        let arbitrators = std::iter::once((id, addr))
+            .chain(others)
+            .map(|(id, addr)| Arbitrator::Mgmt { id, addr })
+            .collect();
+        Self {
+            id,
+            arbitrators,
+            cluster_id_seed,
+            canary,
+            state,
+            vault: Vault::new(),
+            peers: BTreeMap::new(),
+            watchers: BTreeSet::new(),
+        }
+    }
+
+    /// The newest view it knows; `None` before the cluster exists.
+    #[must_use]
+    pub fn view(&self) -> Option<&View> {
+        match &self.state {
+            State::Creating(_) => None,
+            State::Created(created) => Some(created.view()),
+        }
+    }
+
+    fn on_frame(&mut self, link: LinkId, bytes: &[u8], out: &mut Outputs) {
+        let (Some(peer), Some((&kind, body))) = (self.peers.get(&link), bytes.split_first()) else {
+            return close(link, "malformed frame", out);
+        };
+        match (kind, *peer) {
+            (kind::CONTROL, Peer::Control(_) | Peer::Newcomer) => {
+                match ControlMessage::parse(body) {
+                    Ok(message) => self.on_control_message(link, message, out),
+                    Err(_) => close(link, "malformed control message", out),
+                }
+            }
+            (kind::CLIENT, Peer::Client) => match decode::<ClientMessage>(body) {
+                Ok(message) => self.on_client_message(link, message, out),
+                Err(_) => close(link, "malformed client message", out),
+            },
+            _ => close(link, "a message that is none of a management server's", out),
+        }
+    }
+
+    fn on_control_message(&mut self, link: LinkId, message: ControlMessage, out: &mut Outputs) {
+        match message {
+            ControlMessage::Report { addr, zone, shards, process, wanted } => {
+                self.on_report(link, Newcomer { addr, zone, shards, process, wanted }, out);
+            }
+            ControlMessage::AskArbitrator { request, cluster, asked, counted, wanted } => {
+                if !self.is_asked(cluster, &asked) {
+                    return out.mark("arbitrator_asked_in_vain");
+                }
+                let State::Created(created) = &mut self.state else { return };
+                let Some(answer) = created.on_ask(&counted, &wanted, self.canary, out) else {
+                    return;
+                };
+                if answer.changed {
+                    self.vault.store(&created.stored_register(), out);
+                }
+                let message =
+                    ControlMessage::ArbitratorVerdict { request, verdict: answer.verdict };
+                self.tell(Told::Control { link, message }, out);
+            }
+            ControlMessage::RegisterView { view, counted } => {
+                self.on_register_view(link, *view, &counted, out);
+            }
+            ControlMessage::Heartbeat { .. }
+            | ControlMessage::HeartbeatAnswer { .. }
+            | ControlMessage::Tick { .. }
+            | ControlMessage::EpochReport { .. }
+            | ControlMessage::Propose { .. }
+            | ControlMessage::Answered { .. }
+            | ControlMessage::AnsweredHigher { .. }
+            | ControlMessage::NewView { .. }
+            | ControlMessage::SideLost { .. }
+            | ControlMessage::LeaveRequest
+            | ControlMessage::ArbitratorVerdict { .. }
+            | ControlMessage::RegisteredView { .. }
+            | ControlMessage::AdmissionPending { .. }
+            | ControlMessage::Admitted { .. }
+            | ControlMessage::AdmissionRefused { .. } => {
+                close(link, "a control message that is none of a management server's", out);
+            }
+        }
+    }
+
+    fn on_client_message(&mut self, link: LinkId, message: ClientMessage, out: &mut Outputs) {
+        match message {
+            ClientMessage::WatchView => {
+                self.watchers.insert(link);
+                if let State::Created(created) = &self.state {
+                    let view = Arc::new(created.view().clone());
+                    self.tell(Told::View { link, view }, out);
+                } else {
+                    out.mark("mgmt_watched_before_creation");
+                }
+            }
+            ClientMessage::View { .. }
+            | ClientMessage::OpenSessions { .. }
+            | ClientMessage::SessionsOpened { .. }
+            | ClientMessage::GetStatus { .. }
+            | ClientMessage::Status { .. } => {
+                close(link, "a client message that is none of a management server's", out);
+            }
+        }
+    }
+
+    fn on_report(&mut self, link: LinkId, newcomer: Newcomer, out: &mut Outputs) {
+        let message = match &mut self.state {
+            State::Creating(creation) => match creation.on_report(link, newcomer) {
+                Ok(()) if creation.is_complete() => {
+                    let (plan, here) = creation.take();
+                    return self.create(&plan, here, out);
+                }
+                Ok(()) => ControlMessage::AdmissionPending { text: creation.pending_text() },
+                Err(text) => refuse(text, out),
+            },
+            State::Created(created) => match created.admit_again(&newcomer, out) {
+                Ok(admitted) => admitted,
+                Err(text) => refuse(text, out),
+            },
+        };
+        self.tell(Told::Control { link, message }, out);
+    }
+
+    /// Everybody is here: the cluster comes into being when its first view is on disk.
+    fn create(&mut self, plan: &ClusterPlan, here: BTreeMap<LinkId, Newcomer>, out: &mut Outputs) {
+        let links: BTreeMap<String, LinkId> =
+            here.iter().map(|(link, newcomer)| (newcomer.addr.clone(), *link)).collect();
+        let (view, newcomers) = plan.first_view(
+            ClusterId(self.cluster_id_seed),
+            here.into_values().collect(),
+            self.arbitrators.clone(),
+        );
+        let nodes = view.members.iter().map(|m| m.instance.node);
+        let admissions = nodes
+            .zip(newcomers)
+            .map(|(node, Newcomer { addr, process, .. })| Admission { node, addr, process })
+            .collect();
+        let register = Register::new(view.identity());
+        let created = Created::new(StoredCluster { view, admissions }, register);
+        // The register first: a cluster without one is damaged, a register alone is nothing.
+        self.vault.store(&created.stored_register(), out);
+        self.vault.store(created.stored_cluster(), out);
+        out.log(LogLevel::Info, created.text());
+        out.mark("cluster_created");
+        let admitted = created.admit_all();
+        self.state = State::Created(created);
+        for (addr, message) in admitted {
+            let link = *links.get(&addr).expect("everybody admitted has reported");
+            self.tell(Told::Control { link, message }, out);
+        }
+        self.tell_watchers(out);
+    }
+
+    fn on_register_view(
+        &mut self,
+        link: LinkId,
+        view: View,
+        counted: &[ViewIdentity],
+        out: &mut Outputs,
+    ) {
+        let identity = view.identity();
+        let registration = match &mut self.state {
+            State::Created(created) if created.view().cluster != view.cluster => {
+                return close(link, "a node of another cluster", out);
+            }
+            State::Created(created) => {
+                created.on_register_view(view, counted, self.id, self.canary, out)
+            }
+            State::Creating(_) if created::names(view.arbitrator.as_ref(), self.id) => {
+                created::log_register_lost(&view, out);
+                Registration::REFUSED
+            }
+            State::Creating(_) => {
+                out.mark("mgmt_copy_received");
+                let cluster = StoredCluster { view, admissions: Vec::new() };
+                self.state = State::Created(Created::restore(cluster, None));
+                Registration { registered: true, register_changed: false, view_changed: true }
+            }
+        };
+        if let State::Created(created) = &self.state {
+            if registration.register_changed {
+                self.vault.store(&created.stored_register(), out);
+            }
+            if registration.view_changed {
+                self.vault.store(created.stored_cluster(), out);
+            }
+        }
+        let Registration { registered, view_changed, .. } = registration;
+        let message = ControlMessage::RegisteredView { view: identity, registered };
+        self.tell(Told::Control { link, message }, out);
+        if view_changed {
+            self.tell_watchers(out);
+        }
+    }
+
+    fn is_asked(&self, cluster: ClusterId, asked: &Arbitrator) -> bool {
+        let own = self.view().is_some_and(|view| view.cluster == cluster);
+        own && created::names(Some(asked), self.id)
+    }
+
+    fn tell_watchers(&mut self, out: &mut Outputs) {
+        let Some(view) = self.view().map(|view| Arc::new(view.clone())) else { return };
+        let watchers: Vec<LinkId> = self.watchers.iter().copied().collect();
+        for link in watchers {
+            self.tell(Told::View { link, view: Arc::clone(&view) }, out);
+        }
+    }
+
+    fn tell(&mut self, told: Told, out: &mut Outputs) {
+        if self.vault.answers() >= ANSWERS_HELD_MAX {
+            return out.mark("mgmt_answer_dropped");
+        }
+        if let Some(told) = self.vault.hold(told) {
+            send(told, out);
+        }
+    }
+
+    fn on_stored(&mut self, token: u64, ok: bool, out: &mut Outputs) {
+        if !ok {
+            let reason = "the management server's directory cannot be written, and answers may \
+                          not run ahead of the disk; free space or repair it and start again";
+            return out.effect(Effect::Exit(Exit { code: 1, reason: reason.to_owned() }));
+        }
+        for told in self.vault.on_stored(token) {
+            send(told, out);
+        }
+    }
+
+    fn on_link_down(&mut self, link: LinkId) {
+        self.peers.remove(&link);
+        self.watchers.remove(&link);
+        if let State::Creating(creation) = &mut self.state {
+            creation.on_link_down(link);
+        }
+    }
+}
+
+impl Process for MgmtCore {
+    fn handle(&mut self, _now: Instant, input: Input<'_>, out: &mut Outputs) {
+        match input {
+            Input::LinkUp { link, peer } => {
+                self.peers.insert(link, peer);
+            }
+            Input::LinkDown { link, .. } => self.on_link_down(link),
+            Input::Frame { link, bytes } => self.on_frame(link, bytes, out),
+            Input::Stored { token, ok } => self.on_stored(token, ok, out),
+            Input::Terminate => out.effect(Effect::Exit(Exit {
+                code: 0,
+                reason: "stopped by its operator".to_owned(),
+            })),
+            // It dials nobody, measures nothing and waits for no time.
+            Input::DialFailed { .. } | Input::Measured { .. } | Input::Timeout => {}
+        }
+    }
+
+    fn settle(&mut self, _now: Instant, _out: &mut Outputs) {}
+
+    fn next_timeout(&self) -> Option<Instant> {
+        None
+    }
+}
+
+fn send(told: Told, out: &mut Outputs) {
+    match told {
+        Told::Control { link, message } => {
+            if let Some(buffer) = out.buffer(link) {
+                message.frame(buffer);
+            }
+        }
+        Told::View { link, view } => {
+            if let Some(buffer) = out.buffer(link) {
+                let message = ClientMessage::View { view: Box::new(View::clone(&view)) };
+                frame_cold(buffer, kind::CLIENT, &message);
+            }
+        }
+    }
+}
+
+fn refuse(text: String, out: &mut Outputs) -> ControlMessage {
+    out.mark("newcomer_refused");
+    out.log(LogLevel::Warn, format!("refused a data node: {text}"));
+    ControlMessage::AdmissionRefused { text }
+}
+
+fn close(link: LinkId, why: &'static str, out: &mut Outputs) {
+    out.effect(Effect::Close { link, why });
+}
