@@ -1,3 +1,5 @@
 //! Text files to rows and back.
 
 pub mod csv;
+pub mod infer;
+pub mod shape;
