@@ -27,6 +27,18 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
     if used == bytes.len() { Ok(value) } else { Err(WireError::Trailing) }
 }
 
+/// Decodes a cold value at the front of some bytes: what comes first in a message whose further
+/// layout depends on it.
+///
+/// # Errors
+/// [`WireError::BadValue`] if the bytes do not begin with such a value.
+pub fn decode_front<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
+    let config = bincode::config::standard().with_limit::<FRAME_BYTES_MAX>();
+    let (value, _used) =
+        bincode::serde::decode_from_slice(bytes, config).map_err(|_| WireError::BadValue)?;
+    Ok(value)
+}
+
 /// Appends a cold message as one frame of the given kind.
 pub fn frame_cold<T: Serialize>(buffer: &mut ::bytes::BytesMut, kind: u8, value: &T) {
     crate::wire::frame(buffer, |body| {

@@ -1,0 +1,306 @@
+//! The cores of one operating-system process, each on a thread of its own: a data node with its
+//! shards, a management server, a newcomer. A core that ends the process ends all of them.
+//!
+//! Invariant: a panic in any thread ends the operating-system process at once: a core that is half
+//! way through a change has nothing true to say any more.
+
+use std::io;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crossbeam::channel::{Receiver, Sender, bounded};
+use lockstep_proto::ids::{ClusterId, NodeId, ShardId};
+use lockstep_proto::process::{Exit, Peer, Process};
+use lockstep_proto::wire::hello::Speaker;
+use parking_lot::Mutex;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::counters::Counters;
+use crate::dial::Dialler;
+use crate::files::Disk;
+use crate::limits::{CONNECTIONS_MAX, EXIT_TIME_MAX};
+use crate::listen::{Doors, Listener};
+use crate::reactor::{End, Outside, Reactor};
+use crate::ready::{Notice, ReadyQueue};
+
+/// How one operating-system process meets the world.
+#[derive(Debug)]
+pub struct HostOptions {
+    /// Bound and listening.
+    pub listener: TcpListener,
+    /// Where `Effect::Store` puts files. The caller holds its lock.
+    pub dir: PathBuf,
+    /// The cluster, where it is known; peers of another one are refused.
+    pub cluster: Option<ClusterId>,
+    /// As whom the process speaks: `Control` for a data node, `Mgmt` or `Newcomer` otherwise.
+    pub speaker: Speaker,
+    /// Addresses to use instead of those the view names (`--peer N=ADDR`).
+    pub peer_addrs: Vec<(NodeId, String)>,
+    /// Most established connections.
+    pub connections_max: usize,
+    /// Whether SIGTERM and SIGINT ask the first core to leave; a second one ends the process.
+    pub handle_signals: bool,
+    /// Counts of what went wrong at the edge.
+    pub counters: Arc<Counters>,
+}
+
+impl HostOptions {
+    /// Options with the usual limits, without signals and overrides.
+    #[must_use]
+    pub fn new(listener: TcpListener, dir: PathBuf, speaker: Speaker) -> Self {
+        Self {
+            listener,
+            dir,
+            cluster: None,
+            speaker,
+            peer_addrs: Vec::new(),
+            connections_max: CONNECTIONS_MAX,
+            handle_signals: false,
+            counters: Arc::default(),
+        }
+    }
+
+    fn dialler(&self, speaker: Speaker) -> Arc<Dialler> {
+        Arc::new(Dialler {
+            speaker,
+            cluster: Mutex::new(self.cluster),
+            peer_addrs: self.peer_addrs.iter().cloned().collect(),
+        })
+    }
+
+    fn outside(&self, speaker: Speaker, disk: &Disk) -> Outside {
+        let name = match speaker {
+            Speaker::Control(instance) | Speaker::Watch(instance) => format!("{instance}"),
+            Speaker::Shard(instance, shard) => format!("{instance}/{shard}"),
+            Speaker::Mgmt(id) => format!("{id}"),
+            Speaker::Newcomer => "newcomer".into(),
+            Speaker::Client => "client".into(),
+        };
+        Outside {
+            name,
+            dialler: self.dialler(speaker),
+            counters: Arc::clone(&self.counters),
+            disk: Some(disk.clone()),
+        }
+    }
+
+    fn listen_for(&self, doors: Doors) -> Arc<Listener> {
+        let counters = Arc::clone(&self.counters);
+        Arc::new(Listener::new(doors, self.cluster, counters, self.connections_max))
+    }
+}
+
+/// Runs one core on the calling thread's behalf until it ends: a management server or a newcomer.
+/// Gives the listener back, still bound, for what comes next.
+///
+/// # Errors
+/// What the system says when threads or the listener cannot be set up.
+pub fn run_single<P>(process: P, options: HostOptions) -> io::Result<(Exit, TcpListener)>
+where
+    P: Process + Send + 'static,
+{
+    let (disk, disk_thread) = Disk::start(options.dir.clone())?;
+    let reactor = Reactor::new(process, options.outside(options.speaker, &disk));
+    drop(disk);
+    let queue = reactor.queue();
+    let doors = match options.speaker {
+        Speaker::Mgmt(id) => Doors::Mgmt { id, queue: Arc::clone(&queue) },
+        _ => Doors::Closed,
+    };
+    let front = Front {
+        listener: options.listen_for(doors),
+        socket: options.listener.try_clone()?,
+        handle_signals: options.handle_signals,
+        queue: Arc::clone(&queue),
+    };
+    let mut threads = Threads::new(disk_thread);
+    threads.start("core".into(), reactor, Some(front))?;
+    let exit = threads.wait(&[queue]);
+    Ok((exit, options.listener))
+}
+
+/// Runs a data node until one of its cores ends it: `control` and its shards, each on a thread of
+/// its own and joined by links in memory. `options.speaker` is `Speaker::Control`.
+///
+/// # Errors
+/// What the system says when threads or the listener cannot be set up.
+///
+/// # Panics
+/// If the options do not speak for a data node.
+pub fn run_node<C, S>(control: C, shards: Vec<S>, options: HostOptions) -> io::Result<Exit>
+where
+    C: Process + Send + 'static,
+    S: Process + Send + 'static,
+{
+    let Speaker::Control(instance) = options.speaker else {
+        panic!("a data node speaks as a control core");
+    };
+    let (disk, disk_thread) = Disk::start(options.dir.clone())?;
+    let mut control = Reactor::new(control, options.outside(options.speaker, &disk));
+    let mut shards: Vec<(ShardId, Reactor<S>)> = (0..)
+        .map(ShardId)
+        .zip(shards)
+        .map(|(shard, process)| {
+            let outside = options.outside(Speaker::Shard(instance, shard), &disk);
+            (shard, Reactor::new(process, outside))
+        })
+        .collect();
+    drop(disk);
+    for (shard, reactor) in &mut shards {
+        control.join(Peer::Shard(instance, *shard), reactor, Peer::Control(instance));
+    }
+    for later in 1..shards.len() {
+        let (before, rest) = shards.split_at_mut(later);
+        let (shard, reactor) = &mut rest[0];
+        for (sibling, other) in before {
+            reactor.join(Peer::Shard(instance, *sibling), other, Peer::Shard(instance, *shard));
+        }
+    }
+    let control_queue = control.queue();
+    let shard_queues: Vec<_> = shards.iter().map(|(_, reactor)| reactor.queue()).collect();
+    let mut queues = shard_queues.clone();
+    queues.push(Arc::clone(&control_queue));
+    let doors = Doors::Node { instance, control: Arc::clone(&control_queue), shards: shard_queues };
+    let front = Front {
+        listener: options.listen_for(doors),
+        socket: options.listener.try_clone()?,
+        handle_signals: options.handle_signals,
+        queue: control_queue,
+    };
+    let mut threads = Threads::new(disk_thread);
+    for (shard, reactor) in shards {
+        threads.start(format!("shard {}", shard.0), reactor, None)?;
+    }
+    threads.start("control".into(), control, Some(front))?;
+    Ok(threads.wait(&queues))
+}
+
+/// What the first core's thread does beside driving it.
+struct Front {
+    listener: Arc<Listener>,
+    socket: TcpListener,
+    handle_signals: bool,
+    queue: Arc<ReadyQueue>,
+}
+
+impl Front {
+    fn start(self) -> io::Result<()> {
+        self.socket.set_nonblocking(true)?;
+        let socket = tokio::net::TcpListener::from_std(self.socket)?;
+        tokio::spawn(self.listener.run(socket));
+        if self.handle_signals {
+            tokio::spawn(pass_signals_on(
+                signal(SignalKind::terminate())?,
+                signal(SignalKind::interrupt())?,
+                self.queue,
+            ));
+        }
+        Ok(())
+    }
+}
+
+async fn pass_signals_on(
+    mut terminate: tokio::signal::unix::Signal,
+    mut interrupt: tokio::signal::unix::Signal,
+    queue: Arc<ReadyQueue>,
+) {
+    /// What shells report for a process ended by SIGINT.
+    const INTERRUPTED: i32 = 130;
+    let mut asked = false;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        if asked {
+            tracing::warn!("asked to end for the second time: ending without leave");
+            std::process::exit(INTERRUPTED);
+        }
+        asked = true;
+        queue.post(Notice::Terminate);
+    }
+}
+
+/// The threads of one process and how they end.
+struct Threads {
+    ends: (Sender<io::Result<End>>, Receiver<io::Result<End>>),
+    threads: Vec<JoinHandle<()>>,
+    disk: JoinHandle<()>,
+}
+
+impl Threads {
+    fn new(disk: JoinHandle<()>) -> Self {
+        Self { ends: bounded(usize::from(u16::MAX)), threads: Vec::new(), disk }
+    }
+
+    fn start<P>(&mut self, name: String, core: Reactor<P>, front: Option<Front>) -> io::Result<()>
+    where
+        P: Process + Send + 'static,
+    {
+        let ends = self.ends.0.clone();
+        let thread = std::thread::Builder::new().name(name).spawn(move || {
+            let _abort = AbortOnPanic;
+            let end = drive(core, front);
+            // The receiver is gone only if the process is ending anyway.
+            let _ending = ends.send(end);
+        })?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    /// Waits for the first end, ends the others, and returns it.
+    fn wait(self, queues: &[Arc<ReadyQueue>]) -> Exit {
+        let first = self.ends.1.recv().expect("this value holds a sender");
+        for queue in queues {
+            queue.post(Notice::Stop);
+        }
+        for _ in 1..self.threads.len() {
+            if self.ends.1.recv_timeout(EXIT_TIME_MAX).is_err() {
+                tracing::warn!("a thread does not end; the process ends without it");
+                return exit_of(first);
+            }
+        }
+        // The reactors and with them the disk's requests are gone: it writes what it has and ends.
+        if self.disk.join().is_err() {
+            tracing::error!("the disk thread panicked");
+        }
+        exit_of(first)
+    }
+}
+
+fn exit_of(end: io::Result<End>) -> Exit {
+    match end {
+        Ok(End::Exit(exit)) => exit,
+        Ok(End::Stopped) => Exit { code: 0, reason: "stopped".into() },
+        Err(error) => Exit { code: 1, reason: format!("cannot set up a thread: {error}") },
+    }
+}
+
+fn drive<P>(core: Reactor<P>, front: Option<Front>) -> io::Result<End>
+where
+    P: Process + Send + 'static,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        if let Some(front) = front {
+            front.start()?;
+        }
+        // A spawned task is woken within its thread without a system call; the root is not.
+        // Its turns bound themselves, so tokio need not.
+        let task = tokio::spawn(tokio::task::coop::unconstrained(core));
+        Ok(task.await.unwrap_or_else(|_panicked| std::process::abort()))
+    })
+}
+
+/// Ends the process when its thread unwinds.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
