@@ -174,6 +174,12 @@ impl<'a> Ops<'a> {
         self.count == 0
     }
 
+    /// Bytes the operations take in a frame.
+    #[must_use]
+    pub fn byte_len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The operations in order.
     pub fn iter(&self) -> impl Iterator<Item = Op<'a>> + use<'a> {
         let mut reader = Reader::new(self.bytes);

@@ -1,0 +1,201 @@
+//! What may be asked of the client core and what it answers.
+
+use std::sync::Arc;
+
+use lockstep_proto::error::{Code, ErrorClass};
+use lockstep_proto::ids::{
+    Epoch, NodeId, PartitionId, SchemaVersion, ShardId, StartOrder, TableId, TxId,
+};
+use lockstep_proto::view::View;
+use lockstep_proto::wire::client::ShardStatus;
+use lockstep_proto::wire::op::OpList;
+
+use super::results::ResultList;
+use super::slab::Key;
+
+/// Names a call from its submission to its completion; never used again.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct CallId(pub(crate) u64);
+
+impl CallId {
+    /// A small number that no other pending call has: calls can be kept in a plain table. `None`
+    /// for a call that was refused at once because too many are pending.
+    #[must_use]
+    pub fn slot(self) -> Option<usize> {
+        const SLOT_MASK: u64 = (1 << 20) - 1;
+        let slot = usize::try_from(self.0 & SLOT_MASK).expect("masked to 20 bits");
+        (self.0 & Self::OVERFLOW == 0).then_some(slot)
+    }
+
+    /// Marks ids of calls that never had a slot.
+    pub(crate) const OVERFLOW: u64 = 1 << 63;
+}
+
+/// Names an interactive transaction; dead once its `Finish` is completed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct TxHandle(pub(crate) Key);
+
+/// Which replica answers a committed read or a scan.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum ReadFrom {
+    /// The nearest in-sync replica: same host, then same zone, then any; another one at once when
+    /// it goes away.
+    #[default]
+    Nearest,
+    /// The partition's primary.
+    Primary,
+    /// This node and no other: for comparing replicas.
+    Node(NodeId),
+}
+
+/// One request to the cluster.
+#[derive(Clone, Debug)]
+pub enum Call {
+    /// A transaction of its own: all operations or none, on any partitions, applied at most once.
+    /// Retried under new transaction ids until it is decided or the deadline passes.
+    Batch {
+        /// What to do; at least one operation.
+        ops: OpList,
+    },
+    /// Committed reads without a transaction; each row is the newest or a newer one.
+    Read {
+        /// Read operations only; at least one.
+        ops: OpList,
+        /// Who answers.
+        from: ReadFrom,
+    },
+    /// Opens an interactive transaction; completes with its handle. Nothing travels yet.
+    Begin {
+        /// The age of an earlier attempt at the same work, or the default for new work.
+        order: StartOrder,
+    },
+    /// Operations of an open transaction. One step at a time. A step that fails as a whole ends the
+    /// transaction: the handle then answers everything with the same code.
+    Step {
+        /// The transaction.
+        tx: TxHandle,
+        /// What to do; reads take locks. At least one operation.
+        ops: OpList,
+    },
+    /// The end of a transaction; the handle is free afterwards, whatever the answer.
+    Finish {
+        /// The transaction.
+        tx: TxHandle,
+        /// Whether to commit (or to abort).
+        commit: bool,
+        /// Last operations, committed together with the rest.
+        ops: OpList,
+    },
+    /// One page of a partition's rows in key order.
+    Scan {
+        /// The table.
+        table: TableId,
+        /// The schema version the caller decodes with.
+        schema: SchemaVersion,
+        /// The partition.
+        partition: PartitionId,
+        /// Who answers.
+        from: ReadFrom,
+        /// Rows with keys above this one; empty for the beginning.
+        after: Vec<u8>,
+        /// Most rows wanted; the page may be shorter.
+        rows_max: u32,
+    },
+    /// What a shard knows about itself.
+    Status {
+        /// The node.
+        node: NodeId,
+        /// Its shard.
+        shard: ShardId,
+    },
+    /// The newest view, as soon as there is one.
+    View,
+}
+
+/// What a call came to.
+pub type Completion = Result<Reply, CallError>;
+
+/// A call that did what it was asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Reply {
+    /// `Batch`, `Read`, `Step` and `Finish`.
+    Done {
+        /// One result for each operation; a step's and a read's may be failures of their own.
+        results: ResultList,
+        /// The server's epoch; for a commit, at least its epoch.
+        epoch: Epoch,
+        /// The transaction as it was committed; `None` for reads.
+        tx: Option<TxId>,
+    },
+    /// `Begin`.
+    Begun(TxHandle),
+    /// `Scan`: rows as `key length u16, key, value length u32, value`.
+    Page {
+        /// Whether more rows follow.
+        more: bool,
+        /// The rows.
+        rows: Box<[u8]>,
+    },
+    /// `Status`.
+    Status(Box<ShardStatus>),
+    /// `View`.
+    View(Arc<View>),
+}
+
+/// What is known about the effect of a failed call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Nothing was applied and nothing will be.
+    NotApplied,
+    /// It is committed; only its results are missing.
+    Applied,
+    /// The cluster could not be asked in time.
+    Unknown,
+}
+
+/// A call that failed as a whole.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CallError {
+    /// Why.
+    pub code: Code,
+    /// Whether it had an effect.
+    pub outcome: Outcome,
+    /// Which operation failed, if one did.
+    pub op: Option<u16>,
+    /// The transaction's age: for another attempt at the same work.
+    pub order: StartOrder,
+    /// The transaction, if it was ever sent.
+    pub tx: Option<TxId>,
+    /// For people: which table, key, other transaction; may be empty.
+    pub detail: Box<str>,
+}
+
+impl CallError {
+    /// A refusal that left nothing behind.
+    pub(crate) fn refused(code: Code, detail: impl Into<Box<str>>) -> Self {
+        Self {
+            code,
+            outcome: Outcome::NotApplied,
+            op: None,
+            order: StartOrder::default(),
+            tx: None,
+            detail: detail.into(),
+        }
+    }
+
+    /// Whether the same work may simply be tried again.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        self.outcome == Outcome::NotApplied
+            && (self.code.class() == ErrorClass::Retry || self.code == Code::Unreachable)
+    }
+}
+
+impl std::fmt::Display for CallError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.code)?;
+        if self.detail.is_empty() { Ok(()) } else { write!(f, " ({})", self.detail) }
+    }
+}
+
+impl std::error::Error for CallError {}
