@@ -1,3 +1,8 @@
-//! Placeholder.
+//! Lockstep's data node: the control core that decides about views, leases and epochs, and the
+//! shard cores that hold the rows. Both are deterministic
+//! [`Process`](lockstep_proto::process::Process)es: no clock, socket, file or thread.
 
 pub mod newcomer;
+pub mod shard;
+
+pub use shard::{PartitionInspection, ShardCore, ShardInspection, ShardOptions};

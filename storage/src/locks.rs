@@ -314,6 +314,19 @@ impl LockTable {
         }
     }
 
+    /// Names every younger holder that an older waiter waits for: the wounds that are due, in case
+    /// earlier ones were lost on the way.
+    pub fn wounds(&self, wounds: &mut Vec<TxId>) {
+        for lock in &self.locks {
+            for waiter in &lock.waiters {
+                let younger = lock.opponents(waiter.tx, waiter.mode);
+                wounds.extend(younger.filter(|h| waiter.is_older(h)).map(|holder| holder.tx));
+            }
+        }
+        wounds.sort_unstable();
+        wounds.dedup();
+    }
+
     /// Whether the transaction holds this lock, in this mode or a stronger one.
     #[must_use]
     pub fn holds(&self, tx: TxId, table: TableId, hash: u64, key: &[u8], mode: Mode) -> bool {

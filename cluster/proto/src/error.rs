@@ -83,7 +83,7 @@ codes! {
     /// A batch of too many operations.
     BatchTooLarge = 1013, Permanent, "the batch has more operations than allowed";
     /// The transaction is not open here.
-    NoSuchTransaction = 1014, Permanent, "the transaction is not open";
+    NoSuchTransaction = 1014, Retry, "the transaction is not open any more: it was aborted";
     /// A key column may not be changed.
     KeyImmutable = 1015, Permanent, "a key column cannot be changed by an update";
     /// A definition that cannot be a table.

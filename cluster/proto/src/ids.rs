@@ -139,7 +139,7 @@ impl fmt::Debug for ShardAddr {
 }
 
 /// A client's session: the node instance that handed it out and a counter unique in that instance
-/// (the shard in the high 12 bits, so that shards need not agree).
+/// (the shard in the high 8 bits, so that shards need not agree).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct SessionId {
     /// Who handed it out.

@@ -234,6 +234,13 @@ pub fn checksum(record: &[u8]) -> u32 {
     record.first_chunk::<4>().map_or(0, |bytes| u32::from_le_bytes(*bytes))
 }
 
+/// The epoch in a record's header, without looking at the rest.
+#[must_use]
+pub fn epoch(record: &[u8]) -> Option<Epoch> {
+    let bytes = record.get(24..32)?.first_chunk::<8>()?;
+    Some(Epoch(u64::from_le_bytes(*bytes)))
+}
+
 /// Builds one record in a buffer of its own, which becomes the log's.
 pub struct RecordBuilder {
     bytes: BytesMut,

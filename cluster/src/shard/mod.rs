@@ -1,0 +1,474 @@
+//! The shard core: a thread's share of a data node's partitions, as a deterministic process.
+//!
+//! It holds rows, locks and logs of its partitions, replicates them, coordinates the transactions
+//! of clients that come to it and takes part in those of others. Only the node's control core
+//! decides about views; the shard obeys it.
+//!
+//! The parts, by concern:
+//! * [`log`], [`apply`]: the partition log and what records do to rows;
+//! * [`execute`], [`evaluate`]: requests of clients, the one-partition fast path;
+//! * [`coordinate`], [`decide`]: the coordinator of a transaction on several partitions;
+//! * [`participate`]: the participants' side, row locks, votes;
+//! * [`takeover`]: transactions of dead coordinators, and outcome questions;
+//! * [`read`], [`scan`]: committed reads from any in-sync replica;
+//! * [`enter`]: fences, views, leases, ticks;
+//! * [`answers`]: what is owed once a log position is stable.
+
+mod answers;
+mod apply;
+mod client;
+mod coordinate;
+mod decide;
+mod enter;
+mod evaluate;
+mod execute;
+mod inspect;
+mod links;
+mod log;
+mod participate;
+mod partition;
+mod read;
+mod scan;
+mod takeover;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use lockstep_proto::canary::Canary;
+use lockstep_proto::hash::IdMap;
+use lockstep_proto::ids::{
+    Epoch, NodeId, NodeInstance, PartitionId, ShardAddr, ShardId, TxId, ViewNumber,
+};
+use lockstep_proto::limits::FRAMES_HELD_MAX;
+use lockstep_proto::process::{Effect, Input, LinkEnd, LinkId, Outputs, Peer, Process, Target};
+use lockstep_proto::time::Instant;
+use lockstep_proto::view::View;
+use lockstep_proto::wire::bytes::Reader;
+use lockstep_proto::wire::client::ShardStatus;
+use lockstep_proto::wire::data::Message;
+use lockstep_proto::wire::kind;
+
+pub use inspect::{PartitionInspection, ShardInspection};
+
+use answers::Owed;
+use coordinate::CoordTx;
+use evaluate::Staged;
+use links::Links;
+use partition::Partition;
+use read::Reads;
+use takeover::Takeover;
+
+/// How long after a failed dial or a lost link a peer shard is dialled again.
+const REDIAL: Duration = Duration::from_millis(20);
+
+/// How often idle transactions, stuck answers and old outcomes are looked for.
+const SWEEP: Duration = Duration::from_millis(100);
+
+/// What a shard core needs to know at birth.
+#[derive(Clone, Debug)]
+pub struct ShardOptions {
+    /// The node's life.
+    pub instance: NodeInstance,
+    /// Which shard of it.
+    pub shard: ShardId,
+    /// How many there are.
+    pub shards: u16,
+    /// Bytes of row data this shard may admit.
+    pub data_memory: u64,
+    /// Wall clock minus boot clock at the start, milliseconds: stamps transactions' ages.
+    pub wall_offset_ms: u64,
+    /// A known bug to run with.
+    pub canary: Option<Canary>,
+}
+
+/// See the module text.
+pub struct ShardCore {
+    me: ShardAddr,
+    options: ShardOptions,
+    canary: Option<Canary>,
+    now: Instant,
+    view: Option<Arc<View>>,
+    view_number: ViewNumber,
+    /// Whom control has told to refuse until the next view.
+    fenced: Vec<NodeInstance>,
+    draining: bool,
+    epoch: Epoch,
+    closed: Epoch,
+    /// Highest epoch reported as finished in this view.
+    reported: Epoch,
+    links: Links,
+    /// By partition id; `None` where this shard holds no replica.
+    parts: Vec<Option<Box<Partition>>>,
+    /// Frames of views this shard does not act in yet.
+    held: VecDeque<(LinkId, Box<[u8]>)>,
+    /// Frames from this shard to itself.
+    loopback: BytesMut,
+    coordinated: IdMap<TxId, CoordTx>,
+    /// How many decided, unconfirmed transactions each epoch has.
+    committing: BTreeMap<Epoch, usize>,
+    takeovers: BTreeMap<TxId, Takeover>,
+    reads: Reads,
+    leases: BTreeMap<NodeId, (NodeInstance, Instant)>,
+    lease_waiting: Vec<(PartitionId, Owed)>,
+    watermarks_due: Vec<PartitionId>,
+    /// Status questions waiting for a measurement, by token.
+    measuring: VecDeque<(LinkId, u64)>,
+    session_next: u32,
+    sweep_at: Instant,
+    data_bytes: i64,
+    stats: ShardStatus,
+    staged: Staged,
+    results: BytesMut,
+    done_results: Vec<u8>,
+    granted: Vec<TxId>,
+    /// Transactions that have got the locks they waited for.
+    runnable: VecDeque<(PartitionId, TxId)>,
+    wounds: Vec<TxId>,
+}
+
+impl ShardCore {
+    /// A shard that waits for its control core to name a view.
+    #[must_use]
+    pub fn new(options: ShardOptions) -> Self {
+        let me = ShardAddr { instance: options.instance, shard: options.shard };
+        Self {
+            me,
+            canary: options.canary,
+            options,
+            now: Instant::default(),
+            view: None,
+            view_number: ViewNumber(0),
+            fenced: Vec::new(),
+            draining: false,
+            epoch: Epoch(1),
+            closed: Epoch(0),
+            reported: Epoch(0),
+            links: Links::default(),
+            parts: Vec::new(),
+            held: VecDeque::new(),
+            loopback: BytesMut::new(),
+            coordinated: IdMap::default(),
+            committing: BTreeMap::new(),
+            takeovers: BTreeMap::new(),
+            reads: Reads::default(),
+            leases: BTreeMap::new(),
+            lease_waiting: Vec::new(),
+            watermarks_due: Vec::new(),
+            measuring: VecDeque::new(),
+            session_next: 0,
+            sweep_at: Instant::default(),
+            data_bytes: 0,
+            stats: ShardStatus::default(),
+            staged: Staged::default(),
+            results: BytesMut::new(),
+            done_results: Vec::new(),
+            granted: Vec::new(),
+            runnable: VecDeque::new(),
+            wounds: Vec::new(),
+        }
+    }
+
+    fn part(&self, p: PartitionId) -> &Partition {
+        self.parts[usize::from(p.0)].as_ref().expect("callers name partitions held here")
+    }
+
+    fn part_mut(&mut self, p: PartitionId) -> &mut Partition {
+        self.parts[usize::from(p.0)].as_mut().expect("callers name partitions held here")
+    }
+
+    /// Whether this shard is the primary of a partition.
+    fn leads(&self, p: PartitionId) -> bool {
+        self.parts.get(usize::from(p.0)).and_then(Option::as_ref).is_some_and(|part| part.leads)
+    }
+
+    /// The shard core that leads a partition in this view.
+    fn primary_of(&self, p: PartitionId) -> Option<ShardAddr> {
+        self.view.as_ref()?.primary_of(p)
+    }
+
+    /// The number of partitions per table.
+    fn partitions(&self) -> u16 {
+        self.view.as_ref().map_or(1, |view| view.config.partitions)
+    }
+
+    fn raise_epoch(&mut self, epoch: Epoch) {
+        self.epoch = self.epoch.max(epoch);
+    }
+
+    /// Sends a message to a shard core, possibly this one. What cannot be sent is lost: entering a
+    /// view and every reconnect ask and decide anew.
+    fn tell(&mut self, to: ShardAddr, message: &Message<'_>, out: &mut Outputs) {
+        if to == self.me {
+            message.encode(&mut self.loopback);
+        } else if let Some(link) = self.links.shards.get(&to)
+            && let Some(buffer) = out.buffer(*link)
+        {
+            message.encode(buffer);
+        }
+    }
+
+    /// Handles what the shard has told itself, and the transactions whose locks came free.
+    fn run_loopback(&mut self, out: &mut Outputs) {
+        loop {
+            while let Some((p, tx)) = self.runnable.pop_front() {
+                if self.leads(p) {
+                    self.run_pending(p, tx, out);
+                }
+            }
+            if self.loopback.is_empty() {
+                return;
+            }
+            let mut frames = std::mem::take(&mut self.loopback);
+            let mut reader = Reader::new(&frames);
+            while let Ok(length) = reader.u32() {
+                let frame = reader.bytes(length as usize).expect("written by tell");
+                let message = Message::decode(frame).expect("written by tell");
+                self.on_shard_message(None, self.me, message, out);
+            }
+            if self.loopback.is_empty() {
+                frames.clear();
+                self.loopback = frames;
+            }
+        }
+    }
+
+    fn on_frame(&mut self, link: LinkId, bytes: &[u8], out: &mut Outputs) {
+        let Some(entry) = self.links.find(link) else { return };
+        let Some(first) = bytes.first() else {
+            self.on_malformed(link, out);
+            return;
+        };
+        match (entry.peer, *first) {
+            (Peer::Client, kind::CLIENT) => self.on_client_message(link, bytes, out),
+            (Peer::Client, _) => match Message::decode(bytes) {
+                Ok(message) => self.on_client_request(link, message, out),
+                Err(_) => self.on_malformed(link, out),
+            },
+            (Peer::Control(_), kind::SHARD_CONTROL) => self.on_control_frame(bytes, out),
+            (Peer::Shard(instance, shard), _) => {
+                self.on_shard_frame(link, ShardAddr { instance, shard }, bytes, out);
+            }
+            _ => self.on_malformed(link, out),
+        }
+    }
+
+    /// A frame of another shard: held if its view is newer, ignored if it is older or its sender
+    /// is fenced or not a member.
+    fn on_shard_frame(&mut self, link: LinkId, from: ShardAddr, bytes: &[u8], out: &mut Outputs) {
+        let mut reader = Reader::new(bytes.get(1..).unwrap_or_default());
+        let Ok(view) = reader.view() else {
+            self.on_malformed(link, out);
+            return;
+        };
+        if view > self.view_number {
+            out.mark("frame_of_newer_view_held");
+            if self.held.len() < FRAMES_HELD_MAX {
+                self.held.push_back((link, bytes.into()));
+            } else {
+                // Dropping one frame of a stream would leave a gap: end the link, start anew.
+                out.effect(Effect::Close { link, why: "too many frames of a newer view" });
+            }
+            return;
+        }
+        let fencing = self.canary != Some(Canary::NoFencing);
+        if fencing && (view < self.view_number || self.fenced.contains(&from.instance)) {
+            out.mark("frame_of_older_view_ignored");
+            return;
+        }
+        let known = self.view.as_ref().is_some_and(|view| view.contains(from.instance));
+        if !known && fencing && self.canary != Some(Canary::AcceptOldIncarnation) {
+            out.mark("frame_of_stranger_ignored");
+            return;
+        }
+        match Message::decode(bytes) {
+            Ok(message) => self.on_shard_message(Some(link), from, message, out),
+            Err(_) => self.on_malformed(link, out),
+        }
+    }
+
+    fn on_shard_message(
+        &mut self,
+        link: Option<LinkId>,
+        from: ShardAddr,
+        message: Message<'_>,
+        out: &mut Outputs,
+    ) {
+        match message {
+            Message::Append { stable, record, .. } => {
+                if let Some(link) = link {
+                    self.on_append(link, from.instance, stable, record, out);
+                }
+            }
+            Message::Ack { count, .. } => {
+                if let Some(link) = link {
+                    self.on_ack(link, from, count, out);
+                }
+            }
+            Message::LogEnds { ends, .. } => {
+                if let Some(link) = link {
+                    self.on_log_ends(link, from, ends, out);
+                }
+            }
+            Message::Stable { ends, .. } => self.on_stable(from.instance, ends, out),
+            Message::Forward(forward) => self.on_forward(from, &forward, out),
+            Message::Forwarded { tx, partition, step, epoch, refused, results, .. } => {
+                self.raise_epoch(epoch);
+                self.on_forwarded(tx, partition, step, refused, results, out);
+            }
+            Message::Prepare { tx, epoch, partition, steps, participants, .. } => {
+                self.raise_epoch(epoch);
+                self.on_prepare(from, tx, partition, steps, participants, out);
+            }
+            Message::Voted { tx, partition, vote, results, .. } => {
+                self.on_voted(tx, partition, vote, results, out);
+            }
+            Message::Decide { tx, partition, commit, .. } => {
+                self.on_decide(from, tx, partition, commit, out);
+            }
+            Message::Confirmed { tx, partition, .. } => self.on_confirmed(tx, partition, out),
+            Message::Release { tx, partition, .. } => self.on_release(tx, partition),
+            Message::Inquire { tx, partition, .. } => self.on_inquire(from, tx, partition, out),
+            Message::Resolve { tx, participants, .. } => {
+                self.on_resolve(from, tx, participants, out);
+            }
+            Message::Wound { tx, .. } => self.on_wound(tx, out),
+            _ => {
+                if let Some(link) = link {
+                    self.on_malformed(link, out);
+                }
+            }
+        }
+    }
+
+    fn on_malformed(&mut self, link: LinkId, out: &mut Outputs) {
+        self.stats.malformed += 1;
+        out.mark("malformed_frame");
+        out.effect(Effect::Close { link, why: "a frame that is not a message" });
+    }
+
+    fn on_link_up(&mut self, link: LinkId, peer: Peer, out: &mut Outputs) {
+        match peer {
+            Peer::Control(instance) if instance == self.me.instance => {
+                self.links.control = Some(link);
+            }
+            Peer::Shard(instance, shard) => {
+                let addr = ShardAddr { instance, shard };
+                if let Some(old) = self.links.shards.insert(addr, link) {
+                    // The peer has given up the old link before this side noticed.
+                    self.links.remove(old);
+                    self.on_peer_lost(addr, out);
+                    out.effect(Effect::Close { link: old, why: "" });
+                }
+                self.links.redial.remove(&addr);
+                self.links.insert(link, peer);
+                self.on_peer_shard_up(link, addr, out);
+                return;
+            }
+            Peer::Client => self.links.clients += 1,
+            _ => {
+                out.effect(Effect::Close { link, why: "a shard has no business with this peer" });
+                return;
+            }
+        }
+        self.links.insert(link, peer);
+    }
+
+    fn on_link_down(&mut self, link: LinkId, _end: LinkEnd, out: &mut Outputs) {
+        let Some(gone) = self.links.remove(link) else { return };
+        match gone.peer {
+            Peer::Client => {
+                self.links.clients -= 1;
+                self.on_client_gone(link, out);
+            }
+            Peer::Shard(instance, shard) => {
+                let addr = ShardAddr { instance, shard };
+                if self.links.shards.get(&addr) == Some(&link) {
+                    self.links.shards.remove(&addr);
+                    self.on_peer_lost(addr, out);
+                    self.plan_dial(addr, REDIAL);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Streams to and transactions from a peer end with the link.
+    fn on_peer_lost(&mut self, addr: ShardAddr, out: &mut Outputs) {
+        for part in self.parts.iter_mut().flatten() {
+            for backup in part.backups.iter_mut().filter(|b| b.addr == addr) {
+                backup.stream = None;
+            }
+        }
+        self.drop_open_of(|coordinator| coordinator == addr, out);
+    }
+
+    fn on_timeout(&mut self, out: &mut Outputs) {
+        let due: Vec<ShardAddr> = self
+            .links
+            .redial
+            .iter()
+            .filter(|(_, at)| at.is_some_and(|at| at <= self.now))
+            .map(|(addr, _)| *addr)
+            .collect();
+        for addr in due {
+            self.dial(addr, out);
+        }
+        if self.sweep_at <= self.now {
+            self.sweep_at = self.now + SWEEP;
+            self.sweep(out);
+            self.watch_streams(out);
+        }
+    }
+
+    /// Dials a peer shard at its place in the view. The lower node dials.
+    fn dial(&mut self, addr: ShardAddr, out: &mut Outputs) {
+        let Some(member) = self.view.as_ref().and_then(|view| view.member(addr.instance.node))
+        else {
+            self.links.redial.remove(&addr);
+            return;
+        };
+        let to = Target::Shard(addr.instance, addr.shard);
+        out.effect(Effect::Dial { to, addr: member.addr.clone() });
+        self.links.redial.insert(addr, None);
+    }
+
+    /// Plans a dial, if this side is the one to dial and the peer is a member.
+    fn plan_dial(&mut self, addr: ShardAddr, after: Duration) {
+        let member = self.view.as_ref().is_some_and(|view| view.contains(addr.instance));
+        if member && self.me.instance.node < addr.instance.node {
+            self.links.redial.insert(addr, Some(self.now + after));
+        }
+    }
+}
+
+impl Process for ShardCore {
+    fn handle(&mut self, now: Instant, input: Input<'_>, out: &mut Outputs) {
+        self.now = self.now.max(now);
+        match input {
+            Input::Frame { link, bytes } => self.on_frame(link, bytes, out),
+            Input::LinkUp { link, peer } => self.on_link_up(link, peer, out),
+            Input::LinkDown { link, end } => self.on_link_down(link, end, out),
+            Input::DialFailed { to: Target::Shard(instance, shard), .. } => {
+                self.plan_dial(ShardAddr { instance, shard }, REDIAL);
+            }
+            Input::Timeout => self.on_timeout(out),
+            Input::Measured { cpu_us, rss_bytes, .. } => {
+                self.on_measured(cpu_us, rss_bytes, out);
+            }
+            Input::DialFailed { .. } | Input::Stored { .. } | Input::Terminate => {}
+        }
+        self.run_loopback(out);
+    }
+
+    fn settle(&mut self, now: Instant, out: &mut Outputs) {
+        self.now = self.now.max(now);
+        self.send_due(out);
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        let redial = self.links.redial.values().flatten().min().copied();
+        Some(redial.map_or(self.sweep_at, |at| at.min(self.sweep_at)))
+    }
+}
