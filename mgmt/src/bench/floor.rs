@@ -91,7 +91,7 @@ impl Chain {
             ];
             args.extend(next.map(|addr| addr.to_string().into()));
             children.push(spawn_self(&args, dir.path(), &log, Tie::Child)?);
-            let text = ready::wait(&ready, START_TIMEOUT)
+            let text = ready::wait(&ready, Instant::now() + START_TIMEOUT, || true)
                 .map_err(|e| io::Error::other(format!("{e}: {}", log_tail(&log, 3))))?;
             next = Some(text.trim().parse().map_err(io::Error::other)?);
         }

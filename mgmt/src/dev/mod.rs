@@ -1,5 +1,7 @@
 //! Clusters of child processes on this machine.
 
+pub mod cluster;
 pub mod process;
 pub mod ready;
 pub mod state;
+pub mod stop;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -19,19 +20,32 @@ pub fn write(path: &Path, text: &str) -> io::Result<()> {
     fs::rename(&partial, path)
 }
 
-/// Waits for the file and returns what it says.
+/// The address in a ready file: its first word.
 ///
 /// # Errors
-/// [`io::ErrorKind::TimedOut`] if it does not come, or those of the file system.
-pub fn wait(path: &Path, timeout: Duration) -> io::Result<String> {
-    let deadline = Instant::now() + timeout;
+/// If it is none.
+pub fn addr(text: &str) -> io::Result<SocketAddr> {
+    let word = text.split_whitespace().next().unwrap_or_default();
+    word.parse().map_err(|_| io::Error::other(format!("{word:?} is not an address")))
+}
+
+/// Waits for the file for as long as `alive`, and returns what it says.
+///
+/// # Errors
+/// [`io::ErrorKind::TimedOut`] if it does not come by `deadline`, another error if `alive` ends or
+/// the file system refuses.
+pub fn wait(path: &Path, deadline: Instant, mut alive: impl FnMut() -> bool) -> io::Result<String> {
     loop {
         match fs::read_to_string(path) {
             Ok(text) => return Ok(text),
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Err(_) if Instant::now() >= deadline => {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "did not get ready"));
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "it did not get ready in time",
+                ));
             }
+            Err(_) if !alive() => return Err(io::Error::other("it ended")),
             Err(_) => std::thread::sleep(LOOK_EVERY),
         }
     }

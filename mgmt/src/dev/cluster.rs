@@ -1,0 +1,317 @@
+//! A whole cluster of child processes of this binary on free loopback ports.
+//!
+//! Invariant: a [`LocalCluster`] that is dropped leaves no process and no directory of its own
+//! behind, unless it was released to live on.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use lockstep_proto::view::View;
+
+use super::process::{ProcessId, Signal, Tie, log_tail, spawn_self};
+use super::ready;
+use super::state::{DevMgmt, DevNode, DevState};
+use crate::cli::error::{CliError, CliResult, Trouble};
+
+/// How long a process may take until it listens.
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What a local cluster looks like.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Node groups.
+    pub groups: u16,
+    /// Data nodes per group.
+    pub replicas: u16,
+    /// Zones the replicas of a group are spread over; may be empty.
+    pub zones: Vec<String>,
+    /// Shards per data node.
+    pub shards: u16,
+    /// Partitions per table; the default if not given.
+    pub partitions: Option<u16>,
+    /// Management servers.
+    pub mgmt: u16,
+}
+
+impl Shape {
+    /// Two groups of two replicas in zones a and b.
+    #[must_use]
+    pub fn two_by_two() -> Self {
+        let zones = vec!["a".to_owned(), "b".to_owned()];
+        Self { groups: 2, replicas: 2, zones, shards: 1, partitions: None, mgmt: 1 }
+    }
+
+    /// How many data nodes.
+    #[must_use]
+    pub fn nodes(&self) -> u16 {
+        self.groups * self.replicas
+    }
+
+    /// The zone of a node: replicas of a group go round the zones.
+    fn zone_of(&self, node: u16) -> &str {
+        let replica = usize::from((node - 1) % self.replicas);
+        self.zones.get(replica % self.zones.len().max(1)).map_or("", String::as_str)
+    }
+}
+
+/// One process of a local cluster.
+#[derive(Debug)]
+struct Member {
+    child: Child,
+    process: ProcessId,
+    addr: SocketAddr,
+}
+
+/// A running cluster of child processes.
+#[derive(Debug)]
+pub struct LocalCluster {
+    dir: PathBuf,
+    remove_dir: bool,
+    mgmt: Vec<Member>,
+    /// Data node `n` is at index `n - 1`.
+    nodes: Vec<Member>,
+    released: bool,
+}
+
+impl LocalCluster {
+    /// Starts all processes under `dir`, which is made; returns when all of them listen.
+    ///
+    /// # Errors
+    /// If the directory is in use or a process does not come up; nothing is left running then.
+    pub fn start(shape: &Shape, dir: &Path, remove_dir: bool, tie: Tie) -> CliResult<Self> {
+        fs::create_dir_all(dir).map_err(|e| CliError::file("make directory", dir, &e))?;
+        let dir = dir.canonicalize().map_err(|e| CliError::file("find", dir, &e))?;
+        let (mgmt, nodes) = (Vec::new(), Vec::new());
+        let mut cluster = Self { dir, remove_dir, mgmt, nodes, released: false };
+        cluster.start_mgmt(shape, tie)?;
+        cluster.start_nodes(shape, tie)?;
+        Ok(cluster)
+    }
+
+    fn start_mgmt(&mut self, shape: &Shape, tie: Tie) -> CliResult {
+        for id in 1..=shape.mgmt {
+            let name = format!("mgmt-{id}");
+            let started = self.spawn(&name, mgmt_args(shape, id), tie)?;
+            let member = started.wait_ready(Instant::now() + READY_TIMEOUT)?;
+            self.mgmt.push(member);
+        }
+        Ok(())
+    }
+
+    /// Starts all data nodes before waiting for any: the cluster is made when all have reported.
+    fn start_nodes(&mut self, shape: &Shape, tie: Tie) -> CliResult {
+        let mgmt = self.mgmt_addrs();
+        let deadline = Instant::now() + READY_TIMEOUT;
+        let mut started = Vec::new();
+        for node in 1..=shape.nodes() {
+            let args = data_args(shape, node, &mgmt);
+            started.push(self.spawn(&format!("node-{node}"), args, tie)?);
+        }
+        for process in started {
+            let member = process.wait_ready(deadline)?;
+            self.nodes.push(member);
+        }
+        Ok(())
+    }
+
+    fn spawn(&self, name: &str, mut args: Vec<OsString>, tie: Tie) -> CliResult<Starting> {
+        let dir = self.dir.join(name);
+        fs::create_dir_all(&dir).map_err(|e| CliError::file("make directory", &dir, &e))?;
+        let ready = self.dir.join(format!("{name}.ready"));
+        let log = self.dir.join(format!("{name}.log"));
+        args.extend(["--dir".into(), dir.into_os_string()]);
+        args.extend(["--ready-file".into(), ready.clone().into_os_string()]);
+        if tie == Tie::Child {
+            args.push("--die-with-parent".into());
+        }
+        let failed = |error: io::Error| {
+            CliError::new(Trouble::Start, format!("{name} cannot be started"))
+                .why(error.to_string())
+        };
+        let child = spawn_self(&args, &self.dir, &log, tie).map_err(failed)?;
+        Ok(Starting { name: name.to_owned(), child: Some(child), ready, log })
+    }
+
+    fn mgmt_addrs(&self) -> String {
+        let addrs: Vec<String> = self.mgmt.iter().map(|m| m.addr.to_string()).collect();
+        addrs.join(",")
+    }
+
+    /// What clients connect to.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("lockstep://{}", self.mgmt_addrs())
+    }
+
+    /// Where directories and logs lie.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The process of a data node.
+    #[must_use]
+    pub fn process_of(&self, node: u16) -> Option<ProcessId> {
+        self.nodes.get(usize::from(node).checked_sub(1)?).map(|member| member.process)
+    }
+
+    /// The processes of the management servers.
+    pub fn mgmt_processes(&self) -> impl Iterator<Item = ProcessId> {
+        self.mgmt.iter().map(|member| member.process)
+    }
+
+    /// Sends a data node a signal.
+    ///
+    /// # Errors
+    /// If there is no such node, it is gone, or the kernel refuses.
+    pub fn signal(&self, node: u16, signal: Signal) -> CliResult {
+        let process = self.process_of(node).ok_or_else(|| {
+            CliError::new(Trouble::NoSuchNode, format!("there is no data node {node}"))
+        })?;
+        match process.signal(signal) {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                Err(CliError::new(Trouble::NoSuchNode, format!("data node {node} is gone already")))
+            }
+            Err(error) => {
+                Err(CliError::new(Trouble::Process, format!("cannot signal node {node}"))
+                    .why(error.to_string()))
+            }
+        }
+    }
+
+    /// What `dev` remembers of it; `view` tells groups and zones.
+    #[must_use]
+    pub fn to_state(&self, view: &View, keep: bool, started: u64) -> DevState {
+        let mgmt = (1..).zip(&self.mgmt).map(|(id, member)| DevMgmt {
+            id,
+            process: member.process,
+            addr: member.addr.to_string(),
+        });
+        let nodes = (1..).zip(&self.nodes).map(|(node, process)| {
+            let member = view.member(lockstep_proto::ids::NodeId(node));
+            DevNode {
+                node,
+                process: process.process,
+                addr: process.addr.to_string(),
+                zone: member.map(|m| m.zone.clone()).unwrap_or_default(),
+                group: member.map_or(0, |m| m.group.0),
+            }
+        });
+        DevState {
+            schema: DevState::SCHEMA.into(),
+            url: self.url(),
+            dir: self.dir.clone(),
+            keep,
+            started,
+            mgmt: mgmt.collect(),
+            nodes: nodes.collect(),
+        }
+    }
+
+    /// Lets it live on without us.
+    pub fn release(mut self) {
+        self.released = true;
+    }
+}
+
+impl Drop for LocalCluster {
+    fn drop(&mut self) {
+        if self.released {
+            return;
+        }
+        for member in self.nodes.iter_mut().chain(&mut self.mgmt) {
+            // A process that is gone already is what we want; the wait takes its zombie away.
+            let _ = member.child.kill();
+            let _ = member.child.wait();
+        }
+        if self.remove_dir {
+            // Nothing can be done about a directory that does not want to go.
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+/// A process that does not listen yet; killed when dropped.
+struct Starting {
+    name: String,
+    child: Option<Child>,
+    ready: PathBuf,
+    log: PathBuf,
+}
+
+impl Starting {
+    fn wait_ready(mut self, deadline: Instant) -> CliResult<Member> {
+        let child = self.child.as_mut().expect("taken only below");
+        let pid = child.id().cast_signed();
+        let mut gone = || matches!(child.try_wait(), Ok(Some(_)) | Err(_));
+        let text = ready::wait(&self.ready, deadline, || !gone()).map_err(|error| {
+            CliError::new(Trouble::Start, format!("{} did not come up: {error}", self.name))
+                .why(log_tail(&self.log, 5))
+                .then(format!("its log is {}", self.log.display()))
+        })?;
+        let parsed = ready::addr(&text).and_then(|addr| Ok((addr, ProcessId::of(pid)?)));
+        let (addr, process) = parsed.map_err(|error| {
+            CliError::new(Trouble::Start, format!("{} did not come up", self.name))
+                .why(error.to_string())
+        })?;
+        let child = self.child.take().expect("not taken yet");
+        Ok(Member { child, process, addr })
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The command line of a management server.
+fn mgmt_args(shape: &Shape, id: u16) -> Vec<OsString> {
+    let mut args: Vec<OsString> = ["run", "mgmt", "--listen", "127.0.0.1:0"].map(Into::into).into();
+    let mut flag = |name: &str, value: String| args.extend([name.into(), value.into()]);
+    flag("--id", id.to_string());
+    flag("--groups", shape.groups.to_string());
+    flag("--replicas", shape.replicas.to_string());
+    if let Some(partitions) = shape.partitions {
+        flag("--partitions", partitions.to_string());
+    }
+    if !shape.zones.is_empty() {
+        flag("--zones", shape.zones.join(","));
+    }
+    args
+}
+
+/// The command line of a data node.
+fn data_args(shape: &Shape, node: u16, mgmt: &str) -> Vec<OsString> {
+    let mut args: Vec<OsString> = ["run", "data", "--listen", "127.0.0.1:0"].map(Into::into).into();
+    let mut flag = |name: &str, value: String| args.extend([name.into(), value.into()]);
+    flag("--node", node.to_string());
+    flag("--mgmt", mgmt.to_owned());
+    flag("--shards", shape.shards.to_string());
+    if !shape.zones.is_empty() {
+        flag("--zone", shape.zone_of(node).to_owned());
+    }
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replicas_of_a_group_go_round_the_zones() {
+        let shape = Shape { replicas: 3, ..Shape::two_by_two() };
+        let zones: Vec<&str> = (1..=6).map(|node| shape.zone_of(node)).collect();
+        assert_eq!(zones, ["a", "b", "a", "a", "b", "a"]);
+        assert_eq!(Shape { zones: Vec::new(), ..shape }.zone_of(2), "");
+    }
+}
