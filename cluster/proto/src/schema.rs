@@ -22,6 +22,9 @@ use crate::wire::codec;
 /// particular.
 pub const CATALOG: TableId = TableId(0);
 
+/// The id of a table that has not been given one.
+pub const TABLE_UNNUMBERED: TableId = TableId(u32::MAX);
+
 /// The catalog row whose id column is the last table id handed out. It holds no definition; the
 /// sign in front keeps it apart from all table names.
 pub const CATALOG_COUNTER: &str = "#next";
@@ -148,7 +151,7 @@ struct Parts {
 /// A valid table definition, with the layout of its keys and rows worked out.
 #[derive(Clone, PartialEq, Debug)]
 pub struct TableDef {
-    /// The table; `TableId(0)`, the catalog, until one is handed out.
+    /// The table; [`TABLE_UNNUMBERED`] until an id is handed out.
     pub id: TableId,
     /// Of this definition; changes when the table is altered.
     pub version: SchemaVersion,
@@ -205,7 +208,7 @@ impl TableDef {
         };
         let key = key.iter().map(position).collect::<Result<Vec<_>, _>>()?;
         let partition_key = partition_key.iter().map(position).collect::<Result<Vec<_>, _>>()?;
-        Self::new(TableId(0), SchemaVersion(1), name, columns, key, partition_key)
+        Self::new(TABLE_UNNUMBERED, SchemaVersion(1), name, columns, key, partition_key)
     }
 
     fn from_parts(parts: Parts) -> Result<Self, SchemaError> {
@@ -425,8 +428,12 @@ pub fn check_catalog_row(key: &[u8], row: &[u8]) -> Result<(), Code> {
         return if definition.is_empty() { Ok(()) } else { Err(Code::BadSchema) };
     }
     let def = TableDef::decode(definition)?;
-    let consistent = def.name().as_bytes() == key && def.id == id && !def.is_catalog();
-    if consistent { Ok(()) } else { Err(Code::BadSchema) }
+    let numbered = !def.is_catalog() && id != TABLE_UNNUMBERED;
+    if def.name().as_bytes() == key && def.id == id && numbered {
+        Ok(())
+    } else {
+        Err(Code::BadSchema)
+    }
 }
 
 /// The id and the encoded definition in a row of the catalog.
