@@ -4,10 +4,10 @@
 //!            refused, retryable                link lost
 //!   Resting <------------------- Sent --------------------------> Asking
 //!      |                        ^  |  |                           |  |  |
-//!      |   timer, new view      |  |  +-- answered --> completed <+  |  +-- nobody answers in time:
-//!      +------------------> Waiting|      refused for good   committed     completed, `Unknown`
+//!      |   timer, new view      |  |  +-- answered --> completed <+  |  +-- nobody answers in:
+//!      +------------------> Waiting|      refused for good   committed     time: `Unknown`
 //!                               ^  +--------------------------------+
-//!                               +------------------------- aborted -+   (always a new transaction id)
+//!                               +------------------------- aborted -+   (always a new id)
 //! ```
 //!
 //! Invariant: each `Execute` carries a transaction id that was never sent before.

@@ -1,8 +1,8 @@
 //! The cluster as the client sees it: the newest view, the links to its shards, and which link each
 //! partition's requests take.
 //!
-//! First contacts are dialled until some shard is reached; each says its view and pushes later ones,
-//! so the client needs no management server once it knows a data node. In clusters of at most
+//! First contacts are dialled until some shard is reached; each says its view and pushes later
+//! ones, so the client needs no management server once it knows a data node. In clusters of at most
 //! [`NODES_ALL_LINKED`] nodes all shards are linked, so that a view change is learned at once.
 //!
 //! Invariant: routes lead over links that are up, to replicas that the newest view names.

@@ -3,7 +3,7 @@
 //! ```text
 //!   begun --step--> open --step--> open ... --finish--> gone
 //!     |              |                         |
-//!     +--------------+--- refused, lost -> ended (answers everything with its code) --finish--> gone
+//!     +--------------+--- refused, lost -> ended (answers all with its code) --finish--> gone
 //! ```
 //!
 //! The coordinator is the primary of the first key touched and stays it. The anchor is fixed at the

@@ -58,7 +58,8 @@ impl Creation {
     fn check_form(&self, newcomer: &Newcomer) -> Result<(), String> {
         let Newcomer { addr, zone, shards, wanted, .. } = newcomer;
         let port = addr.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>()));
-        if addr.len() > ADDR_BYTES_MAX || !matches!(port, Some((host, Ok(1..))) if !host.is_empty()) {
+        if addr.len() > ADDR_BYTES_MAX || !matches!(port, Some((host, Ok(1..))) if !host.is_empty())
+        {
             return Err(format!(
                 "the address {addr:?} cannot be reached by other nodes: set `node.advertise` to \
                  host:port"

@@ -2,7 +2,7 @@
 //!
 //! A pure function of the plan and the newcomers, so that the layout of a cluster can be read off
 //! its configuration: node ids as wished, replicas of a group in different zones, partitions in
-//! contiguous runs, leadership spread over shards and replicas.
+//! contiguous runs, primarieship spread over shards and replicas.
 
 use std::collections::BTreeMap;
 
@@ -231,13 +231,13 @@ mod tests {
         assert_eq!(groups, [1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3]);
         // Two shards, two replicas: local indexes 0 and 1 are led by the first, 2 and 3 by the
         // second, and on each by both of its shards.
-        let leaders: Vec<(u16, u16)> = view
+        let primaries: Vec<(u16, u16)> = view
             .partitions()
             .take(5)
             .map(|p| view.primary_of(p).expect("placed"))
             .map(|addr| (addr.instance.node.0, addr.shard.0))
             .collect();
-        assert_eq!(leaders, [(1, 0), (1, 1), (2, 0), (2, 1), (1, 0)]);
+        assert_eq!(primaries, [(1, 0), (1, 1), (2, 0), (2, 1), (1, 0)]);
         assert!(
             view.placements.iter().all(|p| p.replicas.len() == 2 && p.replicas[0] == p.primary)
         );

@@ -20,7 +20,11 @@ pub(super) fn check(tree: &Tree) -> Vec<Complaint> {
         let mut fenced = false;
         complaints.extend(line_lengths(file, |_, line| {
             fenced ^= line.trim_start().starts_with("```");
-            fenced || line.starts_with('|') || line.contains("](") || line.contains("://") || line.contains("[test: ")
+            fenced
+                || line.starts_with('|')
+                || line.contains("](")
+                || line.contains("://")
+                || line.contains("[test: ")
         }));
     }
     complaints
