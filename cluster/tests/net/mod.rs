@@ -1,0 +1,363 @@
+//! A few shard cores connected by queues, their control cores played by the test: the smallest
+//! world in which a transaction can commit. Faults are what the test does between two messages.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use lockstep_cluster::{ShardCore, ShardOptions};
+use lockstep_proto::ids::*;
+use lockstep_proto::key::encode_key;
+use lockstep_proto::placement::{key_hash, partition_of};
+use lockstep_proto::process::{Effect, Input, LinkEnd, LinkId, Outputs, Peer, Process, Target};
+use lockstep_proto::row::encode_row;
+use lockstep_proto::schema::{CATALOG, ColumnDef, TableDef, catalog_def};
+use lockstep_proto::time::Instant;
+use lockstep_proto::value::{ColumnType, Value};
+use lockstep_proto::view::{ClusterConfig, Member, Placement, View};
+use lockstep_proto::wire::codec;
+use lockstep_proto::wire::data::{Execute, Finish, Message};
+use lockstep_proto::wire::kind;
+use lockstep_proto::wire::op::{Op, OpFlags, OpKind, OpList};
+use lockstep_proto::wire::shard_control::ShardControl;
+
+pub(crate) const PARTITIONS: u16 = 4;
+pub(crate) const TABLE: TableId = TableId(7);
+
+pub(crate) struct Net {
+    pub(crate) nodes: BTreeMap<NodeId, (ShardCore, Outputs)>,
+    /// Both ends of every link.
+    peers: BTreeMap<(Option<NodeId>, LinkId), (Option<NodeId>, LinkId)>,
+    control: BTreeMap<NodeId, LinkId>,
+    clients: BTreeMap<NodeId, LinkId>,
+    client_links: u32,
+    queue: VecDeque<(NodeId, LinkId, Vec<u8>)>,
+    pub(crate) answers: Vec<Vec<u8>>,
+    pub(crate) reports: Vec<(NodeId, ShardControl)>,
+    pub(crate) now: Instant,
+    sequence: u64,
+}
+
+pub(crate) fn instance(node: u16) -> NodeInstance {
+    NodeInstance { node: NodeId(node), incarnation: Incarnation(1) }
+}
+
+/// `groups` × `replicas` nodes, numbered from 1, one shard each.
+pub(crate) fn view(groups: u16, replicas: u16) -> View {
+    let members = (0..groups * replicas)
+        .map(|i| Member {
+            instance: instance(i + 1),
+            group: GroupId(i / replicas),
+            zone: String::new(),
+            addr: format!("n{}", i + 1),
+            shards: 1,
+            seniority: u64::from(i),
+        })
+        .collect();
+    let placements = (0..PARTITIONS)
+        .map(|p| {
+            let group = p * groups / PARTITIONS;
+            let first = group * replicas + 1;
+            let replicas: Vec<NodeId> = (first..first + replicas).map(NodeId).collect();
+            Placement { group: GroupId(group), local_index: p, primary: replicas[0], replicas }
+        })
+        .collect();
+    View {
+        cluster: ClusterId(1),
+        number: ViewNumber(1),
+        config: ClusterConfig { partitions: PARTITIONS, replicas, ..ClusterConfig::default() },
+        members,
+        placements,
+        arbitrator: None,
+        arbitrators_possible: Vec::new(),
+        seal: Epoch(0),
+        restart_generation: 0,
+    }
+}
+
+/// The view that follows when a node is gone: the next replica leads.
+pub(crate) fn view_without(old: &View, node: u16) -> View {
+    let mut view = old.clone();
+    view.number = old.number.next();
+    view.members.retain(|m| m.instance.node != NodeId(node));
+    for placement in &mut view.placements {
+        placement.replicas.retain(|n| *n != NodeId(node));
+        placement.primary = placement.replicas[0];
+    }
+    view
+}
+
+pub(crate) fn table() -> TableDef {
+    let columns =
+        vec![ColumnDef::new("id", ColumnType::U64), ColumnDef::new("value", ColumnType::I64)];
+    TableDef::new(TABLE, SchemaVersion(1), "things", columns, vec![0], vec![0]).unwrap()
+}
+
+pub(crate) fn key(id: u64) -> Vec<u8> {
+    encode_key(&table(), &[Value::UInt(id)]).unwrap()
+}
+
+/// The first id from `from` on whose row lives in the partition.
+pub(crate) fn id_in(partition: u16, from: u64) -> u64 {
+    (from..).find(|id| partition_of(key_hash(&key(*id)), PARTITIONS).0 == partition).unwrap()
+}
+
+pub(crate) fn op(kind: OpKind, id: u64, value: i64) -> (OpKind, Vec<u8>, Vec<u8>) {
+    let body = match kind {
+        OpKind::Read | OpKind::Delete => Vec::new(),
+        _ => encode_row(&table(), &[Value::UInt(id), Value::Int(value)]).unwrap(),
+    };
+    (kind, key(id), body)
+}
+
+pub(crate) fn ops(list: &[(OpKind, Vec<u8>, Vec<u8>)]) -> OpList {
+    let mut ops = OpList::default();
+    for (kind, key, body) in list {
+        ops.push(&Op {
+            kind: *kind,
+            flags: OpFlags::default(),
+            table: TABLE,
+            schema: SchemaVersion(1),
+            partition: partition_of(key_hash(key), PARTITIONS),
+            key,
+            body,
+        });
+    }
+    ops
+}
+
+impl Net {
+    pub(crate) fn new(view: &View) -> Self {
+        let mut net = Self {
+            nodes: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            control: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            client_links: 0,
+            queue: VecDeque::new(),
+            answers: Vec::new(),
+            reports: Vec::new(),
+            now: Instant(1_000_000_000),
+            sequence: 0,
+        };
+        for member in &view.members {
+            let options = ShardOptions {
+                instance: member.instance,
+                shard: ShardId(0),
+                shards: 1,
+                data_memory: 1 << 30,
+                wall_offset_ms: 1,
+                canary: None,
+            };
+            let node = member.instance.node;
+            net.nodes.insert(node, (ShardCore::new(options), Outputs::new()));
+            let link = net.nodes.get_mut(&node).unwrap().1.open_link();
+            net.control.insert(node, link);
+            net.input(node, Input::LinkUp { link, peer: Peer::Control(member.instance) });
+            let link = net.nodes.get_mut(&node).unwrap().1.open_link();
+            net.clients.insert(node, link);
+            net.input(node, Input::LinkUp { link, peer: Peer::Client });
+        }
+        net.enter(view);
+        net.lease(view);
+        let mut create = OpList::default();
+        let def = table();
+        let row = [
+            Value::String("things".to_owned()),
+            Value::UInt(u64::from(TABLE.0)),
+            Value::Bytes(def.encode()),
+        ];
+        let name = encode_key(catalog_def(), &row[..1]).unwrap();
+        let body = encode_row(catalog_def(), &row).unwrap();
+        for p in 0..PARTITIONS {
+            create.push(&Op {
+                kind: OpKind::Insert,
+                flags: OpFlags::default(),
+                table: CATALOG,
+                schema: SchemaVersion(1),
+                partition: PartitionId(p),
+                key: &name,
+                body: &body,
+            });
+        }
+        net.execute(1, &create);
+        net.run();
+        assert!(net.committed(), "the table must be there");
+        net
+    }
+
+    pub(crate) fn input(&mut self, node: NodeId, input: Input<'_>) {
+        let Some((core, out)) = self.nodes.get_mut(&node) else { return };
+        core.handle(self.now, input, out);
+        core.settle(self.now, out);
+        self.collect(node);
+    }
+
+    fn collect(&mut self, node: NodeId) {
+        let (_, out) = self.nodes.get_mut(&node).unwrap();
+        let effects = out.take_effects();
+        while let Some(link) = self.nodes.get_mut(&node).unwrap().1.pop_dirty() {
+            let bytes = self.nodes.get_mut(&node).unwrap().1.unsent(link).unwrap().split();
+            for frame in frames(&bytes) {
+                self.route(node, link, frame);
+            }
+        }
+        for effect in effects {
+            match effect {
+                Effect::Dial { to: Target::Shard(peer, shard), .. } => {
+                    self.connect(node, peer.node, shard);
+                }
+                Effect::Log { text, .. } => panic!("{node}: {text}"),
+                Effect::Exit(exit) => panic!("{node}: {}", exit.reason),
+                _ => {}
+            }
+        }
+    }
+
+    fn route(&mut self, node: NodeId, link: LinkId, frame: Vec<u8>) {
+        if self.control.get(&node) == Some(&link) {
+            self.reports.push((node, codec::decode(&frame[1..]).unwrap()));
+        } else if self.clients.get(&node) == Some(&link) {
+            self.answers.push(frame);
+        } else if let Some((Some(to), link)) = self.peers.get(&(Some(node), link)) {
+            self.queue.push_back((*to, *link, frame));
+        }
+    }
+
+    fn connect(&mut self, from: NodeId, to: NodeId, shard: ShardId) {
+        if !self.nodes.contains_key(&to) {
+            return;
+        }
+        let here = self.nodes.get_mut(&from).unwrap().1.open_link();
+        let there = self.nodes.get_mut(&to).unwrap().1.open_link();
+        self.peers.insert((Some(from), here), (Some(to), there));
+        self.peers.insert((Some(to), there), (Some(from), here));
+        let at = |n: NodeId| NodeInstance { node: n, incarnation: Incarnation(1) };
+        self.input(from, Input::LinkUp { link: here, peer: Peer::Shard(at(to), shard) });
+        self.input(to, Input::LinkUp { link: there, peer: Peer::Shard(at(from), ShardId(0)) });
+    }
+
+    pub(crate) fn tell(&mut self, node: NodeId, message: &ShardControl) {
+        let mut frame = vec![kind::SHARD_CONTROL];
+        frame.extend(codec::encode(message));
+        let link = self.control[&node];
+        self.input(node, Input::Frame { link, bytes: &frame });
+    }
+
+    pub(crate) fn enter(&mut self, view: &View) {
+        for node in self.nodes.keys().copied().collect::<Vec<_>>() {
+            self.tell(node, &ShardControl::Enter { view: Box::new(view.clone()) });
+        }
+    }
+
+    pub(crate) fn lease(&mut self, view: &View) {
+        let until = self.now.0 + 1_000_000_000;
+        let deadlines = view.members.iter().map(|m| (m.instance, until)).collect::<Vec<_>>();
+        for node in self.nodes.keys().copied().collect::<Vec<_>>() {
+            self.tell(node, &ShardControl::Leases { deadlines: deadlines.clone() });
+        }
+    }
+
+    /// Delivers one message; false if there is none.
+    pub(crate) fn step(&mut self) -> bool {
+        let Some((node, link, frame)) = self.queue.pop_front() else { return false };
+        self.input(node, Input::Frame { link, bytes: &frame });
+        true
+    }
+
+    pub(crate) fn run(&mut self) {
+        while self.step() {}
+    }
+
+    /// The node is gone; its links end.
+    pub(crate) fn kill(&mut self, node: u16) {
+        let node = NodeId(node);
+        self.nodes.remove(&node);
+        self.queue.retain(|(to, ..)| *to != node);
+        let ended: Vec<_> =
+            self.peers.iter().filter(|(a, _)| a.0 == Some(node)).map(|(_, b)| *b).collect();
+        for (peer, link) in ended {
+            if let Some(peer) = peer {
+                self.input(peer, Input::LinkDown { link, end: LinkEnd::Fin });
+            }
+        }
+    }
+
+    pub(crate) fn ask(&mut self, node: u16, message: &Message<'_>) {
+        let mut bytes = bytes::BytesMut::new();
+        message.encode(&mut bytes);
+        let link = self.clients[&NodeId(node)];
+        self.input(NodeId(node), Input::Frame { link, bytes: &bytes[4..] });
+    }
+
+    pub(crate) fn next_tx(&mut self) -> TxId {
+        self.sequence += 1;
+        TxId { sequence: self.sequence, expiry: Epoch(1000), ..TxId::default() }
+    }
+
+    /// Sends a one-shot batch to a node; returns its transaction.
+    pub(crate) fn execute(&mut self, node: u16, ops: &OpList) -> TxId {
+        let tx = self.next_tx();
+        self.answers.clear();
+        self.ask(node, &Message::Execute(request(tx, 0, Finish::Commit, ops)));
+        tx
+    }
+
+    pub(crate) fn committed(&self) -> bool {
+        matches!(self.answer(), Some(Message::Answer { .. }))
+    }
+
+    pub(crate) fn answer(&self) -> Option<Message<'_>> {
+        self.answers.last().map(|frame| Message::decode(frame).unwrap())
+    }
+
+    pub(crate) fn client_gone(&mut self, node: u16) {
+        let node = NodeId(node);
+        let link = self.clients[&node];
+        self.input(node, Input::LinkDown { link, end: LinkEnd::Reset });
+        self.client_links += 1;
+        let link = self.nodes.get_mut(&node).unwrap().1.open_link();
+        self.clients.insert(node, link);
+        self.input(node, Input::LinkUp { link, peer: Peer::Client });
+    }
+
+    /// All replicas of every partition are equal, and nothing is left over.
+    pub(crate) fn assert_at_rest(&self) {
+        let mut seen: BTreeMap<PartitionId, (Seq, u64, u64)> = BTreeMap::new();
+        for (core, _) in self.nodes.values() {
+            let shard = core.inspect(true);
+            assert_eq!(shard.coordinated, 0, "{}: transactions left over", shard.addr);
+            for part in shard.partitions {
+                assert!(part.prepared.is_empty(), "{}: {:?}", shard.addr, part.prepared);
+                assert!(part.lock_owners.is_empty(), "{}: {:?}", shard.addr, part.lock_owners);
+                assert_eq!(part.owed, 0);
+                let state = (part.end, part.log_digest, part.rows_digest);
+                assert_eq!(*seen.entry(part.partition).or_insert(state), state);
+            }
+        }
+    }
+}
+
+pub(crate) fn request(tx: TxId, step: u32, finish: Finish, ops: &OpList) -> Execute<'_> {
+    let anchor = ops.as_ops().iter().next().map_or(PartitionId(0), |op| op.partition);
+    Execute {
+        request: tx.sequence * 100 + u64::from(step),
+        tx,
+        low: tx.sequence,
+        order: StartOrder::default(),
+        epoch: Epoch(0),
+        anchor,
+        step,
+        finish,
+        ops: ops.as_ops(),
+    }
+}
+
+fn frames(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut rest = bytes;
+    let mut frames = Vec::new();
+    while let Some((length, tail)) = rest.split_first_chunk::<4>() {
+        let length = u32::from_le_bytes(*length) as usize;
+        frames.push(tail[..length].to_vec());
+        rest = &tail[length..];
+    }
+    frames
+}

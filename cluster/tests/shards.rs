@@ -1,0 +1,182 @@
+//! Shard cores among themselves: commit, take-over at every step, reads, locks.
+
+mod net;
+
+use lockstep_proto::error::Code;
+use lockstep_proto::ids::*;
+use lockstep_proto::wire::bytes::Reader;
+use lockstep_proto::wire::data::{Finish, Message, OutcomeTold};
+use lockstep_proto::wire::op::{OpKind, OpResult};
+use net::*;
+
+fn read(net: &mut Net, node: u16, id: u64) -> Option<Vec<u8>> {
+    let list = ops(&[op(OpKind::Read, id, 0)]);
+    net.answers.clear();
+    net.ask(node, &Message::Read { request: 1, epoch: Epoch(0), ops: list.as_ops() });
+    net.run();
+    let Some(Message::Answer { results, .. }) = net.answer() else {
+        panic!("no answer: {:?}", net.answer())
+    };
+    match OpResult::read(&mut Reader::new(&results.0[2..])).unwrap() {
+        OpResult::Row(row) => Some(row.to_vec()),
+        OpResult::Absent => None,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_row_is_acknowledged_when_the_backup_has_it_and_read_from_both() {
+    let mut net = Net::new(&view(1, 2));
+    let id = id_in(0, 1);
+    net.execute(1, &ops(&[op(OpKind::Insert, id, 5)]));
+    assert!(net.answer().is_none(), "the backup has not acknowledged");
+    net.run();
+    assert!(net.committed());
+    let row = read(&mut net, 1, id);
+    assert!(row.is_some());
+    assert_eq!(row, read(&mut net, 2, id));
+    net.assert_at_rest();
+}
+
+#[test]
+fn a_batch_on_two_groups_commits_as_a_whole_or_not_at_all() {
+    let mut net = Net::new(&view(2, 2));
+    let (x, y) = (id_in(0, 1), id_in(3, 1));
+    net.execute(1, &ops(&[op(OpKind::Insert, x, 1), op(OpKind::Insert, y, 1)]));
+    net.run();
+    assert!(net.committed());
+    let z = id_in(1, 1);
+    net.execute(1, &ops(&[op(OpKind::Insert, z, 2), op(OpKind::Insert, y, 2)]));
+    net.run();
+    let Some(Message::Refused { code, op, .. }) = net.answer() else { panic!() };
+    assert_eq!((code, op), (Code::DuplicateKey, 1));
+    assert_eq!(read(&mut net, 1, z), None);
+    net.assert_at_rest();
+}
+
+/// The coordinator's node dies after every possible number of messages: the client that asks the
+/// anchor afterwards, and the rows, tell the same.
+#[test]
+fn coordinator_dies_at_every_step() {
+    let (mut commits, mut aborts) = (0, 0);
+    for steps in 0..40 {
+        let first = view(2, 2);
+        let mut net = Net::new(&first);
+        let (x, y) = (id_in(0, 1), id_in(3, 1));
+        let tx = net.execute(1, &ops(&[op(OpKind::Insert, x, 1), op(OpKind::Insert, y, 1)]));
+        for _ in 0..steps {
+            net.step();
+        }
+        let told = net.committed();
+        net.kill(1);
+        net.run();
+        let second = view_without(&first, 1);
+        net.enter(&second);
+        net.lease(&second);
+        net.run();
+        net.answers.clear();
+        net.ask(2, &Message::AskOutcome { request: 9, tx, anchor: PartitionId(0) });
+        net.run();
+        let Some(Message::OutcomeIs { outcome, .. }) = net.answer() else {
+            panic!("step {steps}: {:?}", net.answer())
+        };
+        let committed = matches!(outcome, OutcomeTold::Committed(_));
+        assert!(committed || !told, "step {steps}: an acknowledged commit is gone");
+        for (node, id) in [(2, x), (3, y), (4, y)] {
+            assert_eq!(read(&mut net, node, id).is_some(), committed, "step {steps}, node {node}");
+        }
+        net.assert_at_rest();
+        if committed { commits += 1 } else { aborts += 1 }
+    }
+    assert!(commits > 0 && aborts > 0, "both ends must be reached: {commits} and {aborts}");
+}
+
+#[test]
+fn a_participant_dies_at_every_step_and_the_coordinator_decides() {
+    for steps in 0..40 {
+        let first = view(2, 2);
+        let mut net = Net::new(&first);
+        let (x, y) = (id_in(0, 1), id_in(3, 1));
+        net.execute(1, &ops(&[op(OpKind::Insert, x, 1), op(OpKind::Insert, y, 1)]));
+        for _ in 0..steps {
+            net.step();
+        }
+        net.kill(3);
+        net.run();
+        let second = view_without(&first, 3);
+        net.enter(&second);
+        net.lease(&second);
+        net.run();
+        let committed = match net.answer() {
+            Some(Message::Answer { .. }) => true,
+            Some(Message::Refused { .. }) => false,
+            other => panic!("step {steps}: {other:?}"),
+        };
+        for (node, id) in [(1, x), (2, x), (4, y)] {
+            assert_eq!(read(&mut net, node, id).is_some(), committed, "step {steps}, node {node}");
+        }
+        net.assert_at_rest();
+    }
+}
+
+#[test]
+fn a_lost_request_asked_about_is_aborted_for_ever() {
+    let mut net = Net::new(&view(1, 2));
+    let id = id_in(0, 1);
+    let list = ops(&[op(OpKind::Insert, id, 5)]);
+    let tx = net.next_tx();
+    net.answers.clear();
+    net.ask(1, &Message::AskOutcome { request: 3, tx, anchor: PartitionId(0) });
+    net.run();
+    assert_eq!(
+        net.answer(),
+        Some(Message::OutcomeIs { request: 3, outcome: OutcomeTold::Aborted })
+    );
+    net.ask(1, &Message::Execute(request(tx, 0, Finish::Commit, &list)));
+    net.run();
+    let Some(Message::Refused { code, .. }) = net.answer() else { panic!() };
+    assert_eq!(code, Code::TransactionKnown);
+    assert_eq!(read(&mut net, 1, id), None);
+}
+
+#[test]
+fn an_older_writer_waits_for_and_wounds_a_younger_holder() {
+    let mut net = Net::new(&view(1, 2));
+    let id = id_in(0, 1);
+    let list = ops(&[op(OpKind::Upsert, id, 5)]);
+    let young = net.next_tx();
+    net.ask(1, &Message::Execute(request(young, 0, Finish::No, &list)));
+    net.run();
+    assert!(net.committed(), "its first step is done");
+    let old = net.next_tx();
+    let older = StartOrder { wall_ms: 1, ..StartOrder::default() };
+    let mut second = request(old, 0, Finish::Commit, &list);
+    second.order = older;
+    net.answers.clear();
+    net.ask(1, &Message::Execute(second));
+    net.run();
+    assert!(net.committed(), "{:?}", net.answer());
+    let none = ops(&[]);
+    let mut finish = request(young, 1, Finish::Commit, &none);
+    finish.anchor = PartitionId(0);
+    net.ask(1, &Message::Execute(finish));
+    let Some(Message::Refused { code, .. }) = net.answer() else { panic!() };
+    assert_eq!(code, Code::NoSuchTransaction);
+    net.assert_at_rest();
+}
+
+#[test]
+fn locks_of_a_client_that_disappears_are_released() {
+    let mut net = Net::new(&view(2, 2));
+    let (x, y) = (id_in(0, 1), id_in(3, 1));
+    let both = ops(&[op(OpKind::Upsert, x, 5), op(OpKind::Upsert, y, 5)]);
+    let tx = net.next_tx();
+    net.ask(1, &Message::Execute(request(tx, 0, Finish::No, &both)));
+    net.run();
+    net.client_gone(1);
+    net.run();
+    net.assert_at_rest();
+    net.execute(1, &both);
+    net.run();
+    assert!(net.committed());
+}
