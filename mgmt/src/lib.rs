@@ -6,13 +6,15 @@
 //! * [`table`]: text files to rows and back;
 //! * [`bench`]: closed and open loops beside their floors;
 //! * [`demo`]: the two-minute proof;
-//! * [`core`]: the management server as a pure process.
+//! * [`core`]: the management server as a pure process;
+//! * [`config`]: one small TOML file per process, environment and flags.
 //!
 //! Invariant: data goes to stdout, everything else to stderr, and nothing here takes part in the
 //! protocol except through the client library or a core's own interface.
 
 pub mod bench;
 pub mod cli;
+pub mod config;
 pub mod core;
 pub mod demo;
 pub mod dev;
