@@ -2,5 +2,6 @@
 //! for real processes, and the test that reads the tree.
 
 pub mod checkers;
+pub mod harness;
 pub mod sim;
 pub mod tidy;

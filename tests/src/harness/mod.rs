@@ -1,0 +1,12 @@
+//! Real processes on this machine: clusters of the shipped binary, proxies that spoil their links,
+//! signals, and logs that must be clean in the end.
+//!
+//! * [`proxy`]: a TCP proxy with delay, stall, reset and loss per direction;
+//! * [`logs`]: what may stand in a log;
+//! * [`wait`]: conditions with deadlines instead of sleeps.
+//!
+//! Invariant: whatever a test does or fails to do, no process of it outlives it.
+
+pub mod logs;
+pub mod proxy;
+pub mod wait;
