@@ -88,7 +88,7 @@ async fn ask(client: &Embedded<Asker>, body_bytes: usize) {
         asker.asked
     });
     poll_fn(|cx| {
-        client.with(|_, asker, _| {
+        client.look(|asker| {
             if asker.answered >= number {
                 return Poll::Ready(());
             }
@@ -117,11 +117,11 @@ async fn with_reactor(addr: SocketAddr, rounds: usize, tasks: usize) -> Figure {
     client.with(|_, _, out| {
         out.effect(Effect::Dial { to: Target::Any, addr: addr.to_string() });
     });
-    while client.with(|_, asker, _| asker.link.is_none()) {
+    while client.look(|asker| asker.link.is_none()) {
         tokio::task::yield_now().await;
     }
     ask(&client, 9).await;
-    let cpu_before = client.with(|_, asker, _| asker.server_cpu_us) + own_cpu_us();
+    let cpu_before = client.look(|asker| asker.server_cpu_us) + own_cpu_us();
     let workers: Vec<_> = (0..tasks)
         .map(|_| {
             let client = client.clone();
@@ -141,7 +141,7 @@ async fn with_reactor(addr: SocketAddr, rounds: usize, tasks: usize) -> Figure {
         times.extend(worker.await.unwrap());
     }
     ask(&client, 9).await;
-    let cpu_after = client.with(|_, asker, _| asker.server_cpu_us) + own_cpu_us();
+    let cpu_after = client.look(|asker| asker.server_cpu_us) + own_cpu_us();
     figure(times, cpu_after - cpu_before)
 }
 
@@ -229,6 +229,9 @@ fn main() {
         print("bare tokio, 1 task", &floor, &floor);
         print("reactor, 1 task", &one, &floor);
         print("reactor, 64 tasks", &many, &floor);
+        let spread = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let many = spread.block_on(with_reactor(addr, rounds * 4, 64));
+        print("64 tasks, all cores", &many, &floor);
     }
     server.kill().unwrap();
     server.wait().unwrap();

@@ -12,6 +12,7 @@ use lockstep_proto::process::{Outputs, Process};
 use lockstep_proto::time::Instant;
 use lockstep_proto::wire::hello::Speaker;
 use parking_lot::Mutex;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::clock;
 use crate::counters::Counters;
@@ -36,10 +37,10 @@ pub struct EmbeddedOptions {
 /// A handle to a core that is driven by a task. Cheap to clone; when the last clone is dropped the
 /// task sends what was noted, closes its sockets and ends.
 pub struct Embedded<P> {
-    handle: Arc<Handle<P>>,
+    handle: Arc<Owner<P>>,
 }
 
-struct Handle<P> {
+struct Owner<P> {
     shared: Arc<Shared<P>>,
 }
 
@@ -49,7 +50,7 @@ impl<P> Clone for Embedded<P> {
     }
 }
 
-impl<P> Drop for Handle<P> {
+impl<P> Drop for Owner<P> {
     fn drop(&mut self) {
         self.shared.queue.post(Notice::Stop);
     }
@@ -69,10 +70,13 @@ impl<P: Process + Send + 'static> Embedded<P> {
             peer_addrs: options.peer_addrs,
         });
         let outside = Outside { name, dialler, counters: options.counters, disk: None };
-        let reactor = Reactor::new(process, outside);
+        let mut reactor = Reactor::new(process, outside);
+        if Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
+            reactor.gather();
+        }
         let shared = Arc::clone(reactor.shared());
         tokio::spawn(tokio::task::coop::unconstrained(reactor));
-        Self { handle: Arc::new(Handle { shared }) }
+        Self { handle: Arc::new(Owner { shared }) }
     }
 
     /// Runs `work` on the core. If it leaves bytes, effects or an earlier deadline behind, the
@@ -94,6 +98,12 @@ impl<P: Process + Send + 'static> Embedded<P> {
             shared.queue.wake();
         }
         result
+    }
+
+    /// Runs `work` on the core where it neither needs the time nor sends anything: to take an
+    /// answer, or to leave a waker for one. Cheaper than [`Embedded::with`].
+    pub fn look<R>(&self, work: impl FnOnce(&mut P) -> R) -> R {
+        work(&mut self.handle.shared.core.lock().process)
     }
 
     /// Lets the driving task look at the core although nothing was written.

@@ -282,7 +282,12 @@ fn drive<P>(core: Reactor<P>, front: Option<Front>) -> io::Result<End>
 where
     P: Process + Send + 'static,
 {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // While siblings keep a core awake without pause, its sockets are looked at this often.
+    const TURNS_PER_LOOK: u32 = 4;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .event_interval(TURNS_PER_LOOK)
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         if let Some(front) = front {
             front.start()?;

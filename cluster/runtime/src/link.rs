@@ -44,8 +44,8 @@ pub(crate) struct Link {
     pub(crate) more_to_send: bool,
     /// Not read from until its answers are taken.
     pub(crate) paused: bool,
-    /// The turn that read it last: twice in one turn would tear frames apart.
-    turn_read: u64,
+    /// The turn that looked at it last.
+    turn_seen: u64,
     /// Counts an accepted connection.
     _permit: Option<OwnedSemaphorePermit>,
 }
@@ -114,21 +114,26 @@ impl Link {
             sending: BytesMut::new(),
             more_to_send: false,
             paused: false,
-            turn_read: 0,
+            turn_seen: 0,
             _permit: permit,
         }
     }
 
-    /// Reads once, at most [`READ_BYTES_MAX`] bytes or so.
-    pub(crate) fn read(&mut self, turn: u64, arena: &mut Arena) -> Reading {
+    /// Begins this turn's look at the link; false if the turn has had it already. To read twice
+    /// in a turn would tear frames apart, to write twice would mix up what is taken next.
+    pub(crate) fn look(&mut self, turn: u64) -> bool {
         self.slot_waker.taken();
-        if self.turn_read == turn || self.paused {
+        std::mem::replace(&mut self.turn_seen, turn) != turn
+    }
+
+    /// Reads once, at most [`READ_BYTES_MAX`] bytes or so.
+    pub(crate) fn read(&mut self, arena: &mut Arena) -> Reading {
+        if self.paused {
             return Reading::default();
         }
-        if matches!(self.transport, Transport::Socket(_)) && !arena.has_room() {
+        if !self.is_memory() && !arena.has_room() {
             return Reading { again: true, ..Reading::default() };
         }
-        self.turn_read = turn;
         let needed = match frames::front(&self.received) {
             Front::Partial { needed } => needed,
             Front::Whole { .. } | Front::Malformed => 0,
@@ -144,6 +149,11 @@ impl Link {
             }
             Transport::Socket(stream) => read_small(stream, &self.waker, &mut self.received, arena),
         }
+    }
+
+    /// Whether it joins two cores of this process.
+    pub(crate) fn is_memory(&self) -> bool {
+        matches!(self.transport, Transport::Memory(_))
     }
 
     /// Writes what is in `sending`; returns whether all of it left.

@@ -9,7 +9,7 @@
 //! moves bytes.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -76,6 +76,19 @@ pub(crate) struct Reactor<P> {
     /// Links with output to write this turn.
     dirty: Vec<u32>,
     stopping: bool,
+    gathering: Gathering,
+}
+
+/// Whether a turn that only sends what tasks have noted waits until those that are ready now have
+/// run, too. Never waits for time or for anything else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Gathering {
+    /// No need: whoever wakes this task puts it behind those that are ready.
+    Never,
+    /// The scheduler runs a woken task next: step back once.
+    Due,
+    /// Has stepped back.
+    Done,
 }
 
 impl<P: Process> Reactor<P> {
@@ -91,11 +104,17 @@ impl<P: Process> Reactor<P> {
             ready: Ready::default(),
             dirty: Vec::new(),
             stopping: false,
+            gathering: Gathering::Never,
         }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared<P>> {
         &self.shared
+    }
+
+    /// For a runtime that runs a woken task before those that were ready earlier.
+    pub(crate) fn gather(&mut self) {
+        self.gathering = Gathering::Due;
     }
 
     pub(crate) fn queue(&self) -> Arc<ReadyQueue> {
@@ -114,11 +133,14 @@ impl<P: Process> Reactor<P> {
         links.add_again(&mut ready.slots);
         for slot in ready.slots.drain(..) {
             let Some(link) = links.at(slot) else { continue };
+            if !link.look(turn.number) {
+                continue;
+            }
             if !link.sending.is_empty() {
                 // Also the way in which a blocked link hears that it may be written again.
                 self.dirty.push(slot);
             }
-            let reading = link.read(turn.number, &mut turn.arena);
+            let reading = link.read(&mut turn.arena);
             let id = link.id;
             if let Some(source) = reading.source {
                 turn.arrivals.push(Arrival { slot, source });
@@ -217,6 +239,7 @@ impl<P: Process> Reactor<P> {
         // Links whose earlier output left meanwhile come first: they have waited.
         while let Some(slot) = self.links.pop_refill() {
             let Some(link) = self.links.at(slot) else { continue };
+            assert!(link.sending.is_empty(), "a link is refilled once, when it has sent all");
             link.more_to_send = false;
             if let Some(unsent) = out.unsent(link.id) {
                 std::mem::swap(&mut link.sending, unsent);
@@ -287,6 +310,24 @@ impl<P: Process> Reactor<P> {
         exit
     }
 
+    /// Whether this turn is to wait for the tasks that are ready; see [`Gathering`].
+    fn steps_back(&mut self) -> bool {
+        match self.gathering {
+            Gathering::Never => false,
+            Gathering::Due => {
+                let wait = self.ready.is_empty() && !self.links.wants_turn();
+                if wait {
+                    self.gathering = Gathering::Done;
+                }
+                wait
+            }
+            Gathering::Done => {
+                self.gathering = Gathering::Due;
+                false
+            }
+        }
+    }
+
     /// Ends all links, also those the core has not heard of yet.
     fn end_links(&mut self, cx: &mut Context<'_>) {
         self.links.end_all(self.outside.dialler.speaker);
@@ -304,6 +345,7 @@ impl<P: Process> Reactor<P> {
 
     fn on_close(&mut self, link: LinkId, why: &'static str) {
         let Some(entry) = self.links.get(link) else { return };
+        assert!(!entry.is_memory(), "links between the cores of a process last as long as it");
         if !why.is_empty() {
             tracing::info!(core = self.outside.name, peer = ?entry.peer, "closing a link: {why}");
         }
@@ -317,6 +359,10 @@ impl<P: Process> Future for Reactor<P> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
         let this = &mut *self;
         this.shared.queue.take(&mut this.ready, cx.waker());
+        if this.steps_back() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         if this.ready.timer {
             this.timer.fired();
         }
@@ -334,7 +380,9 @@ impl<P: Process> Future for Reactor<P> {
         }
         this.timer.arm(now, next);
         if this.links.wants_turn() {
-            cx.waker().wake_by_ref();
+            // Come back after the runtime has looked at the other sockets: a link that always has
+            // more must not hide them.
+            let _pending = pin!(tokio::task::yield_now()).poll(cx);
         }
         Poll::Pending
     }

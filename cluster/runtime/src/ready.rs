@@ -79,6 +79,13 @@ pub(crate) struct Ready {
     pub(crate) timer: bool,
 }
 
+impl Ready {
+    /// Nothing but a bare wake.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.is_empty() && self.notices.is_empty() && !self.timer
+    }
+}
+
 impl ReadyQueue {
     /// Takes everything there is and leaves the waker for what comes next.
     pub(crate) fn take(&self, into: &mut Ready, waker: &Waker) {

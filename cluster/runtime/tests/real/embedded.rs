@@ -82,7 +82,7 @@ impl Process for Asker {
 async fn ask(client: &Embedded<Asker>, addr: SocketAddr) {
     let number = client.with(|_, asker, out| asker.ask(addr, out));
     poll_fn(|cx| {
-        client.with(|_, asker, _| match asker.waiting.get_mut(&number) {
+        client.look(|asker| match asker.waiting.get_mut(&number) {
             Some(waker) => {
                 *waker = Some(cx.waker().clone());
                 Poll::Pending
@@ -108,7 +108,7 @@ async fn many_tasks_ask(addr: SocketAddr) -> usize {
     for task in tasks {
         task.await.unwrap();
     }
-    client.with(|_, asker, _| asker.settles)
+    client.look(|asker| asker.settles)
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn the_last_handle_ends_the_link_after_its_last_words() {
     runtime.block_on(async {
         let client = Embedded::spawn(Asker::new(), EmbeddedOptions::default());
         client.with(|_, asker, out| asker.ask(addr, out));
-        while client.with(|_, asker, _| asker.link.is_none()) {
+        while client.look(|asker| asker.link.is_none()) {
             tokio::task::yield_now().await;
         }
         client.clone().with(|_, asker, out| asker.ask(addr, out));
