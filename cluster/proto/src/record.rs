@@ -20,7 +20,7 @@
 //! key length u16, key`), writes. Bodies of `Commit` and `Abort` are empty. Writes are `count u16`,
 //! then `table u32, key length u16, key, value length u32 (u32::MAX: delete), value`.
 
-use bytes::{BufMut, BytesMut};
+use bytes::BufMut;
 
 use crate::ids::{Epoch, PartitionId, Seq, ShardAddr, StartOrder, TableId, TxId, ViewNumber};
 use crate::limits::{BATCH_OPS_MAX, KEY_BYTES_MAX, ROW_BYTES_MAX};
@@ -184,6 +184,16 @@ impl<'a> Record<'a> {
         if r.u32()? != crc32c::crc32c(r.rest()) {
             return Err(WireError::BadValue);
         }
+        Self::decode_sealed(bytes)
+    }
+
+    /// Reads a record this process has sealed or checked itself.
+    ///
+    /// # Errors
+    /// [`WireError`] if the bytes are not exactly one record.
+    pub fn decode_sealed(bytes: &'a [u8]) -> Result<Self, WireError> {
+        let mut r = Reader::new(bytes);
+        r.u32()?;
         let kind = match r.u8()? {
             1 => RecordKind::Write,
             2 => RecordKind::Prepare,
@@ -243,13 +253,13 @@ pub fn epoch(record: &[u8]) -> Option<Epoch> {
 
 /// Builds one record in a buffer of its own, which becomes the log's.
 pub struct RecordBuilder {
-    bytes: BytesMut,
+    bytes: Vec<u8>,
     writes_at: usize,
     writes: u16,
 }
 
 impl RecordBuilder {
-    /// Starts a `Write`; `capacity` is a guess of the body's size.
+    /// Starts a `Write`; `capacity` is the body's size: right, and nothing is copied at the end.
     #[must_use]
     pub fn write(header: &Header, capacity: usize) -> Self {
         let mut bytes = Self::start(header, capacity);
@@ -269,7 +279,8 @@ impl RecordBuilder {
         let mut bytes = Self::start(header, 256);
         bytes.put_shard_addr(coordinator);
         bytes.put_order(order);
-        participants.write(&mut bytes);
+        bytes.put_u16_le(u16::try_from(participants.len()).expect("bounded by PARTITIONS_MAX"));
+        bytes.put_slice(participants.as_bytes());
         let count_at = bytes.len();
         bytes.put_u16_le(0);
         let mut count: u16 = 0;
@@ -326,11 +337,11 @@ impl RecordBuilder {
     fn seal(mut self) -> Box<[u8]> {
         let crc = crc32c::crc32c(&self.bytes[4..]);
         self.bytes[..4].copy_from_slice(&crc.to_le_bytes());
-        Vec::from(self.bytes).into_boxed_slice()
+        self.bytes.into_boxed_slice()
     }
 
-    fn start(header: &Header, capacity: usize) -> BytesMut {
-        let mut bytes = BytesMut::with_capacity(HEADER_BYTES + capacity);
+    fn start(header: &Header, capacity: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + capacity);
         bytes.put_u32_le(0);
         bytes.put_u8(header.kind as u8);
         bytes.put_u8(0);
@@ -344,7 +355,7 @@ impl RecordBuilder {
     }
 }
 
-fn put_key(out: &mut BytesMut, table: TableId, key: &[u8]) {
+fn put_key(out: &mut Vec<u8>, table: TableId, key: &[u8]) {
     out.put_u32_le(table.0);
     out.put_u16_le(u16::try_from(key.len()).expect("keys are bounded"));
     out.put_slice(key);

@@ -88,7 +88,7 @@ impl PreparedTx {
 
     /// The `Prepare`'s body.
     pub(super) fn body(&self) -> lockstep_proto::record::PrepareBody<'_> {
-        Record::decode(&self.record)
+        Record::decode_sealed(&self.record)
             .and_then(|record| record.prepare())
             .expect("checked when it entered the log")
     }
@@ -103,7 +103,7 @@ impl ShardCore {
         bytes: &[u8],
         out: &mut Outputs,
     ) -> Option<TxId> {
-        let record = match Record::decode(bytes) {
+        let record = match Record::decode_sealed(bytes) {
             Ok(record) => record,
             Err(error) => {
                 self.broken(format!("{p}: unreadable record: {error}"), out);

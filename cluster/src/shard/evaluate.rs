@@ -41,9 +41,9 @@ impl Staged {
         self.writes.is_empty()
     }
 
-    /// Bytes of the staged writes, as a guess for the record's size.
+    /// Bytes of the staged writes in a record: a count, and lengths and table with each.
     pub(super) fn size(&self) -> usize {
-        self.arena.len() + self.writes.len() * 16
+        2 + self.arena.len() + self.writes.len() * 10
     }
 
     /// What the transaction itself has made of a row: `Some(None)` if it deleted it.

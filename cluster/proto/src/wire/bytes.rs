@@ -6,7 +6,7 @@ use crate::ids::{
 };
 use crate::wire::WireError;
 
-use ::bytes::{BufMut, BytesMut};
+use ::bytes::BufMut;
 
 /// A cursor over one frame's bytes.
 #[derive(Clone, Copy, Debug)]
@@ -138,7 +138,7 @@ pub trait WriteWords {
 /// Encoded size of a [`TxId`].
 pub const TX_BYTES: usize = 2 + 4 + 4 + 8 + 8;
 
-impl WriteWords for BytesMut {
+impl<B: BufMut> WriteWords for B {
     #[inline]
     fn put_instance(&mut self, instance: NodeInstance) {
         self.put_u16_le(instance.node.0);
