@@ -4,9 +4,12 @@
 //! epoch u64 | key length 16 bits, value length 24 bits, schema version 24 bits | key | value
 //! ```
 //! A fragment holds one thin pointer per row; a fat one and a second allocation would cost more
-//! than the header does. This is the only module of the crate with unsafe code, and it keeps one
-//! promise: a [`Block`] points to an allocation of [`allocation`] that it alone owns, its header
-//! and the lengths in it never change, and all bytes they speak of are initialised.
+//! than the header does. The upper 16 bits of the pointer, which no address uses, are a tag: part
+//! of the key's hash, by which an index tells nearly all other rows apart without touching them.
+//!
+//! This is the only module of the crate with unsafe code, and it keeps one promise: the address in
+//! a [`Block`] is an allocation of [`allocation`] that it alone owns, its header and the lengths in
+//! it never change, and all bytes they speak of are initialised.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr::{self, NonNull};
@@ -57,7 +60,11 @@ fn allocation(data: usize) -> Layout {
         .expect("rows are bounded, so the size cannot overflow")
 }
 
-/// An owned row.
+/// Bits of an address; the tag lies above them.
+const ADDRESS_BITS: u32 = 48;
+const _: () = assert!(usize::BITS == 64, "tags need the upper bits of 64-bit pointers");
+
+/// An owned row: the address of its header, with a tag.
 pub(crate) struct Block(NonNull<Header>);
 
 // SAFETY: a block owns its allocation and holds plain bytes, without interior mutability.
@@ -67,7 +74,13 @@ unsafe impl Sync for Block {}
 
 impl Block {
     /// Makes a row.
-    pub(crate) fn new(epoch: Epoch, schema: SchemaVersion, key: &[u8], value: &[u8]) -> Self {
+    pub(crate) fn new(
+        tag: u16,
+        epoch: Epoch,
+        schema: SchemaVersion,
+        key: &[u8],
+        value: &[u8],
+    ) -> Self {
         let header = Header::new(epoch, schema, key.len(), value.len());
         let layout = allocation(key.len() + value.len());
         // SAFETY: the layout is not empty: it has the header.
@@ -81,7 +94,21 @@ impl Block {
             ptr::copy_nonoverlapping(key.as_ptr(), data, key.len());
             ptr::copy_nonoverlapping(value.as_ptr(), data.add(key.len()), value.len());
         }
-        Self(block)
+        // A system that hands out such addresses has been asked to; then this stays on.
+        assert!(block.addr().get() >> ADDRESS_BITS == 0, "an address beyond 48 bits");
+        Self(block.map_addr(|address| address | usize::from(tag) << ADDRESS_BITS))
+    }
+
+    /// The tag it was made with.
+    #[inline]
+    pub(crate) fn tag(&self) -> u16 {
+        (self.0.addr().get() >> ADDRESS_BITS) as u16
+    }
+
+    /// The address without the tag.
+    #[inline]
+    fn start(&self) -> *mut Header {
+        self.0.as_ptr().map_addr(|address| address & ((1 << ADDRESS_BITS) - 1))
     }
 
     /// The row in it.
@@ -90,8 +117,8 @@ impl Block {
         // SAFETY: the promise of this module: header and data are initialised and live as long as
         // `self` is borrowed, and the lengths are those the allocation was made with.
         unsafe {
-            let header = self.0.as_ref();
-            let data = self.0.as_ptr().cast::<u8>().cast_const().add(HEADER_BYTES);
+            let header = &*self.start();
+            let data = self.start().cast::<u8>().cast_const().add(HEADER_BYTES);
             let key = header.key_length();
             Row {
                 key: std::slice::from_raw_parts(data, key),
@@ -112,7 +139,7 @@ impl Block {
     #[inline]
     pub(crate) fn data_bytes(&self) -> usize {
         // SAFETY: as in `row`.
-        let header = unsafe { self.0.as_ref() };
+        let header = unsafe { &*self.start() };
         header.key_length() + header.value_length()
     }
 }
@@ -121,7 +148,7 @@ impl Drop for Block {
     fn drop(&mut self) {
         let layout = allocation(self.data_bytes());
         // SAFETY: allocated by `new` with the layout of the same lengths, and owned by `self`.
-        unsafe { dealloc(self.0.as_ptr().cast(), layout) }
+        unsafe { dealloc(self.start().cast(), layout) }
     }
 }
 

@@ -3,23 +3,22 @@
 //! Invariant: every row lies under the hash of its key that the caller gave (always the same for
 //! the same key), at most one per key, and `bytes` is the sum of what the rows are counted as.
 
-use std::collections::BinaryHeap;
+use std::cmp::Ordering;
 
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
 use lockstep_proto::ids::{Epoch, SchemaVersion};
 use lockstep_proto::placement::key_hash;
 
 use crate::block::{Block, Row};
+use crate::index::{Index, tag_of};
 
-/// What a row is counted as above its key and value: header (16), its share of the index (10 to 20
-/// bytes as the index fills up and grows), and what the allocator rounds up.
-pub const ROW_OVERHEAD_BYTES: usize = 40;
+/// What a row is counted as above its key and value: its header (16), its share of the index
+/// (about 10.5), and some of what the allocator rounds up.
+pub const ROW_OVERHEAD_BYTES: usize = 32;
 
 /// One table's rows in one partition.
 pub struct Fragment {
     schema: SchemaVersion,
-    rows: HashTable<Block>,
+    rows: Index,
     bytes: usize,
 }
 
@@ -41,7 +40,7 @@ impl Fragment {
     /// A fragment without rows; `schema` is noted in the rows put into it.
     #[must_use]
     pub fn new(schema: SchemaVersion) -> Self {
-        Self { schema, rows: HashTable::new(), bytes: 0 }
+        Self { schema, rows: Index::default(), bytes: 0 }
     }
 
     /// The version of the definition that new rows are encoded by.
@@ -54,24 +53,16 @@ impl Fragment {
     #[must_use]
     #[inline]
     pub fn get(&self, hash: u64, key: &[u8]) -> Option<Row<'_>> {
-        self.rows.find(hash, |block| block.key() == key).map(Block::row)
+        self.rows.find(hash, key).map(Block::row)
     }
 
     /// Puts a row, in place of the one with the same key if there is one, and tells by how much
     /// the counted bytes changed. Key and value are within their limits.
     pub fn put(&mut self, hash: u64, key: &[u8], value: &[u8], epoch: Epoch) -> i64 {
         debug_assert_eq!(hash, key_hash(key), "rows lie under the hash of their key");
-        let block = Block::new(epoch, self.schema, key, value);
+        let block = Block::new(tag_of(hash), epoch, self.schema, key, value);
         let after = counted(&block);
-        let entry =
-            self.rows.entry(hash, |block| block.key() == key, |block| key_hash(block.key()));
-        let before = match entry {
-            Entry::Occupied(mut occupied) => counted(&std::mem::replace(occupied.get_mut(), block)),
-            Entry::Vacant(vacant) => {
-                vacant.insert(block);
-                0
-            }
-        };
+        let before = self.rows.put(hash, block).map_or(0, |old| counted(&old));
         self.bytes = self.bytes + after - before;
         after as i64 - before as i64
     }
@@ -79,9 +70,7 @@ impl Fragment {
     /// Removes the row of this key, if there is one, and tells by how much the counted bytes
     /// changed.
     pub fn remove(&mut self, hash: u64, key: &[u8]) -> i64 {
-        let Ok(entry) = self.rows.find_entry(hash, |block| block.key() == key) else { return 0 };
-        let (block, _) = entry.remove();
-        let before = counted(&block);
+        let before = self.rows.remove(hash, key).map_or(0, |old| counted(&old));
         self.bytes -= before;
         -(before as i64)
     }
@@ -95,7 +84,7 @@ impl Fragment {
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.rows.len() == 0
     }
 
     /// What the rows are counted as, together.
@@ -113,26 +102,13 @@ impl Fragment {
     /// than every key): at most `rows_max`, and no more than `bytes_max` of keys and values, but
     /// always one if there is one.
     ///
-    /// Without an ordered index every page looks at all rows of the fragment: n log `rows_max`
-    /// steps, so a scan of the whole fragment costs that times its number of pages.
+    /// Without an ordered index every page looks at all rows of the fragment, so a scan of the
+    /// whole fragment costs its size times its number of pages.
     #[must_use]
     pub fn page(&self, after: &[u8], rows_max: usize, bytes_max: usize) -> Page<'_> {
-        let rows_max = rows_max.max(1);
-        let mut smallest: BinaryHeap<ByKey<'_>> = BinaryHeap::new();
-        let mut more = false;
-        for row in self.iter().filter(|row| row.key() > after) {
-            if smallest.len() < rows_max {
-                smallest.push(ByKey(row));
-                continue;
-            }
-            more = true;
-            let mut largest = smallest.peek_mut().expect("at least one row is asked for");
-            if row.key() < largest.0.key() {
-                *largest = ByKey(row);
-            }
-        }
-        let mut rows: Vec<Row<'_>> =
-            smallest.into_sorted_vec().into_iter().map(|ByKey(row)| row).collect();
+        let mut smallest = Smallest::new(rows_max.max(1));
+        self.iter().filter(|row| row.key() > after).for_each(|row| smallest.offer(row));
+        let (mut rows, mut more) = smallest.into_sorted();
         let mut bytes = 0;
         let fitting = rows.iter().take_while(|row| {
             bytes += row.key().len() + row.value().len();
@@ -145,25 +121,58 @@ impl Fragment {
     }
 }
 
-/// A row that is ordered by its key.
-struct ByKey<'a>(Row<'a>);
-
-impl PartialEq for ByKey<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.key() == other.0.key()
-    }
+/// Keeps the rows with the smallest keys of all it is offered: collects twice as many, then drops
+/// the larger half, so that each row costs a constant number of steps.
+struct Smallest<'a> {
+    /// With the first bytes of each key, which nearly always decide.
+    rows: Vec<(u64, Row<'a>)>,
+    wanted: usize,
+    /// Once some have been dropped: no larger key is wanted.
+    limit: Option<(u64, Row<'a>)>,
+    dropped: bool,
 }
 
-impl Eq for ByKey<'_> {}
-
-impl PartialOrd for ByKey<'_> {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
+fn by_key(a: &(u64, Row<'_>), b: &(u64, Row<'_>)) -> Ordering {
+    a.0.cmp(&b.0).then_with(|| a.1.key().cmp(b.1.key()))
 }
 
-impl Ord for ByKey<'_> {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.key().cmp(other.0.key())
+/// The first eight bytes of a key, as a number that orders as they do.
+fn prefix(key: &[u8]) -> u64 {
+    let mut first = [0; 8];
+    let length = key.len().min(8);
+    first[..length].copy_from_slice(&key[..length]);
+    u64::from_be_bytes(first)
+}
+
+impl<'a> Smallest<'a> {
+    fn new(wanted: usize) -> Self {
+        Self { rows: Vec::new(), wanted, limit: None, dropped: false }
+    }
+
+    fn offer(&mut self, row: Row<'a>) {
+        let row = (prefix(row.key()), row);
+        if self.limit.as_ref().is_some_and(|limit| by_key(&row, limit).is_gt()) {
+            return;
+        }
+        self.rows.push(row);
+        if self.rows.len() == self.wanted * 2 {
+            self.drop_larger();
+        }
+    }
+
+    fn drop_larger(&mut self) {
+        if self.rows.len() > self.wanted {
+            let (_, largest, _) = self.rows.select_nth_unstable_by(self.wanted - 1, by_key);
+            self.limit = Some(*largest);
+            self.rows.truncate(self.wanted);
+            self.dropped = true;
+        }
+    }
+
+    /// The rows in order, and whether there were others.
+    fn into_sorted(mut self) -> (Vec<Row<'a>>, bool) {
+        self.drop_larger();
+        self.rows.sort_unstable_by(by_key);
+        (self.rows.into_iter().map(|(_, row)| row).collect(), self.dropped)
     }
 }

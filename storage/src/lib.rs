@@ -11,6 +11,7 @@
 mod block;
 mod evaluate;
 mod fragment;
+mod index;
 mod locks;
 
 pub use block::Row;

@@ -98,21 +98,21 @@ impl Lock {
         self.holders.is_empty() && self.waiters.is_empty()
     }
 
-    /// Holders that are another transaction and in conflict.
-    fn opponents(&self, tx: TxId, mode: Mode) -> impl Iterator<Item = &Claim> {
+    /// Holders in conflict, other than the transaction itself.
+    fn opponents(&self, tx: Option<TxId>, mode: Mode) -> impl Iterator<Item = &Claim> {
         // A lone shared holder stands for all: nobody holds it exclusive beside others.
         let scanned = match (mode, self.holders.first()) {
             (Mode::Shared, Some(first)) if first.mode == Mode::Shared => 0,
             _ => self.holders.len(),
         };
         let claims = self.holders[..scanned].iter();
-        claims.filter(move |claim| claim.tx != tx && claim.mode.conflicts(mode))
+        claims.filter(move |claim| Some(claim.tx) != tx && claim.mode.conflicts(mode))
     }
 
     /// Whether the first rule allows it.
     fn allows(&self, claim: &Claim) -> bool {
         let mut older = self.waiters.iter().take_while(|waiter| waiter.is_older(claim));
-        self.opponents(claim.tx, claim.mode).next().is_none()
+        self.opponents(Some(claim.tx), claim.mode).next().is_none()
             && !older.any(|waiter| waiter.mode.conflicts(claim.mode))
     }
 
@@ -146,7 +146,7 @@ impl Lock {
     /// waits for an exclusive holder, for whom they all wait.
     fn take_grantable(&mut self) -> Option<Claim> {
         let oldest = self.waiters.front()?;
-        let blocked = self.opponents(oldest.tx, oldest.mode).next().is_some();
+        let blocked = self.opponents(Some(oldest.tx), oldest.mode).next().is_some();
         if blocked { None } else { self.waiters.pop_front() }
     }
 }
@@ -216,9 +216,9 @@ impl LockTable {
         {
             return None;
         }
-        let others = |claim: &&Claim| Some(claim.tx) != asking && claim.mode.conflicts(mode);
-        let mut claims = lock.holders.iter().chain(&lock.waiters);
-        claims.find(others).map(|claim| claim.tx)
+        let waiters = lock.waiters.iter().filter(|waiter| waiter.mode.conflicts(mode));
+        let mut others = lock.opponents(asking, mode).chain(waiters);
+        others.find(|claim| Some(claim.tx) != asking).map(|claim| claim.tx)
     }
 
     /// Takes a lock or waits for it. A lock held already is granted again; one held shared can be
@@ -246,7 +246,7 @@ impl LockTable {
             self.grant(number, claim);
             return Acquired::Granted;
         }
-        let younger = lock.opponents(tx, claim.mode).filter(|holder| claim.is_older(holder));
+        let younger = lock.opponents(Some(tx), claim.mode).filter(|holder| claim.is_older(holder));
         wounds.extend(younger.map(|holder| holder.tx));
         lock.enqueue(claim);
         if waited.is_none() {
@@ -319,7 +319,7 @@ impl LockTable {
     pub fn wounds(&self, wounds: &mut Vec<TxId>) {
         for lock in &self.locks {
             for waiter in &lock.waiters {
-                let younger = lock.opponents(waiter.tx, waiter.mode);
+                let younger = lock.opponents(Some(waiter.tx), waiter.mode);
                 wounds.extend(younger.filter(|h| waiter.is_older(h)).map(|holder| holder.tx));
             }
         }
