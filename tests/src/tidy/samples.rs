@@ -30,6 +30,7 @@ fn files_lines_and_openings() {
     complains(&[("storage/src/a.rs", &wide)], "103 characters");
     complains(&[("docs/a.md", "x ".repeat(60).trim_end())], "119 characters");
     complains(&[("docs/a.md", "x \n")], "blanks");
+    complains(&[("storage/src/a.rs", "//! A.\nconst A: &str = \"a\0b\";\n")], "control character");
     is_content(&[(
         "docs/a.md",
         &format!("| {} |\n```\n{}\n```\n", "x".repeat(200), "y".repeat(200)),

@@ -51,7 +51,11 @@ fn line_lengths(file: &SourceFile, mut excused: impl FnMut(usize, &str) -> bool)
             let what = format!("{chars} characters; {LINE_CHARS_MAX} are the limit");
             complaints.push(Complaint::new(&file.path, number, what));
         }
-        if line.ends_with([' ', '\t']) {
+        if line.chars().any(|c| c.is_control()) {
+            let what = "a control character; write it as an escape";
+            complaints.push(Complaint::new(&file.path, number, what));
+        }
+        if line.ends_with(' ') {
             complaints.push(Complaint::new(&file.path, number, "blanks at the end of the line"));
         }
     }
