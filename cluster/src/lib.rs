@@ -2,7 +2,9 @@
 //! shard cores that hold the rows. Both are deterministic
 //! [`Process`](lockstep_proto::process::Process)es: no clock, socket, file or thread.
 
+pub mod control;
 pub mod newcomer;
 pub mod shard;
 
+pub use control::{ControlCore, ControlOptions};
 pub use shard::{PartitionInspection, ShardCore, ShardInspection, ShardOptions};

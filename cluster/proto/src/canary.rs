@@ -33,6 +33,8 @@ pub enum Canary {
     AbortWithAllVotes,
     /// An undecided prepare is dropped when its transaction id expires.
     DropPrepareAtExpiry,
+    /// A president does not wait for promises to dropped nodes.
+    SkipLeaseWait,
     /// The driver reads the clock before the bytes it handles under it.
     ClockBeforeSocket,
 }
@@ -54,6 +56,7 @@ impl Canary {
         Self::IgnoreWoundOfPrepared,
         Self::AbortWithAllVotes,
         Self::DropPrepareAtExpiry,
+        Self::SkipLeaseWait,
         Self::ClockBeforeSocket,
     ];
 
@@ -75,6 +78,7 @@ impl Canary {
             Self::IgnoreWoundOfPrepared => "ignore_wound_of_prepared",
             Self::AbortWithAllVotes => "abort_with_all_votes",
             Self::DropPrepareAtExpiry => "drop_prepare_at_expiry",
+            Self::SkipLeaseWait => "skip_lease_wait",
             Self::ClockBeforeSocket => "clock_before_socket",
         }
     }

@@ -133,7 +133,8 @@ impl Suspicion {
     /// Something came from `peer`.
     pub fn heard(&mut self, peer: NodeInstance, now: Instant) {
         if let Some(peer) = self.peer_mut(peer) {
-            peer.heard = peer.heard.max(now);
+            // May be earlier than the start-up grace, which ends with the first word.
+            peer.heard = now;
         }
     }
 
@@ -229,7 +230,7 @@ impl Suspicion {
     #[must_use]
     pub fn next_silence(&self, now: Instant) -> Option<Instant> {
         let due = self.peers.iter().map(|p| (p.heard + self.silence).max(self.grace_until));
-        due.filter(|at| *at > now).min()
+        due.filter(|at| *at >= now).min()
     }
 
     /// Who is gone.

@@ -1,0 +1,114 @@
+//! The epoch clock's messages. The most senior member of the view ticks, whatever anybody suspects:
+//! within one view only one node can seal.
+
+use lockstep_proto::canary::Canary;
+use lockstep_proto::epochs::TickNews;
+use lockstep_proto::ids::{Epoch, NodeInstance, ViewNumber};
+use lockstep_proto::process::Outputs;
+use lockstep_proto::time::Instant;
+use lockstep_proto::wire::control::ControlMessage;
+use lockstep_proto::wire::shard_control::ShardControl;
+
+use super::ControlCore;
+use super::state::State;
+
+impl ControlCore {
+    /// Who sends the ticks of this view.
+    pub(super) fn ticking_member(&self) -> NodeInstance {
+        let eldest = self.view.members.iter().min_by_key(|m| m.seniority);
+        eldest.expect("a view has members").instance
+    }
+
+    /// With the canary, reports count in the next view too.
+    pub(super) fn counts_old_reports(&self) -> bool {
+        self.canary == Some(Canary::CloseEpochWithOrphan)
+    }
+
+    /// A view begins: reports start anew, and this node ticks or does not.
+    pub(super) fn enter_epochs(&mut self, now: Instant) {
+        let (seal, closed) = (self.view.seal, self.epochs.closed());
+        let members = self.view.members.iter().map(|m| m.instance);
+        if self.counts_old_reports() {
+            self.ticker.enter_with_old_reports(members, seal, closed);
+            self.epochs.enter_with_old_reports(seal);
+        } else {
+            self.ticker.enter(members, seal, closed);
+            self.epochs.enter(seal);
+        }
+        let ticks = self.ticking_member() == self.me;
+        self.timers.tick = ticks.then(|| self.timers.tick.unwrap_or(now));
+    }
+
+    pub(super) fn tick(&mut self, now: Instant, out: &mut Outputs) {
+        let interval = self.view.config.tick();
+        let due = self.timers.tick.map_or(now, |at| at + interval);
+        self.timers.tick = Some(if due > now { due } else { now + interval });
+        if !self.state.acts() {
+            return;
+        }
+        self.epochs.raise(self.epochs.current().next());
+        let epoch = self.epochs.current();
+        let (news, closes) = if self.state.is_frozen() {
+            (self.ticker.frozen(epoch), false)
+        } else {
+            self.ticker.tick(epoch)
+        };
+        if closes {
+            out.mark("epoch_closed");
+        }
+        let TickNews { epoch, sealed, closed } = news;
+        let view = self.view.number;
+        self.links.broadcast(&ControlMessage::Tick { view, epoch, sealed, closed }, out);
+        self.take_tick(news, out);
+    }
+
+    pub(super) fn on_tick(
+        &mut self,
+        from: NodeInstance,
+        view: ViewNumber,
+        news: TickNews,
+        out: &mut Outputs,
+    ) {
+        self.epochs.raise(news.epoch);
+        if view == self.view.number && from == self.ticking_member() {
+            self.take_tick(news, out);
+        }
+    }
+
+    fn take_tick(&mut self, news: TickNews, out: &mut Outputs) {
+        if !self.state.is_frozen() {
+            self.epochs.learn(news);
+        }
+        let closed = self.epochs.closed();
+        self.tell_shards(&ShardControl::Tick { epoch: self.epochs.current(), closed }, out);
+        self.report_epochs(true, out);
+    }
+
+    /// Reports this node's progress, if it is worth a message.
+    pub(super) fn report_epochs(&mut self, at_tick: bool, out: &mut Outputs) {
+        if self.state != State::Acting {
+            return;
+        }
+        let Some((finished, confirmed)) = self.epochs.report_due(at_tick) else { return };
+        let ticking = self.ticking_member();
+        if ticking == self.me {
+            return self.ticker.report(self.me, finished, confirmed);
+        }
+        let (view, epoch) = (self.view.number, self.epochs.current());
+        let report = ControlMessage::EpochReport { view, epoch, finished, confirmed };
+        self.links.send(ticking, &report, out);
+    }
+
+    pub(super) fn on_epoch_report(
+        &mut self,
+        from: NodeInstance,
+        view: ViewNumber,
+        epoch: Epoch,
+        (finished, confirmed): (Epoch, Epoch),
+    ) {
+        self.epochs.raise(epoch);
+        if view == self.view.number || self.counts_old_reports() {
+            self.ticker.report(from, finished, confirmed);
+        }
+    }
+}

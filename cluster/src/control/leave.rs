@@ -1,0 +1,171 @@
+//! Every way to end: a planned leave, an exclusion, a lost side, a stuck thread.
+//!
+//! A planned leave (SIGTERM): the shards drain, then every member is asked to make a view without
+//! this node, because the president may be the one that leaves; the most senior member that stays
+//! does it. No promise has to run out: from the moment it answers the proposal the leaving node
+//! serves nobody. It ends when it learns of the view.
+
+use std::time::Duration;
+
+use lockstep_proto::ids::{NodeInstance, ShardId};
+use lockstep_proto::process::{Effect, Exit, LogLevel, Outputs};
+use lockstep_proto::time::Instant;
+use lockstep_proto::wire::control::ControlMessage;
+use lockstep_proto::wire::shard_control::ShardControl;
+
+use super::ControlCore;
+use super::state::State;
+
+/// How the operating-system process of a data node ends. 0 is an orderly end.
+pub mod exit_code {
+    /// The other members go on without this node.
+    pub const EXCLUDED: i32 = 3;
+    /// This side of a failure may not go on.
+    pub const LOST: i32 = 4;
+    /// A part of the process or its disk does not work.
+    pub const STUCK: i32 = 5;
+    /// Something happened that cannot happen.
+    pub const BROKEN: i32 = 6;
+}
+
+/// How long open transactions may take to end before the node asks to leave all the same.
+const DRAIN_WITHIN: Duration = Duration::from_secs(2);
+/// How long a leaving node waits for a view without it.
+const LEAVE_WITHIN: Duration = Duration::from_secs(10);
+/// How long a stopping node stays, so that what it has to say leaves.
+const STOP_AFTER: Duration = Duration::from_millis(50);
+
+/// A planned leave.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Leave {
+    /// Not wanted.
+    No,
+    /// The shards are draining.
+    Draining { since: Instant },
+    /// The members have been asked.
+    Asked { since: Instant },
+}
+
+/// The process ends in a moment.
+#[derive(Debug)]
+pub(super) struct Stopping {
+    pub(super) at: Instant,
+    exit: Exit,
+}
+
+impl Leave {
+    pub(super) fn has_begun(self) -> bool {
+        self != Self::No
+    }
+
+    pub(super) fn has_asked(self) -> bool {
+        matches!(self, Self::Asked { .. })
+    }
+}
+
+impl ControlCore {
+    pub(super) fn on_terminate(&mut self, now: Instant, out: &mut Outputs) {
+        if self.leave.has_begun() {
+            let reason = "asked to end a second time: ending at once".to_owned();
+            return self.end(Exit { code: 0, reason }, out);
+        }
+        self.leave = Leave::Draining { since: now };
+        out.mark("leave_begins");
+        out.log(LogLevel::Info, "leaving: waiting for open transactions");
+        self.tell_shards(&ShardControl::Drain, out);
+    }
+
+    pub(super) fn on_drained(&mut self, now: Instant, shard: ShardId, out: &mut Outputs) {
+        if let Some(state) = self.shards.get_mut(usize::from(shard.0)) {
+            state.drained = true;
+        }
+        if let Leave::Draining { since } = self.leave
+            && self.shards.iter().all(|s| s.drained)
+        {
+            self.ask_to_leave(now, since, out);
+        }
+    }
+
+    fn ask_to_leave(&mut self, now: Instant, since: Instant, out: &mut Outputs) {
+        self.leave = Leave::Asked { since };
+        // Whoever stays finishes what this node may have begun.
+        self.proposing = None;
+        self.timers.lease_end = None;
+        self.go_on_leaving(now, out);
+    }
+
+    /// Asks again, and ends when nobody is left to ask.
+    pub(super) fn go_on_leaving(&mut self, now: Instant, out: &mut Outputs) {
+        match self.leave {
+            Leave::No => {}
+            Leave::Draining { since } => {
+                if now.since(since) >= DRAIN_WITHIN {
+                    self.ask_to_leave(now, since, out);
+                }
+            }
+            Leave::Asked { since } => {
+                if self.is_last_of_group(now) {
+                    out.mark("leave_last_of_group");
+                    self.leave_without_view("the last node of its node group", out);
+                } else if now.since(since) >= LEAVE_WITHIN {
+                    self.leave_without_view("without an answer from the other members", out);
+                } else {
+                    self.links.broadcast(&ControlMessage::LeaveRequest, out);
+                }
+            }
+        }
+    }
+
+    fn leave_without_view(&mut self, how: &str, out: &mut Outputs) {
+        let group = self.view.member(self.me.node).map(|m| m.group).unwrap_or_default();
+        let reason =
+            format!("left {how}: if no other node of group {group} lives, the cluster loses it");
+        self.end(Exit { code: 0, reason }, out);
+    }
+
+    /// Whether no other node of this node's group stays.
+    fn is_last_of_group(&mut self, now: Instant) -> bool {
+        let gone = self.suspicion.gone(now);
+        let group = self.view.member(self.me.node).map(|m| m.group);
+        let mut mates = self.view.members.iter().filter(|m| Some(m.group) == group);
+        !mates.any(|m| m.instance != self.me && !gone.iter().any(|(node, _)| *node == m.instance))
+    }
+
+    pub(super) fn on_leave_request(&mut self, now: Instant, from: NodeInstance, out: &mut Outputs) {
+        self.suspicion.leaves(from);
+        self.reconsider(now, out);
+    }
+
+    /// The shards stop serving: no lease, nobody to talk to.
+    pub(super) fn retire(&mut self, out: &mut Outputs) {
+        self.retired = true;
+        let members = || self.view.members.iter().map(|m| m.instance);
+        let deadlines = members().map(|node| (node, 0)).collect();
+        self.tell_shards(&ShardControl::Leases { deadlines }, out);
+    }
+
+    /// This side may not go on: serve nobody from now on, and end.
+    pub(super) fn stop_lost(&mut self, now: Instant, text: String, out: &mut Outputs) {
+        self.retire(out);
+        let failed = self.view.members.iter().map(|m| m.instance).collect();
+        let proposal = self.book.highest();
+        self.tell_shards(&ShardControl::Fence { proposal, failed }, out);
+        self.proposing = None;
+        let exit = Exit { code: exit_code::LOST, reason: text };
+        self.stopping = Some(Stopping { at: now + STOP_AFTER, exit });
+    }
+
+    pub(super) fn stop_if_due(&mut self, now: Instant, out: &mut Outputs) {
+        if let Some(stopping) = self.stopping.take_if(|stopping| now >= stopping.at) {
+            self.end(stopping.exit, out);
+        }
+    }
+
+    /// Ends the process.
+    pub(super) fn end(&mut self, exit: Exit, out: &mut Outputs) {
+        if self.state != State::Ended {
+            self.state.transition(State::Ended);
+            out.effect(Effect::Exit(exit));
+        }
+    }
+}
