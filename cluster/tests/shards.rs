@@ -163,7 +163,7 @@ fn an_older_writer_waits_for_and_wounds_a_younger_holder() {
     finish.anchor = PartitionId(0);
     net.ask(1, &Message::Execute(finish));
     let Some(Message::Refused { code, .. }) = net.answer() else { panic!() };
-    assert_eq!(code, Code::NoSuchTransaction);
+    assert_eq!(code, Code::TransactionGone);
     net.assert_at_rest();
 }
 

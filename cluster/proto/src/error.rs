@@ -123,6 +123,8 @@ codes! {
     AbortedByTakeover = 2016, Retry, "the coordinator died and the transaction was aborted";
     /// The application rolled it back.
     AbortedByClient = 2017, Permanent, "the transaction was rolled back";
+    /// The cluster ended the transaction between two of its steps: wounded, or a view change.
+    TransactionGone = 2018, Retry, "the cluster aborted the transaction before this step";
 
     /// The cluster could not be reached for the configured time.
     Unreachable = 3001, Unknown, "the cluster could not be reached";

@@ -160,11 +160,13 @@ impl ShardCore {
     /// A later request of an open transaction, or its end.
     pub(super) fn on_step(&mut self, link: LinkId, e: &Execute<'_>, out: &mut Outputs) {
         let now = self.now;
-        let Some(tx) = self.coordinated.get_mut(&e.tx) else {
-            self.refuse_request(link, e.request, Code::NoSuchTransaction, out);
+        let gone = |tx: &mut CoordTx| tx.link == link && tx.phase != Phase::Open;
+        if self.coordinated.get_mut(&e.tx).is_none_or(gone) {
+            self.refuse_request(link, e.request, Code::TransactionGone, out);
             return;
-        };
-        if tx.link != link || tx.phase != Phase::Open || tx.asked && e.finish != Finish::Abort {
+        }
+        let Some(tx) = self.coordinated.get_mut(&e.tx) else { return };
+        if tx.link != link || tx.asked && e.finish != Finish::Abort {
             self.refuse_request(link, e.request, Code::NoSuchTransaction, out);
             return;
         }
