@@ -93,7 +93,8 @@ impl HostOptions {
 }
 
 /// Runs one core on the calling thread's behalf until it ends: a management server or a newcomer.
-/// Gives the listener back, still bound, for what comes next.
+/// Gives the listener back, still bound (and non-blocking), for what comes next. The core's first
+/// turn comes at once, with nothing but a `settle`, and a `Timeout` if it asks for one.
 ///
 /// # Errors
 /// What the system says when threads or the listener cannot be set up.
@@ -299,8 +300,8 @@ where
     })
 }
 
-/// Ends the process when its thread unwinds.
-struct AbortOnPanic;
+/// Ends the process when the thread or task that holds it unwinds.
+pub(crate) struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {
     fn drop(&mut self) {

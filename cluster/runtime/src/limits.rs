@@ -8,8 +8,9 @@ pub const READ_BYTES_MAX: usize = 64 << 10;
 /// Bytes read in one turn over all sockets: what is kept in a core's cache while it works on them.
 pub const TURN_BYTES_MAX: usize = 256 << 10;
 
-/// Size up to which a link's buffer is kept when it is empty; larger ones were needed once.
-pub const BUFFER_KEPT_BYTES_MAX: usize = 256 << 10;
+/// Size up to which a link's buffer is kept when it is empty: enough for what is usually sent in
+/// one turn, little enough for thousands of idle clients that were busy once.
+pub const BUFFER_KEPT_BYTES_MAX: usize = 16 << 10;
 
 /// A client with more unsent answers than this is not read from until it has taken them.
 pub const CLIENT_UNSENT_PAUSE_BYTES: usize = 1 << 20;

@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::counters::{Count, Counters};
 use crate::handshake;
+use crate::host::AbortOnPanic;
 use crate::limits::{
     ACCEPT_BACK_OFF, HANDSHAKES_MAX, HELLO_TIME_MAX, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL,
 };
@@ -55,6 +56,7 @@ impl Listener {
 
     /// Accepts for ever.
     pub(crate) async fn run(self: Arc<Self>, socket: TcpListener) {
+        let _abort = AbortOnPanic;
         loop {
             match socket.accept().await {
                 Ok((stream, _from)) => self.on_accepted(stream),
@@ -76,6 +78,7 @@ impl Listener {
         };
         let listener = Arc::clone(self);
         tokio::spawn(async move {
+            let _abort = AbortOnPanic;
             listener.meet(stream, permit).await;
             drop(place);
         });

@@ -9,7 +9,8 @@ use lockstep_proto::process::Target;
 use lockstep_proto::wire::hello::{Speaker, Wanted};
 use lockstep_runtime::{HostOptions, placement, run_node};
 
-use crate::cores::{Echo, instance, listener};
+use crate::cores::{Echo, instance, listener, order};
+use crate::frames::{ask, body};
 use crate::nodes::{Idle, probe};
 use crate::raw;
 
@@ -71,4 +72,27 @@ fn a_terminated_process_is_asked_first() {
     signal(&child, libc::SIGTERM);
     assert_eq!(child.wait().unwrap().code(), Some(0));
     raw::end_of(&mut watch).expect_err("reset");
+}
+
+/// Its own process, because other tests of this one use memory meanwhile.
+#[test]
+fn idle_clients_cost_little() {
+    const CLIENTS: u64 = 500;
+    assert!(placement::raise_open_files().unwrap() > 2 * CLIENTS);
+    let (_child, addr) = start_child();
+    let link = || raw::link(addr, Speaker::Client, Wanted::Control(instance(1, 1)));
+    let mut asker = link();
+    let mut resident = || {
+        let answer = ask(&mut asker, &[order::MEASURE]);
+        u64::from_le_bytes(answer[1..].try_into().unwrap())
+    };
+    let before = resident();
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| link()).collect();
+    let idle = (resident() - before) / CLIENTS;
+    assert!(idle < 4 << 10, "{idle} bytes for a client that said nothing");
+    for client in &mut clients {
+        assert!(ask(client, &body(200_000)) == body(200_000));
+    }
+    let used = (resident() - before) / CLIENTS;
+    assert!(used < 16 << 10, "{used} bytes for a client that was busy once");
 }

@@ -25,7 +25,7 @@ pub(crate) mod order {
     pub(crate) const CLOSE: u8 = 4;
     /// Store the rest as the view, then answer.
     pub(crate) const STORE: u8 = 5;
-    /// Measure, then answer.
+    /// Measure, then answer with the resident bytes.
     pub(crate) const MEASURE: u8 = 6;
     /// Answer after 20 ms.
     pub(crate) const LATER: u8 = 7;
@@ -93,7 +93,8 @@ impl Process for Echo {
             }
             Input::Measured { token, cpu_us, rss_bytes } => {
                 assert!(token == 6 && cpu_us > 0 && rss_bytes > 0);
-                self.answer_waiting(out, &[order::MEASURE]);
+                let rss = rss_bytes.to_le_bytes();
+                self.answer_waiting(out, &[&[order::MEASURE], &rss[..]].concat());
             }
             Input::Timeout => {
                 assert!(self.wake_at.take().is_some_and(|at| at <= now));
