@@ -195,7 +195,10 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 4 } else { 1000 }, ..<_>::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: if cfg!(miri) { 4 } else { 1000 },
+        ..<_>::default()
+    })]
 
     #[test]
     fn locks_follow_their_rules(steps in vec(step(), 0..80)) {

@@ -68,25 +68,26 @@ fn decode_all(bytes: &[u8]) {
         });
     }
     if let Ok(record) = Record::decode(bytes) {
-        black_box(record.writes().map(|writes| writes.iter().count()));
+        let _ = black_box(record.writes().map(|writes| writes.iter().count()));
         let prepare = record.prepare();
-        black_box(prepare.map(|body| body.writes.iter().count() + body.shared.iter().count()));
+        let _ =
+            black_box(prepare.map(|body| body.writes.iter().count() + body.shared.iter().count()));
     }
-    black_box(ControlMessage::parse(bytes));
-    black_box(decode::<ClientMessage>(bytes));
-    black_box(decode::<ShardControl>(bytes));
-    black_box(decode::<Hello>(bytes));
-    black_box(decode::<Welcome>(bytes));
-    black_box(decode::<View>(bytes));
-    black_box(StoredCluster::from_file(bytes));
-    black_box(StoredRegister::from_file(bytes));
-    black_box(TableDef::decode(bytes));
-    black_box(check_catalog_row(bytes, bytes));
+    let _ = black_box(ControlMessage::parse(bytes));
+    let _ = black_box(decode::<ClientMessage>(bytes));
+    let _ = black_box(decode::<ShardControl>(bytes));
+    let _ = black_box(decode::<Hello>(bytes));
+    let _ = black_box(decode::<Welcome>(bytes));
+    let _ = black_box(decode::<View>(bytes));
+    let _ = black_box(StoredCluster::from_file(bytes));
+    let _ = black_box(StoredRegister::from_file(bytes));
+    let _ = black_box(TableDef::decode(bytes));
+    let _ = black_box(check_catalog_row(bytes, bytes));
     let table = table();
-    black_box(decode_key(&table, bytes));
-    black_box(decode_row(&table, bytes));
-    black_box(check_row(&table, bytes));
-    black_box(OpResult::read(&mut Reader::new(bytes)));
+    let _ = black_box(decode_key(&table, bytes));
+    let _ = black_box(decode_row(&table, bytes));
+    let _ = black_box(check_row(&table, bytes));
+    let _ = black_box(OpResult::read(&mut Reader::new(bytes)));
 }
 
 fn table() -> TableDef {
@@ -312,7 +313,11 @@ fn the_samples_are_what_decoders_accept() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 3000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn random_bytes_are_harmless(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
