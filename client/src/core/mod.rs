@@ -11,7 +11,7 @@
 //!   results are missing, or with `Unknown` when nobody could be asked in time. Never silently;
 //! * a committed read is sent to another in-sync replica as soon as the first one is gone.
 //!
-//! One file per concern: [`topology`] knows the cluster, [`sessions`] names transactions, `batch`,
+//! One file per concern: `topology` knows the cluster, `sessions` names transactions, `batch`,
 //! `lookup` and `transaction` each carry one kind of call, `outcome` asks after lost answers.
 
 mod batch;

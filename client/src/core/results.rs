@@ -87,11 +87,17 @@ impl ResultList {
                 places[usize::from(*index)] = result;
             }
         }
-        let mut bytes = bytes::BytesMut::new();
-        for result in &places {
-            result.write(&mut bytes);
+        Self::of(&places)
+    }
+
+    /// A list of these results.
+    pub(crate) fn of(results: &[OpResult<'_>]) -> Self {
+        let count = u16::try_from(results.len()).expect("bounded by BATCH_OPS_MAX");
+        if results.iter().all(|result| *result == OpResult::Done) {
+            return Self::all_done(count);
         }
-        let count = u16::try_from(count).expect("bounded by BATCH_OPS_MAX");
+        let mut bytes = bytes::BytesMut::new();
+        results.iter().for_each(|result| result.write(&mut bytes));
         Self { count, bytes: bytes.to_vec().into() }
     }
 }

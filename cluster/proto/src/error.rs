@@ -88,6 +88,8 @@ codes! {
     KeyImmutable = 1015, Permanent, "a key column cannot be changed by an update";
     /// A definition that cannot be a table.
     BadSchema = 1016, Permanent, "the table definition is not valid";
+    /// Where the cluster is to be found makes no sense.
+    BadAddress = 1017, Permanent, "the address of the cluster cannot be understood";
 
     /// The schema changed under the request.
     WrongSchema = 2001, Retry, "the table has changed since the request was made";
