@@ -201,6 +201,7 @@ fn kind_of(code: Code) -> ErrorKind {
         | Code::LocksLost
         | Code::TransactionKnown
         | Code::TransactionExpired
+        | Code::TransactionGone
         | Code::IdleAborted
         | Code::AbortedByTakeover
         | Code::AbortedByClient => ErrorKind::Aborted,
