@@ -38,6 +38,8 @@ struct Weather {
     /// New connections are reset, and so are those of earlier numbers.
     refusing: bool,
     resets: u64,
+    /// `None` until it is known: connections wait for it.
+    target: Option<SocketAddr>,
 }
 
 /// A proxy before one address. Dropping it resets its connections.
@@ -49,21 +51,22 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts a proxy on a free loopback port.
+    /// Starts a proxy before `target` on a free loopback port.
     ///
     /// # Errors
     /// When there is no port, or no thread.
     pub fn to(target: SocketAddr) -> io::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        Self::on(listener, target)
+        let proxy = Self::unaimed()?;
+        proxy.aim(target);
+        Ok(proxy)
     }
 
-    /// Starts a proxy on a listener that is there already: its address can be handed out before
-    /// the target is known.
+    /// Starts a proxy whose address can be handed out before its target is known.
     ///
     /// # Errors
-    /// When there is no thread.
-    pub fn on(listener: TcpListener, target: SocketAddr) -> io::Result<Self> {
+    /// When there is no port, or no thread.
+    pub fn unaimed() -> io::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
         listener.set_nonblocking(true)?;
         let addr = listener.local_addr()?;
         let (weather, seen) = watch::channel(Weather::default());
@@ -73,12 +76,17 @@ impl Proxy {
             std::thread::Builder::new().name(format!("proxy {addr}")).spawn(move || {
                 runtime.block_on(async {
                     tokio::select! {
-                        () = accept(listener, target, seen) => {}
+                        () = accept(listener, seen) => {}
                         _ = stopped => {}
                     }
                 });
             })?;
         Ok(Self { addr, weather, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Names the target; connections that wait for it go on.
+    pub fn aim(&self, target: SocketAddr) {
+        self.weather.send_modify(|weather| weather.target = Some(target));
     }
 
     /// Where it listens.
@@ -121,7 +129,7 @@ impl Proxy {
         self.weather.send_modify(|weather| {
             let lossy = [weather.to_target, weather.from_target].contains(&Flow::Lost);
             let resets = weather.resets + u64::from(lossy);
-            *weather = Weather { resets, ..Weather::default() };
+            *weather = Weather { resets, target: weather.target, ..Weather::default() };
         });
     }
 }
@@ -136,23 +144,26 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, target: SocketAddr, weather: watch::Receiver<Weather>) {
+async fn accept(listener: TcpListener, weather: watch::Receiver<Weather>) {
     let listener = tokio::net::TcpListener::from_std(listener).expect("the runtime runs");
     loop {
         let Ok((client, _)) = listener.accept().await else { continue };
+        end_by_reset(&client);
         let mut weather = weather.clone();
         // The task must count from the weather it was born in, or miss a reset before its start.
         let born = *weather.borrow_and_update();
-        tokio::spawn(async move {
-            end_by_reset(&client);
-            if born.refusing {
-                return;
-            }
-            let Ok(server) = TcpStream::connect(target).await else { return };
-            end_by_reset(&server);
-            carry(client, server, born.resets, weather).await;
-        });
+        if !born.refusing {
+            tokio::spawn(connect(client, born.resets, weather));
+        }
     }
+}
+
+async fn connect(client: TcpStream, born: u64, mut weather: watch::Receiver<Weather>) {
+    let aimed = weather.wait_for(|weather| weather.target.is_some()).await;
+    let Some(target) = aimed.ok().and_then(|weather| weather.target) else { return };
+    let Ok(server) = TcpStream::connect(target).await else { return };
+    end_by_reset(&server);
+    carry(client, server, born, weather).await;
 }
 
 /// Dropping the socket sends a reset; it also shall not wait for more bytes before it sends.
@@ -292,6 +303,16 @@ mod tests {
         until("a refused connection", || ask(&mut connect(&proxy), 3).err());
         proxy.mend();
         until("a connection again", || ask(&mut connect(&proxy), 4).ok());
+    }
+
+    #[test]
+    fn connections_wait_for_the_target() {
+        let proxy = Proxy::unaimed().unwrap();
+        let mut socket = connect(&proxy);
+        socket.write_all(&[1]).unwrap();
+        assert!(is_silent(&mut socket));
+        proxy.aim(echo());
+        assert_eq!(answer(&mut socket).unwrap(), 1);
     }
 
     #[test]
