@@ -64,6 +64,17 @@ fn allocation(data: usize) -> Layout {
 const ADDRESS_BITS: u32 = 48;
 const _: () = assert!(usize::BITS == 64, "tags need the upper bits of 64-bit pointers");
 
+/// A new allocation for a block with this many bytes of key and value.
+fn allocate(data: usize) -> NonNull<Header> {
+    let layout = allocation(data);
+    // SAFETY: the layout is not empty: it has the header.
+    let raw = unsafe { alloc(layout) };
+    let Some(start) = NonNull::new(raw.cast::<Header>()) else { handle_alloc_error(layout) };
+    // A system hands out higher addresses only when it is asked to, so this never fails by chance.
+    assert!(start.addr().get() >> ADDRESS_BITS == 0, "an address beyond 48 bits");
+    start
+}
+
 /// An owned row: the address of its header, with a tag.
 pub(crate) struct Block(NonNull<Header>);
 
@@ -73,30 +84,36 @@ unsafe impl Send for Block {}
 unsafe impl Sync for Block {}
 
 impl Block {
-    /// Makes a row.
+    /// Makes a row, in the allocation of `spare` if that is of the right size: allocators take
+    /// long when most of their memory is in use.
     pub(crate) fn new(
+        spare: Option<Self>,
         tag: u16,
-        epoch: Epoch,
-        schema: SchemaVersion,
+        (epoch, schema): (Epoch, SchemaVersion),
         key: &[u8],
         value: &[u8],
     ) -> Self {
         let header = Header::new(epoch, schema, key.len(), value.len());
-        let layout = allocation(key.len() + value.len());
-        // SAFETY: the layout is not empty: it has the header.
-        let raw = unsafe { alloc(layout) };
-        let Some(block) = NonNull::new(raw.cast::<Header>()) else { handle_alloc_error(layout) };
-        // SAFETY: the allocation is new, aligned for a header, and as long as header, key and
+        let start = match spare {
+            Some(spare) if spare.data_bytes() == key.len() + value.len() => spare.into_start(),
+            _ => allocate(key.len() + value.len()),
+        };
+        // SAFETY: the allocation is owned, aligned for a header, and as long as header, key and
         // value together; the sources are borrowed slices, so they cannot overlap it.
         unsafe {
-            block.write(header);
-            let data = raw.add(HEADER_BYTES);
+            start.write(header);
+            let data = start.as_ptr().cast::<u8>().add(HEADER_BYTES);
             ptr::copy_nonoverlapping(key.as_ptr(), data, key.len());
             ptr::copy_nonoverlapping(value.as_ptr(), data.add(key.len()), value.len());
         }
-        // A system that hands out such addresses has been asked to; then this stays on.
-        assert!(block.addr().get() >> ADDRESS_BITS == 0, "an address beyond 48 bits");
-        Self(block.map_addr(|address| address | usize::from(tag) << ADDRESS_BITS))
+        Self(start.map_addr(|address| address | usize::from(tag) << ADDRESS_BITS))
+    }
+
+    /// Gives the allocation away.
+    fn into_start(self) -> NonNull<Header> {
+        let start = NonNull::new(self.start()).expect("allocations are not at address zero");
+        std::mem::forget(self);
+        start
     }
 
     /// The tag it was made with.

@@ -20,7 +20,12 @@ pub struct Fragment {
     schema: SchemaVersion,
     rows: Index,
     bytes: usize,
+    /// The last block that was replaced, for the next one; not counted, since it is small.
+    spare: Option<Block>,
 }
+
+/// Key and value bytes of a block that is worth keeping as a spare.
+const SPARE_BYTES_MAX: usize = 256;
 
 /// Some rows in the order of their keys.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,7 +45,7 @@ impl Fragment {
     /// A fragment without rows; `schema` is noted in the rows put into it.
     #[must_use]
     pub fn new(schema: SchemaVersion) -> Self {
-        Self { schema, rows: Index::default(), bytes: 0 }
+        Self { schema, rows: Index::default(), bytes: 0, spare: None }
     }
 
     /// The version of the definition that new rows are encoded by.
@@ -60,9 +65,12 @@ impl Fragment {
     /// the counted bytes changed. Key and value are within their limits.
     pub fn put(&mut self, hash: u64, key: &[u8], value: &[u8], epoch: Epoch) -> i64 {
         debug_assert_eq!(hash, key_hash(key), "rows lie under the hash of their key");
-        let block = Block::new(tag_of(hash), epoch, self.schema, key, value);
+        let header = (epoch, self.schema);
+        let block = Block::new(self.spare.take(), tag_of(hash), header, key, value);
         let after = counted(&block);
-        let before = self.rows.put(hash, block).map_or(0, |old| counted(&old));
+        let old = self.rows.put(hash, block);
+        let before = old.as_ref().map_or(0, counted);
+        self.spare = old.filter(|old| old.data_bytes() <= SPARE_BYTES_MAX);
         self.bytes = self.bytes + after - before;
         after as i64 - before as i64
     }
