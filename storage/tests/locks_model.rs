@@ -104,6 +104,19 @@ impl Model {
         waits.find(|((row, tx), mode)| self.allows(*row, *tx, **mode)).map(|(k, m)| (*k, *m))
     }
 
+    /// Younger holders that an older transaction waits for.
+    fn wounds_due(&self) -> Vec<TxId> {
+        let mut due = BTreeSet::new();
+        for ((row, waiter), wanted) in &self.waits {
+            let holders = Self::of(&self.held, *row).into_iter();
+            let younger = holders.filter(|(h, mode)| {
+                h != waiter && conflicts(*mode, *wanted) && age(*waiter) < age(*h)
+            });
+            due.extend(younger.map(|(holder, _)| holder));
+        }
+        due.into_iter().collect()
+    }
+
     /// No two in conflict hold one lock; every wait for a holder is for an older one or for one
     /// that has been wounded for it.
     fn check_invariants(&self) {
@@ -138,6 +151,9 @@ fn acquire(table: &mut LockTable, row: Row, tx: TxId, mode: Mode) -> (Acquired, 
 
 fn check_same(table: &LockTable, model: &Model, rows: &[Row], txs: &[TxId]) {
     assert_eq!(table.is_empty(), model.held.is_empty() && model.waits.is_empty());
+    let mut due = Vec::new();
+    table.wounds(&mut due);
+    assert_eq!(due, model.wounds_due());
     let owners = table.owners();
     assert!(owners.is_sorted());
     for tx in txs {
