@@ -7,7 +7,8 @@
 //! * [`bench`]: closed and open loops beside their floors;
 //! * [`demo`]: the two-minute proof;
 //! * [`core`]: the management server as a pure process;
-//! * [`config`]: one small TOML file per process, environment and flags.
+//! * [`config`]: one small TOML file per process, environment and flags;
+//! * [`run`]: what a service manager starts: one management server or data node.
 //!
 //! Invariant: data goes to stdout, everything else to stderr, and nothing here takes part in the
 //! protocol except through the client library or a core's own interface.
@@ -18,4 +19,5 @@ pub mod config;
 pub mod core;
 pub mod demo;
 pub mod dev;
+pub mod run;
 pub mod table;

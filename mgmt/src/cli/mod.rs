@@ -100,6 +100,9 @@ impl Global {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    /// One process of a cluster: what service managers start
+    #[command(subcommand)]
+    Run(crate::run::args::RunCommand),
     /// What this binary is
     Version,
 }
@@ -130,6 +133,7 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
 fn dispatch(cli: Cli) -> CliResult<ExitKind> {
     let Cli { global, command } = cli;
     match command {
+        Command::Run(command) => crate::run::run(&command),
         Command::Version => version::run(&global),
     }
 }

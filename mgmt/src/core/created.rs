@@ -119,16 +119,15 @@ impl Created {
                 ))
             }
             Some(admission) => Err(format!(
-                "node {} of cluster {} lives at {} already, with another directory or an earlier \
-                 content of this one; rejoining comes with a later version: start the old \
-                 directory's process, or create a new cluster",
+                "node {} of cluster {} was started at {} before, with another directory or an \
+                 earlier content of this one; rejoining comes with a later version: create a new \
+                 cluster, with an empty directory for its management server too",
                 admission.node, view.cluster, admission.addr
             )),
             None => Err(format!(
-                "cluster {} was created with {} data nodes and has them all; adding data nodes \
+                "cluster {} has had all its data nodes since it was created; adding data nodes \
                  comes with a later version: check `cluster.mgmt`, or stop this node",
-                view.cluster,
-                view.members.len()
+                view.cluster
             )),
         }
     }

@@ -271,7 +271,7 @@ fn an_identity_is_given_to_one_process_only() {
     assert!(refusal(&heard).starts_with("node n2 of cluster"), "{heard:?}");
     let third = bench.newcomer(&report(3, "b"));
     let heard = bench.heard(third);
-    assert!(refusal(&heard).contains("has them all"), "{heard:?}");
+    assert!(refusal(&heard).contains("has had all its data nodes"), "{heard:?}");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Real processes on this machine: clusters of the shipped binary, proxies that spoil their links,
 //! signals, and logs that must be clean in the end.
 //!
+//! * [`processes`]: clusters of child processes;
+//! * [`watch`]: the simplest client, for views;
 //! * [`proxy`]: a TCP proxy with delay, stall, reset and loss per direction;
 //! * [`logs`]: what may stand in a log;
 //! * [`wait`]: conditions with deadlines instead of sleeps.
@@ -8,5 +10,7 @@
 //! Invariant: whatever a test does or fails to do, no process of it outlives it.
 
 pub mod logs;
+pub mod processes;
 pub mod proxy;
 pub mod wait;
+pub mod watch;

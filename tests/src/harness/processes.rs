@@ -1,0 +1,201 @@
+//! Clusters of child processes of the binary under test, on free loopback ports, each with a
+//! directory and a log in one temporary directory.
+//!
+//! A process dies with its handle, however the test ends; if the test fails, the end of every log
+//! is printed.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use lockstep_mgmt::dev::process::{ProcessId, Signal};
+use lockstep_mgmt::dev::ready;
+use tempfile::TempDir;
+
+use super::wait::until;
+
+/// How much of a log is printed when a test fails.
+const LOG_LINES_SHOWN: usize = 30;
+
+/// A child process. Killed when dropped.
+#[derive(Debug)]
+pub struct Running {
+    name: String,
+    child: Child,
+    log: PathBuf,
+    ready: PathBuf,
+}
+
+impl Running {
+    /// Starts `binary` with `args`, in and below `dir`.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn start(binary: &Path, name: &str, dir: &Path, args: &[OsString]) -> Self {
+        let (log, ready) = (dir.join(format!("{name}.log")), dir.join(format!("{name}.ready")));
+        let output = File::options().create(true).append(true).open(&log).expect("log file");
+        let child = Command::new(binary)
+            .args(args)
+            .arg("--die-with-parent")
+            .args([OsString::from("--ready-file"), ready.clone().into()])
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().expect("second handle of the log"))
+            .stderr(output)
+            .spawn()
+            .expect("the binary under test starts");
+        Self { name: name.to_owned(), child, log, ready }
+    }
+
+    /// Waits until it listens, and returns where.
+    pub fn addr(&mut self) -> SocketAddr {
+        let what = format!("{} to listen", self.name);
+        until(&what, || {
+            let text = fs::read_to_string(&self.ready).ok()?;
+            Some(ready::addr(&text).expect("an address in the ready file"))
+        })
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    /// If it is gone.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).expect("process numbers are small");
+        let sent = ProcessId::of(pid).and_then(|process| process.signal(signal));
+        assert!(sent.expect("the process is there"), "{} is gone", self.name);
+    }
+
+    /// Waits until it has ended.
+    pub fn ended(&mut self) -> ExitStatus {
+        let what = format!("{} to end", self.name);
+        until(&what, || self.child.try_wait().expect("our own child"))
+    }
+
+    /// Whether it runs still.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("our own child").is_none()
+    }
+
+    /// Everything it has said.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).expect("its log")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Gone already is as good.
+        let _gone = self.child.kill();
+        let _reaped = self.child.wait();
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let end = lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n");
+            eprintln!("--- the end of the log of {} ---\n{end}", self.name);
+        }
+    }
+}
+
+/// The form of a cluster.
+#[derive(Clone, Debug)]
+pub struct Form {
+    /// Node groups.
+    pub groups: u16,
+    /// Replicas.
+    pub replicas: u16,
+    /// Zones, dealt to the nodes in turn.
+    pub zones: Vec<&'static str>,
+    /// Further flags of the management server.
+    pub mgmt_args: Vec<&'static str>,
+}
+
+impl Form {
+    /// One group of two nodes without zones.
+    #[must_use]
+    pub fn pair() -> Self {
+        Self { groups: 1, replicas: 2, zones: Vec::new(), mgmt_args: Vec::new() }
+    }
+
+    /// Two groups of two nodes in zones a and b.
+    #[must_use]
+    pub fn two_by_two() -> Self {
+        Self { groups: 2, replicas: 2, zones: vec!["a", "b"], mgmt_args: Vec::new() }
+    }
+}
+
+/// A cluster of child processes with one management server. Node n is `nodes[n - 1]`.
+#[derive(Debug)]
+pub struct Cluster {
+    binary: PathBuf,
+    /// The management server.
+    pub mgmt: Running,
+    /// Where it listens.
+    pub mgmt_addr: SocketAddr,
+    /// The data nodes in order of node id.
+    pub nodes: Vec<Running>,
+    /// Everything the processes write. Declared last: it outlives the processes.
+    dir: TempDir,
+}
+
+impl Cluster {
+    /// Starts all processes; returns when they listen, not when they serve.
+    ///
+    /// # Panics
+    /// If one cannot be started.
+    #[must_use]
+    pub fn start(binary: &Path, form: &Form) -> Self {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let words = |word: &str| OsString::from(word);
+        let mut args: Vec<OsString> = ["run", "mgmt", "--listen", "127.0.0.1:0"].map(words).into();
+        args.extend(["--groups".into(), form.groups.to_string().into()]);
+        args.extend(["--replicas".into(), form.replicas.to_string().into()]);
+        if !form.zones.is_empty() {
+            args.extend(["--zones".into(), form.zones.join(",").into()]);
+        }
+        args.extend(form.mgmt_args.iter().map(OsString::from));
+        args.extend(["--dir".into(), dir.path().join("mgmt").into()]);
+        let mut mgmt = Running::start(binary, "mgmt", dir.path(), &args);
+        let mgmt_addr = mgmt.addr();
+        let mut cluster =
+            Self { binary: binary.to_owned(), mgmt, mgmt_addr, nodes: Vec::new(), dir };
+        for node in 1..=form.groups * form.replicas {
+            let zone = form.zones.get(usize::from(node - 1) % form.zones.len().max(1));
+            let extra: Vec<&str> = zone.iter().flat_map(|zone| ["--zone", zone]).collect();
+            let running = cluster.start_node(node, &format!("n{node}"), &extra);
+            cluster.nodes.push(running);
+        }
+        for node in &mut cluster.nodes {
+            node.addr();
+        }
+        cluster
+    }
+
+    /// Starts a data node that wishes to be `node`, in the directory `dir` of the cluster's.
+    #[must_use]
+    pub fn start_node(&self, node: u16, dir: &str, extra: &[&str]) -> Running {
+        let mut args: Vec<OsString> = ["run", "data", "--shards", "1"].map(OsString::from).into();
+        args.extend(["--node".into(), node.to_string().into()]);
+        args.extend(["--mgmt".into(), self.mgmt_addr.to_string().into()]);
+        args.extend(["--dir".into(), self.dir.path().join(dir).into()]);
+        args.extend(extra.iter().map(OsString::from));
+        Running::start(&self.binary, &format!("{dir}-process"), self.dir.path(), &args)
+    }
+
+    /// Starts the management server again on its directory and address.
+    pub fn restart_mgmt(&mut self) {
+        let mut args: Vec<OsString> = ["run", "mgmt"].map(OsString::from).into();
+        args.extend(["--listen".into(), self.mgmt_addr.to_string().into()]);
+        args.extend(["--dir".into(), self.dir.path().join("mgmt").into()]);
+        self.mgmt = Running::start(&self.binary, "mgmt-again", self.dir.path(), &args);
+        self.mgmt.addr();
+    }
+
+    /// Node `node`.
+    pub fn node(&mut self, node: u16) -> &mut Running {
+        &mut self.nodes[usize::from(node) - 1]
+    }
+}
