@@ -1,11 +1,24 @@
 //! Every kind of process the world can run, behind the one trait. An enum rather than a trait
 //! object, because the checks look inside.
 
+use lockstep_cluster::control::ControlCore;
+use lockstep_cluster::shard::ShardCore;
+use lockstep_mgmt::core::MgmtCore;
 use lockstep_proto::process::{Input, Outputs, Process};
 use lockstep_proto::time::Instant;
 
+use super::workload::ClientProcess;
+
 /// A process of the simulated cluster.
 pub enum Core {
+    /// A node's control core.
+    Control(Box<ControlCore>),
+    /// A shard core.
+    Shard(Box<ShardCore>),
+    /// A management server.
+    Mgmt(Box<MgmtCore>),
+    /// A client with its tasks.
+    Client(Box<ClientProcess>),
     /// A process of the simulator's own tests.
     Toy(Box<dyn Process>),
 }
@@ -13,7 +26,11 @@ pub enum Core {
 impl Core {
     fn process(&mut self) -> &mut dyn Process {
         match self {
-            Self::Toy(process) => process.as_mut(),
+            Self::Control(core) => core.as_mut(),
+            Self::Shard(core) => core.as_mut(),
+            Self::Mgmt(core) => core.as_mut(),
+            Self::Client(core) => core.as_mut(),
+            Self::Toy(core) => core.as_mut(),
         }
     }
 
@@ -31,7 +48,11 @@ impl Core {
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
         match self {
-            Self::Toy(process) => process.next_timeout(),
+            Self::Control(core) => core.next_timeout(),
+            Self::Shard(core) => core.next_timeout(),
+            Self::Mgmt(core) => core.next_timeout(),
+            Self::Client(core) => core.next_timeout(),
+            Self::Toy(core) => core.next_timeout(),
         }
     }
 }

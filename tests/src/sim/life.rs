@@ -90,6 +90,9 @@ impl World {
         let procs = entry.procs.clone();
         for proc in procs {
             let proc = &mut self.procs[proc.index()];
+            if let Some(super::core::Core::Client(client)) = &mut proc.core {
+                client.lose_all();
+            }
             proc.core = None;
             proc.inbox = Vec::new();
             proc.out = lockstep_proto::process::Outputs::new();

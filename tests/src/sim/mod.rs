@@ -1,18 +1,31 @@
 //! The simulator: the real cores over a simulated network, with simulated clocks, disks and
 //! faults, thousands of times faster than life. One seed makes one run, always the same.
+//!
+//! From the bottom up: [`rng`], [`clock`], [`event`]; [`net`], [`host`] and [`world`] with its
+//! parts [`wire`], [`dial`], [`life`], [`faults`], [`trap`]; [`cluster`] and [`workload`] fill the
+//! world; [`plan`] draws what goes wrong; [`check`] says what must hold; [`run`] is one seed.
 
+pub mod canaries;
+pub mod check;
+pub mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod core;
 pub mod dial;
 pub mod event;
 pub mod faults;
 pub mod host;
 pub mod life;
+pub mod marks;
 pub mod net;
+pub mod plan;
+pub mod report;
 pub mod rng;
+pub mod run;
 pub mod trace;
 pub mod trap;
 pub mod wire;
+pub mod workload;
 pub mod world;
 
 #[cfg(test)]

@@ -1,0 +1,125 @@
+//! What must hold: after every event, at samples, and when a run is over.
+
+pub mod history;
+pub mod replicas;
+
+use std::collections::BTreeMap;
+
+use lockstep_proto::ids::{NodeInstance, ViewNumber};
+use lockstep_proto::view::View;
+
+use super::cluster::Cluster;
+use super::core::Core;
+use super::event::Event;
+use super::host::{HostId, Life, Role};
+use super::run::Run;
+use super::world::World;
+
+use replicas::LogBook;
+
+/// Bytes in flight and unsent on one connection beyond which something is not bounded.
+const BACKLOG_MAX: usize = 64 << 20;
+
+/// Watches a run while it goes on.
+#[derive(Default)]
+pub struct Watchman {
+    /// Every view anybody ever acted in, by number.
+    views: BTreeMap<ViewNumber, (NodeInstance, View)>,
+    seen: BTreeMap<NodeInstance, ViewNumber>,
+    logs: LogBook,
+}
+
+impl Watchman {
+    /// Looks at the process that has just had a turn.
+    #[inline]
+    pub fn after_event(&mut self, world: &mut World, event: Event) {
+        let Event::Wake(proc) = event else { return };
+        let Some(Core::Control(control)) = &world.procs[proc.index()].core else { return };
+        let Role::Data(me) = world.host(world.procs[proc.index()].host).role else { return };
+        let view = control.view();
+        if self.seen.get(&me) == Some(&view.number) {
+            return;
+        }
+        self.seen.insert(me, view.number);
+        let view = view.clone();
+        if let Some((first, known)) = self.views.get(&view.number) {
+            if *known != view {
+                let text = format!(
+                    "split: {first} and {me} act in rival views {}: {known:?} and {view:?}",
+                    view.number
+                );
+                world.violation(text);
+            }
+            return;
+        }
+        self.views.insert(view.number, (me, view));
+    }
+
+    /// The sampled checks.
+    pub fn sample(&mut self, world: &mut World, cluster: &Cluster) {
+        if world.tally.backlog_max > BACKLOG_MAX {
+            world.violation(format!("{} bytes wait on one connection", world.tally.backlog_max));
+        }
+        self.logs.sample(world, cluster);
+    }
+
+    /// How many views there were.
+    #[must_use]
+    pub fn views(&self) -> usize {
+        self.views.len()
+    }
+}
+
+/// The checks of a run that stopped itself, as it may.
+pub fn at_stop(run: &mut Run) {
+    let found = history::check(&run.notes.borrow(), false);
+    for text in found {
+        run.world.violation(text);
+    }
+}
+
+/// The checks of a run that is over.
+pub fn at_end(run: &mut Run) {
+    let mut found = run.notes.borrow().complaints.clone();
+    found.extend(history::check(&run.notes.borrow(), true));
+    found.extend(membership(&run.world, &run.cluster));
+    found.extend(replicas::at_rest(&run.world, &run.cluster));
+    for text in found {
+        run.world.violation(text);
+    }
+}
+
+/// All members act in one view, and whoever is no member has stopped.
+fn membership(world: &World, cluster: &Cluster) -> Vec<String> {
+    let Some(newest) = cluster.newest_view(world) else {
+        return vec!["no node is left, though the plan left enough of them".into()];
+    };
+    let mut found = Vec::new();
+    for node in &cluster.nodes {
+        let Role::Data(instance) = world.host(*node).role else { continue };
+        let member = newest.contains(instance);
+        match (member, cluster.control(world, *node)) {
+            (true, Some(control)) if control.view().number == newest.number && control.acts() => {}
+            (true, Some(control)) => found.push(format!(
+                "{instance} is a member of {} but has {} and acts: {}",
+                newest.number,
+                control.view().number,
+                control.acts()
+            )),
+            (true, None) => {
+                found.push(format!("{instance} is dead but a member of {}", newest.number));
+            }
+            (false, Some(_)) if world.host(*node).life == Life::Running => {
+                found.push(format!("{instance} is not in {} but runs", newest.number));
+            }
+            (false, _) => {}
+        }
+    }
+    found
+}
+
+/// The hosts of all data nodes that run.
+#[must_use]
+pub fn running(world: &World, cluster: &Cluster) -> Vec<HostId> {
+    cluster.nodes.iter().copied().filter(|node| world.runs(*node)).collect()
+}

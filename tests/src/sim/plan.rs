@@ -1,0 +1,389 @@
+//! Which faults a run has and when: drawn from the seed by profile, and never more than the cluster
+//! is made to survive, except in the few seeds that mean to bring it down.
+//!
+//! Nodes that are excluded do not come back, so a fault that may cost a node is only drawn if
+//! the rest may go on by the five rules.
+
+use std::collections::BTreeMap;
+
+use lockstep_proto::view::{Arbitrator, View};
+
+use super::cluster::Cluster;
+use super::faults::Fault;
+use super::host::{HostId, Life, Role};
+use super::net::Cut;
+use super::rng::Rng;
+use super::world::World;
+
+/// Kinds of weather.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Profile {
+    /// No faults.
+    Calm,
+    /// Paths and connections.
+    Network,
+    /// Processes and machines.
+    Crash,
+    /// All of these together.
+    Mixed,
+}
+
+impl Profile {
+    /// The profile of this name.
+    ///
+    /// # Errors
+    /// In words, if there is none.
+    pub fn from_name(name: &str) -> Result<Self, String> {
+        match name {
+            "calm" => Ok(Self::Calm),
+            "network" => Ok(Self::Network),
+            "crash" => Ok(Self::Crash),
+            "mixed" => Ok(Self::Mixed),
+            "disk" | "hell" => Err(format!(
+                "profile {name} needs redo logs and checkpoints, which this version does not have"
+            )),
+            _ => Err(format!("no profile {name:?}: calm, network, crash or mixed")),
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Calm => "calm",
+            Self::Network => "network",
+            Self::Crash => "crash",
+            Self::Mixed => "mixed",
+        }
+    }
+}
+
+const MS: u64 = 1_000_000;
+
+/// Silence that no heartbeat misses: far below the suspicion time, with room for two together.
+const HARMLESS_NS: u64 = 120 * MS;
+
+/// Time after the end of a fault in which it is settled who is still a member.
+const SETTLED_NS: u64 = 3_000 * MS;
+
+/// The plan of one run.
+pub struct Plan {
+    profile: Profile,
+    rng: Rng,
+    /// Mean time between faults.
+    gap_ns: u64,
+    /// Whether the cluster may be brought down.
+    pub reckless: bool,
+    /// Nodes a fault may have cost, until it is known whether it has.
+    doomed: BTreeMap<HostId, u64>,
+    /// No second grave fault before this time, so that the first is settled.
+    grave_after: u64,
+    /// Hosts that are silent until then.
+    silent: Vec<(HostId, u64)>,
+    /// What was done, for the report.
+    pub done: Vec<(u64, Fault)>,
+}
+
+impl Plan {
+    /// A plan for a run.
+    #[must_use]
+    pub fn new(profile: Profile, rng: &mut Rng) -> Self {
+        let mut rng = rng.fork();
+        let gap_ns = *rng.pick(&[100 * MS, 250 * MS, 500 * MS, 1500 * MS]);
+        let reckless = profile != Profile::Calm && rng.one_in(12);
+        Self {
+            profile,
+            rng,
+            gap_ns,
+            reckless,
+            doomed: BTreeMap::new(),
+            grave_after: 0,
+            silent: Vec::new(),
+            done: Vec::new(),
+        }
+    }
+
+    /// Time until the next fault; `None` for no faults at all.
+    pub fn gap(&mut self) -> Option<u64> {
+        (self.profile != Profile::Calm).then(|| self.rng.range(self.gap_ns / 10, 2 * self.gap_ns))
+    }
+
+    /// Draws the next fault and does it.
+    pub fn strike(&mut self, world: &mut World, cluster: &Cluster) {
+        let now = world.now;
+        self.silent.retain(|(_, until)| *until > now);
+        let grave = now >= self.grave_after && self.rng.percent(35);
+        let fault = if grave {
+            self.draw_grave(world, cluster)
+        } else {
+            self.draw_harmless(world, cluster)
+        };
+        if let Some(fault) = fault {
+            self.note(now, &fault);
+            world.strike(&fault);
+        }
+    }
+
+    fn note(&mut self, now: u64, fault: &Fault) {
+        self.done.push((now, fault.clone()));
+    }
+
+    fn draw_harmless(&mut self, world: &World, cluster: &Cluster) -> Option<Fault> {
+        let all: Vec<HostId> = cluster
+            .nodes
+            .iter()
+            .chain(&cluster.mgmts)
+            .chain(&cluster.clients)
+            .copied()
+            .filter(|host| !world.is_dead(*host))
+            .collect();
+        let a = *self.rng.pick(&all);
+        let b = *self.rng.pick(&all);
+        let network = match self.profile {
+            Profile::Network => true,
+            Profile::Crash => self.rng.percent(20),
+            Profile::Mixed | Profile::Calm => self.rng.coin(),
+        };
+        if !network {
+            return self.draw_burden(world, a);
+        }
+        if a == b {
+            return None;
+        }
+        match self.rng.below(6) {
+            0 => Some(Fault::BreakOne(a, b, self.rng.next())),
+            1 => Some(Fault::Break(a, b)),
+            2 => {
+                let extra = self.rng.range(MS / 10, 15 * MS);
+                Some(Fault::Slow(a, b, extra, self.rng.range(50 * MS, 2_000 * MS)))
+            }
+            3 => self.quiet(world, &[a, b]).map(|length| Fault::Clog(a, b, length)),
+            4 => self.quiet(world, &[a, b]).map(|length| Fault::Split {
+                side: vec![a],
+                rest: vec![b],
+                cut: if self.rng.one_in(4) { Cut::Reject } else { Cut::Silent },
+                one_way: self.rng.coin(),
+                length,
+            }),
+            _ => {
+                let length = self.quiet(world, &[a, b])? / 4 + 1;
+                Some(Fault::Flap(a, b, 3, length))
+            }
+        }
+    }
+
+    fn draw_burden(&mut self, world: &World, host: HostId) -> Option<Fault> {
+        match self.rng.below(3) {
+            0 => {
+                Some(Fault::Burden(host, self.rng.range(2, 40), self.rng.range(50 * MS, 1500 * MS)))
+            }
+            _ => {
+                let length = self.quiet(world, &[host])?;
+                Some(Fault::Pause(host, length, self.rng.coin()))
+            }
+        }
+    }
+
+    /// A silence that costs nobody a node, unless one of the hosts is silent already.
+    fn quiet(&mut self, world: &World, hosts: &[HostId]) -> Option<u64> {
+        if hosts.iter().any(|host| self.silent.iter().any(|(other, _)| other == host)) {
+            return None;
+        }
+        let length = self.rng.range(MS, HARMLESS_NS);
+        // The back-off after a cut doubles it; the next one must not follow at once.
+        let until = world.now + 4 * length + 200 * MS;
+        self.silent.extend(hosts.iter().map(|host| (*host, until)));
+        Some(length)
+    }
+
+    fn draw_grave(&mut self, world: &World, cluster: &Cluster) -> Option<Fault> {
+        let view = cluster.newest_view(world)?;
+        let members: Vec<HostId> =
+            view.members.iter().map(|member| cluster.node(member.instance.node)).collect();
+        let up = |host: &HostId| world.host(*host).life == Life::Running;
+        let now = world.now;
+        self.doomed.retain(|host, until| members.contains(host) && *until > now);
+        let targets: Vec<HostId> = members
+            .iter()
+            .copied()
+            .filter(|host| up(host) && !self.doomed.contains_key(host))
+            .collect();
+        if targets.is_empty() {
+            return None;
+        }
+        let network = match self.profile {
+            Profile::Network => true,
+            Profile::Crash => false,
+            Profile::Mixed | Profile::Calm => self.rng.coin(),
+        };
+        let fault = if network {
+            self.draw_cut(world, cluster, view, &targets)
+        } else {
+            self.draw_death(world, cluster, view, &targets)
+        }?;
+        // Mostly the cluster settles before the next grave fault; sometimes it is hit in the middle.
+        let wait = if self.rng.percent(30) { self.rng.range(1, 700) } else { 2_500 };
+        self.grave_after = self.grave_after.max(world.now + wait * MS);
+        Some(fault)
+    }
+
+    fn draw_death(
+        &mut self,
+        world: &World,
+        cluster: &Cluster,
+        view: &View,
+        targets: &[HostId],
+    ) -> Option<Fault> {
+        if self.rng.percent(20) {
+            return self.draw_bystander(world, cluster);
+        }
+        let victim = *self.rng.pick(targets);
+        if !self.may_lose(world, cluster, view, &[victim]) {
+            return None;
+        }
+        let fault = match self.rng.below(10) {
+            0..=4 => Fault::Kill(victim),
+            5 => Fault::PowerOff(victim),
+            6 => Fault::Terminate(victim),
+            _ => Fault::Pause(victim, self.rng.range(300 * MS, 4_000 * MS), self.rng.coin()),
+        };
+        let until = match fault {
+            Fault::Pause(_, length, _) => world.now + length + SETTLED_NS,
+            _ => u64::MAX,
+        };
+        self.doomed.insert(victim, until);
+        Some(fault)
+    }
+
+    /// A management server or a client dies; the run starts another in its place.
+    fn draw_bystander(&mut self, world: &World, cluster: &Cluster) -> Option<Fault> {
+        let hosts: Vec<HostId> = cluster
+            .mgmts
+            .iter()
+            .chain(&cluster.clients)
+            .copied()
+            .filter(|host| !world.is_dead(*host))
+            .collect();
+        if hosts.is_empty() {
+            return None;
+        }
+        Some(Fault::Kill(*self.rng.pick(&hosts)))
+    }
+
+    fn draw_cut(
+        &mut self,
+        world: &World,
+        cluster: &Cluster,
+        view: &View,
+        targets: &[HostId],
+    ) -> Option<Fault> {
+        let length = self.rng.range(300 * MS, 5_000 * MS);
+        let cut = if self.rng.one_in(4) { Cut::Reject } else { Cut::Silent };
+        let (side, one_way) = match self.rng.below(4) {
+            0 => return self.draw_pair(world, cluster, view, targets, length),
+            1 => {
+                let zone = u16::try_from(self.rng.below(u64::from(cluster.shape.zones))).ok()?;
+                let count = u16::try_from(world.hosts.len()).expect("at most HOSTS_MAX hosts");
+                let zone_hosts: Vec<HostId> =
+                    (0..count).map(HostId).filter(|h| world.host(*h).zone == zone).collect();
+                (zone_hosts, false)
+            }
+            2 => (vec![*self.rng.pick(targets)], self.rng.coin()),
+            _ => {
+                let side = targets.iter().copied().filter(|_| self.rng.coin()).collect();
+                (side, self.rng.one_in(4))
+            }
+        };
+        let count = u16::try_from(world.hosts.len()).expect("at most HOSTS_MAX hosts");
+        let mut rest: Vec<HostId> =
+            (0..count).map(HostId).filter(|host| !side.contains(host)).collect();
+        // Sometimes the arbitrator is reached by both sides, sometimes by one.
+        if self.rng.coin() {
+            rest.retain(|host| !matches!(world.host(*host).role, Role::Mgmt(_)));
+        }
+        let here: Vec<HostId> =
+            targets.iter().copied().filter(|host| side.contains(host)).collect();
+        let there: Vec<HostId> =
+            targets.iter().copied().filter(|host| !side.contains(host)).collect();
+        if here.is_empty() || there.is_empty() {
+            return None;
+        }
+        let without_side = self.may_lose(world, cluster, view, &side);
+        let without_rest = self.may_lose(world, cluster, view, &rest);
+        if !(without_side && without_rest) && (one_way || !(without_side || without_rest)) {
+            return None; // A one-way cut does not say which side it costs.
+        }
+        let until = world.now + length + SETTLED_NS;
+        self.doomed.extend(here.iter().chain(&there).map(|host| (*host, until)));
+        self.grave_after = until;
+        Some(Fault::Split { side, rest, cut, one_way, length })
+    }
+
+    /// Two nodes cannot hear each other; everybody else hears both.
+    fn draw_pair(
+        &mut self,
+        world: &World,
+        cluster: &Cluster,
+        view: &View,
+        targets: &[HostId],
+        length: u64,
+    ) -> Option<Fault> {
+        let (a, b) = (*self.rng.pick(targets), *self.rng.pick(targets));
+        if a == b
+            || !self.may_lose(world, cluster, view, &[a])
+            || !self.may_lose(world, cluster, view, &[b])
+        {
+            return None;
+        }
+        let until = world.now + length + SETTLED_NS;
+        self.doomed.extend([(a, until), (b, until)]);
+        let one_way = self.rng.coin();
+        Some(Fault::Split { side: vec![a], rest: vec![b], cut: Cut::Silent, one_way, length })
+    }
+
+    /// Whether the cluster goes on without `lost` and everything doomed before.
+    fn may_lose(&self, world: &World, cluster: &Cluster, view: &View, lost: &[HostId]) -> bool {
+        if self.reckless {
+            return true;
+        }
+        let stays = |member: &lockstep_proto::view::Member| {
+            let host = cluster.node(member.instance.node);
+            !lost.contains(&host)
+                && !self.doomed.contains_key(&host)
+                && world.host(host).life == Life::Running
+        };
+        let here = view.members.iter().filter(|member| stays(member)).count();
+        let mut whole = false;
+        for group in view.groups() {
+            let mut members = view.members.iter().filter(|member| member.group == group);
+            let left = members.clone().filter(|member| stays(member)).count();
+            if left == 0 {
+                return false;
+            }
+            whole |= members.all(&stays);
+        }
+        if whole || here * 2 > view.members.len() {
+            return true;
+        }
+        here * 2 == view.members.len() && self.arbitrator_answers(world, cluster, view, lost)
+    }
+
+    /// Whether the view's arbitrator is up and will stay within reach of those who are not lost.
+    fn arbitrator_answers(
+        &self,
+        world: &World,
+        cluster: &Cluster,
+        view: &View,
+        lost: &[HostId],
+    ) -> bool {
+        let Some(Arbitrator::Mgmt { id, .. }) = &view.arbitrator else { return false };
+        let host = cluster.mgmts[usize::from(id.0) - 1];
+        world.runs(host)
+            && !lost.contains(&host)
+            && cluster.nodes.iter().all(|node| {
+                lost.contains(node)
+                    || (world.net.path(*node, host).cut == Cut::Open
+                        && world.net.path(host, *node).cut == Cut::Open)
+            })
+    }
+}

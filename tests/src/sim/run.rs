@@ -1,0 +1,369 @@
+//! One run from seed to verdict: set up, work under faults, heal, drain, read everything once more,
+//! check.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use lockstep_proto::canary::Canary;
+use lockstep_proto::time::Instant;
+
+use super::check::{self, Watchman};
+use super::cluster::{Cluster, Shape};
+use super::core::Core;
+use super::event::Event;
+use super::host::{HostId, Role};
+use super::plan::{Plan, Profile};
+use super::rng::Rng;
+use super::workload::bank::{AuditTask, TransferTask};
+use super::workload::counters::{CounterReadTask, IncrementTask};
+use super::workload::ddl::DdlTask;
+use super::workload::finale::FinaleTask;
+use super::workload::lists::{AppendTask, ReadTask};
+use super::workload::registers::RegisterTask;
+use super::workload::setup::SetupTask;
+use super::workload::{Notebook, Phase, Tables, Task};
+use super::world::{Tally, World};
+
+const MS: u64 = 1_000_000;
+const SECOND: u64 = 1_000 * MS;
+
+/// Time between sampled checks.
+const CHECK_EVERY: u64 = 50 * MS;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The seed.
+    pub seed: u64,
+    /// Simulated seconds of work under faults.
+    pub seconds: u64,
+    /// Which faults.
+    pub profile: Profile,
+    /// Groups and replicas, if fixed.
+    pub shape: Option<(u16, u16)>,
+    /// Shards per node, if fixed.
+    pub shards: Option<u16>,
+    /// A bug to run with.
+    pub canary: Option<Canary>,
+    /// Keep the last events in words.
+    pub trace: bool,
+    /// Print them as they happen.
+    pub print: bool,
+}
+
+/// What a run came to.
+pub struct Verdict {
+    /// The hash of everything that happened.
+    pub hash: u64,
+    /// Simulated time in all.
+    pub simulated_ns: u64,
+    /// Data nodes.
+    pub nodes: u64,
+    /// Operations begun by clients.
+    pub operations: u64,
+    /// Writing operations that committed.
+    pub committed: u64,
+    /// Counts of the world.
+    pub tally: Tally,
+    /// The last events, if they were kept.
+    pub lines: Vec<String>,
+    /// The list history.
+    pub history: Vec<crate::checkers::Event>,
+    /// Failed operations by code.
+    pub refused: std::collections::BTreeMap<u16, u64>,
+    /// Operations of unknown outcome.
+    pub unknown: u64,
+    /// Whether the cluster stopped itself, as it may in a few seeds.
+    pub stopped: bool,
+}
+
+/// A run under way.
+pub struct Run {
+    /// The world.
+    pub world: World,
+    /// The cluster in it.
+    pub cluster: Cluster,
+    /// What clients were told.
+    pub notes: Rc<RefCell<Notebook>>,
+    plan: Plan,
+    watchman: Watchman,
+    rng: Rng,
+    ddl_number: u32,
+}
+
+/// Draws the shape of a run's cluster.
+fn draw_shape(options: &Options, rng: &mut Rng) -> Shape {
+    let drawn_groups = *rng.pick(&[1, 1, 2, 2, 2, 3]);
+    let drawn_replicas = *rng.pick(&[1, 2, 2, 2, 2, 3, 3, 4]);
+    let drawn_shards = *rng.pick(&[1, 1, 2, 3]);
+    let (groups, replicas) = options.shape.unwrap_or((drawn_groups, drawn_replicas));
+    Shape {
+        groups,
+        replicas,
+        shards: options.shards.unwrap_or(drawn_shards),
+        partitions: *rng.pick(&[8, 8, 16]),
+        zones: *rng.pick(&[1, 2, 2, 3]),
+        mgmts: *rng.pick(&[1, 1, 2]),
+        clients: *rng.pick(&[2, 3, 4]),
+        drift_ppm: *rng.pick(&[0, 100, 450]),
+    }
+}
+
+/// Runs a seed.
+#[must_use]
+pub fn run(options: &Options) -> Verdict {
+    let mut run = Run::new(options);
+    let stopped = run.all_phases(options.seconds * SECOND);
+    run.verdict(stopped)
+}
+
+impl Run {
+    /// A world with its cluster, before anything has happened.
+    #[must_use]
+    pub fn new(options: &Options) -> Self {
+        let mut rng = Rng::new(options.seed ^ 0x10c7_57e9);
+        let shape = draw_shape(options, &mut rng);
+        Self::with_shape(options, shape, rng)
+    }
+
+    /// The same with a given shape.
+    #[must_use]
+    pub fn with_shape(options: &Options, shape: Shape, mut rng: Rng) -> Self {
+        let mut world = World::new(options.seed);
+        world.trace.on = options.trace;
+        world.trace.print = options.print;
+        world.clock_before_socket = options.canary == Some(Canary::ClockBeforeSocket);
+        let mut notes = Notebook::new(Tables::new(shape.partitions));
+        notes.pause_us = *rng.pick(&[20_000, 60_000, 150_000]);
+        notes.lists = *rng.pick(&[3, 6, 10]);
+        let notes = Rc::new(RefCell::new(notes));
+        let cluster = Cluster::build(&mut world, shape, options.canary, &notes, &mut rng);
+        if options.profile != Profile::Calm {
+            let loss = *rng.pick(&[0, 0, 500, 5_000]);
+            let hosts = u16::try_from(world.hosts.len()).expect("at most HOSTS_MAX hosts");
+            for a in 0..hosts {
+                for b in 0..hosts {
+                    world.net.path_mut(HostId(a), HostId(b)).loss_one_in = loss;
+                }
+            }
+        }
+        let plan = Plan::new(options.profile, &mut rng);
+        world.agenda.push(CHECK_EVERY, Event::Check);
+        Self { world, cluster, notes, plan, watchman: Watchman::default(), rng, ddl_number: 0 }
+    }
+
+    /// Everything, in order; true if the cluster stopped itself where it may.
+    fn all_phases(&mut self, length: u64) -> bool {
+        self.set_up();
+        if self.failed() {
+            return false;
+        }
+        for index in 0..self.cluster.clients.len() {
+            self.give_tasks(self.cluster.clients[index]);
+        }
+        if let Some(gap) = self.plan.gap() {
+            self.world.agenda.push(self.world.now + 200 * MS + gap, Event::Fault);
+        }
+        self.advance(length);
+        if self.failed() {
+            return false;
+        }
+        self.world.heal();
+        self.notes.borrow_mut().phase = Phase::Drain;
+        if self.plan.reckless && !self.serves() {
+            self.advance(3 * SECOND);
+            if !self.serves() {
+                check::at_stop(self);
+                return true;
+            }
+        }
+        self.drain();
+        if !self.failed() {
+            self.finale();
+        }
+        if !self.failed() {
+            check::at_end(self);
+        }
+        false
+    }
+
+    fn failed(&self) -> bool {
+        !self.world.tally.violations.is_empty()
+    }
+
+    fn set_up(&mut self) {
+        let first = self.cluster.clients[0];
+        self.add_task(first, Box::new(SetupTask::new()), 0);
+        let limit = self.world.now + 10 * SECOND;
+        let notes = self.notes.clone();
+        self.advance_until(limit, || notes.borrow().phase == Phase::Work);
+        if self.notes.borrow().phase != Phase::Work {
+            self.world.violation("the tables could not be made within ten seconds".into());
+        }
+    }
+
+    /// Gives a client its share of the work.
+    fn give_tasks(&mut self, client: HostId) {
+        let tasks = self.rng.range(2, 4);
+        for _ in 0..tasks {
+            let task: Box<dyn Task> = match self.rng.below(16) {
+                0..=4 => Box::new(AppendTask::new()),
+                5..=6 => Box::new(ReadTask::default()),
+                7..=8 => Box::new(IncrementTask::default()),
+                9..=10 => Box::new(TransferTask::default()),
+                11 => Box::new(AuditTask::default()),
+                12 => Box::new(CounterReadTask::default()),
+                13..=14 => Box::new(RegisterTask::default()),
+                _ => {
+                    self.ddl_number += 1;
+                    Box::new(DdlTask::new(self.ddl_number))
+                }
+            };
+            let start = self.rng.below(50 * MS);
+            self.add_task(client, task, start);
+        }
+        // What every run must have, whatever was drawn.
+        let first = self.cluster.clients[0];
+        if client == first {
+            self.add_task(client, Box::new(AppendTask::new()), 0);
+            self.add_task(client, Box::new(AppendTask::new()), MS);
+            self.add_task(client, Box::new(IncrementTask::default()), MS);
+            self.add_task(client, Box::new(TransferTask::default()), 2 * MS);
+        }
+    }
+
+    fn add_task(&mut self, client: HostId, task: Box<dyn Task>, after: u64) {
+        let Some(proc) = self.world.host(client).procs.first().copied() else { return };
+        let start: Instant = self.world.host(client).clock.read(self.world.now + after);
+        if let Some(Core::Client(process)) = &mut self.world.procs[proc.index()].core {
+            process.add(task, start);
+        }
+        self.world.plan_next_turn(proc);
+    }
+
+    /// Lets time pass.
+    pub fn advance(&mut self, length: u64) {
+        let limit = self.world.now + length;
+        self.advance_until(limit, || false);
+    }
+
+    /// Lets time pass until a condition holds.
+    pub fn advance_until(&mut self, limit: u64, done: impl Fn() -> bool) {
+        while let Some(time) = self.world.agenda.next_time() {
+            if time > limit || self.failed() || done() {
+                break;
+            }
+            self.notes.borrow_mut().now = time;
+            let event = self.world.step();
+            match event {
+                Some(Event::Fault) => self.on_fault(),
+                Some(Event::Check) => self.on_check(),
+                Some(event) => self.watchman.after_event(&mut self.world, event),
+                None => {}
+            }
+        }
+        if !self.failed() && !done() {
+            self.world.now = self.world.now.max(limit);
+        }
+    }
+
+    fn on_check(&mut self) {
+        let at = self.world.now + CHECK_EVERY;
+        self.world.agenda.push(at, Event::Check);
+        self.watchman.sample(&mut self.world, &self.cluster);
+    }
+
+    fn on_fault(&mut self) {
+        if self.notes.borrow().phase != Phase::Work {
+            return;
+        }
+        self.plan.strike(&mut self.world, &self.cluster);
+        self.replace_dead();
+        if let Some(gap) = self.plan.gap() {
+            self.world.agenda.push(self.world.now + gap, Event::Fault);
+        }
+    }
+
+    /// Dead clients get successors at once, dead management servers after a while.
+    fn replace_dead(&mut self) {
+        for client in self.cluster.clients.clone() {
+            if self.world.is_dead(client) {
+                let (world, notes) = (&mut self.world, &self.notes);
+                self.cluster.start_client(world, client, notes, &mut self.rng);
+                self.give_tasks(client);
+            }
+        }
+        for mgmt in self.cluster.mgmts.clone() {
+            if self.world.is_dead(mgmt) && self.rng.coin() {
+                self.cluster.start_mgmt(&mut self.world, mgmt);
+            }
+        }
+    }
+
+    /// Whether some node still serves.
+    fn serves(&self) -> bool {
+        self.cluster.nodes.iter().any(|node| self.world.runs(*node))
+    }
+
+    fn drain(&mut self) {
+        for mgmt in self.cluster.mgmts.clone() {
+            if self.world.is_dead(mgmt) {
+                self.cluster.start_mgmt(&mut self.world, mgmt);
+            }
+        }
+        let limit = self.world.now + 15 * SECOND;
+        let notes = self.notes.clone();
+        self.advance_until(limit, || notes.borrow().open == 0);
+        let open = self.notes.borrow().open;
+        if open > 0 && !self.failed() {
+            self.world.violation(format!(
+                "{open} operations have not ended 15 s after everything was healed"
+            ));
+        }
+        if !self.failed() {
+            self.advance(2 * SECOND);
+        }
+    }
+
+    /// Reads everything once more: the clients' tasks are over, a new one reads.
+    fn finale(&mut self) {
+        self.notes.borrow_mut().phase = Phase::Final;
+        let mut members: Vec<_> = match self.cluster.newest_view(&self.world) {
+            Some(view) => view.members.iter().map(|member| member.instance.node).collect(),
+            None => Vec::new(),
+        };
+        members.sort_unstable();
+        let reader = self.cluster.clients[0];
+        let task = FinaleTask::new(&self.notes.borrow(), members);
+        self.add_task(reader, Box::new(task), 0);
+        let limit = self.world.now + 10 * SECOND;
+        let notes = self.notes.clone();
+        self.advance_until(limit, || notes.borrow().finished);
+        if !self.notes.borrow().finished && !self.failed() {
+            self.world.violation("the last reads have not ended within 10 s".into());
+        }
+    }
+
+    fn verdict(mut self, stopped: bool) -> Verdict {
+        let notes = self.notes.borrow();
+        Verdict {
+            hash: self.world.hash,
+            simulated_ns: self.world.now,
+            nodes: self.cluster.nodes.len() as u64,
+            operations: notes.operations,
+            committed: notes.committed,
+            tally: std::mem::take(&mut self.world.tally),
+            lines: std::mem::take(&mut self.world.trace.lines).into(),
+            history: notes.history.clone(),
+            refused: notes.refused.clone(),
+            unknown: notes.unknown,
+            stopped,
+        }
+    }
+}
+
+/// Whether a host is a data node.
+#[must_use]
+pub fn is_node(world: &World, host: HostId) -> bool {
+    matches!(world.host(host).role, Role::Data(_))
+}
