@@ -156,6 +156,12 @@ fn check_same(table: &LockTable, model: &Model, rows: &[Row], txs: &[TxId]) {
     assert_eq!(due, model.wounds_due());
     let owners = table.owners();
     assert!(owners.is_sorted());
+    for (row, mode) in rows.iter().flat_map(|row| [(row, Mode::Shared), (row, Mode::Exclusive)]) {
+        let key = key_of(*row);
+        let named = table.conflict(TableId(row.0), key_hash(&key), &key, mode, None);
+        let claims = Model::of(&model.held, *row).into_iter().chain(Model::of(&model.waits, *row));
+        assert_eq!(named.is_some(), claims.into_iter().any(|(_, other)| conflicts(other, mode)));
+    }
     for tx in txs {
         let owner = owners.iter().find(|owner| owner.tx == *tx);
         let held = model.held.keys().filter(|(_, holder)| holder == tx).count();

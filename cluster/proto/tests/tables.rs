@@ -373,6 +373,41 @@ fn row_bytes_never_change() {
     assert_eq!(encode_row(&plain, &[Value::from(vec![7_u8, 8])]).unwrap(), [7, 8]);
 }
 
+/// Bytes that would be read as a row that has another form are refused.
+#[test]
+fn a_row_has_one_form() {
+    let def = golden_table();
+    let values = [true.into(), Value::Null, "xy".into(), Value::Null, Value::Null, Value::from(1)];
+    let row = encode_row(&def, &values).unwrap();
+    assert_eq!(check_row(&def, &row), Ok(()));
+    let with = |at: usize, byte| {
+        let mut bytes = row.clone();
+        bytes[at] = byte;
+        check_row(&def, &bytes)
+    };
+    // Null bits 0, ok 1, height 2 to 9, seen 10 to 17, level 18, end of tag 19 to 21, tag.
+    assert_eq!(with(0, 0b0000_1111), Err(Code::Malformed), "a null bit of no column");
+    assert_eq!(with(0, 0b0000_0011), Ok(()), "bytes that are empty, not NULL");
+    assert_eq!(with(1, 2), Err(Code::WrongType), "neither true nor false");
+    assert_eq!(with(9, 1), Err(Code::Malformed), "NULL with a value");
+    assert_eq!(with(17, 1), Err(Code::Malformed), "NULL with a value");
+    assert_eq!(with(18, 0xFF), Ok(()), "any byte is a number");
+    assert_eq!(with(19, 1), Err(Code::Malformed), "NULL with data");
+    assert_eq!(with(19, 3), Err(Code::Malformed), "an end beyond the row");
+    assert_eq!(with(22, 0xFF), Err(Code::WrongType), "not UTF-8");
+}
+
+#[test]
+fn ends_of_variable_columns_go_up() {
+    let columns = ["k", "a", "b", "c"].map(|name| ColumnDef::new(name, ColumnType::Bytes));
+    let def = TableDef::with_key("t", columns.to_vec(), &["k"]).unwrap();
+    let check = |a: u8, b: u8| check_row(&def, &[a, 0, 0, b, 0, 0, 7, 7]);
+    assert_eq!(check(1, 2), Ok(()));
+    assert_eq!(check(2, 2), Ok(()));
+    assert_eq!(check(2, 1), Err(Code::Malformed));
+    assert_eq!(check(2, 3), Err(Code::Malformed));
+}
+
 #[test]
 fn change_bytes_never_change() {
     let below = Condition { column: 3, comparison: Comparison::Lt, value: Value::from(5) };
