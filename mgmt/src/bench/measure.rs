@@ -88,6 +88,16 @@ impl Measured {
         ratio(self.cpu.as_secs_f64() * 1e6, self.ops as f64)
     }
 
+    /// This run and another one of the same kind as one.
+    #[must_use]
+    pub fn joined(mut self, other: &Self) -> Self {
+        self.ops += other.ops;
+        self.time += other.time;
+        self.cpu += other.cpu;
+        self.latencies.merge(&other.latencies);
+        self
+    }
+
     /// The keys every bench report has.
     #[must_use]
     pub fn to_json(&self) -> Map<String, Value> {

@@ -65,6 +65,8 @@ pub enum Trouble {
     Interrupted = 4013,
     /// The process ended with an error of its own.
     Process = 4014,
+    /// It needs a yes.
+    Refused = 4015,
 }
 
 impl Trouble {
@@ -79,7 +81,7 @@ impl Trouble {
             | Self::Interrupted
             | Self::Process => ExitKind::Failed,
             Self::TimedOut => ExitKind::Timeout,
-            Self::DevRuns | Self::NoSuchNode => ExitKind::Refused,
+            Self::DevRuns | Self::NoSuchNode | Self::Refused => ExitKind::Refused,
             Self::NotHealthy => ExitKind::NotHealthy,
             Self::Partly => ExitKind::Partly,
         }

@@ -1,10 +1,15 @@
 //! The command line: one file per command, and here what they share: global flags, the choice of
 //! cluster, and how an end becomes an exit code.
 
+pub mod connect;
 pub mod error;
 pub mod output;
 
+mod bench;
+mod dev;
 mod duration;
+mod status;
+mod table;
 mod version;
 
 use std::ffi::OsString;
@@ -91,6 +96,31 @@ impl Global {
         }
     }
 
+    /// Asks before something that cannot be taken back; `--yes` answers.
+    ///
+    /// # Errors
+    /// If the answer is no, or nobody can be asked.
+    pub fn confirm(&self, question: &str) -> CliResult {
+        if self.yes {
+            return Ok(());
+        }
+        let refused = |why: &str| {
+            CliError::new(error::Trouble::Refused, format!("not done: {question}"))
+                .why(why)
+                .then("add --yes")
+        };
+        if !std::io::stdin().is_terminal() {
+            return Err(refused("this needs a yes, and there is no terminal to ask on"));
+        }
+        eprint!("{question} [y/N] ");
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer).map_err(|e| refused(&e.to_string()))?;
+        match answer.trim() {
+            "y" | "Y" | "yes" => Ok(()),
+            _ => Err(refused("the answer was no")),
+        }
+    }
+
     /// How to speak.
     #[must_use]
     pub fn voice(&self) -> Voice {
@@ -100,6 +130,17 @@ impl Global {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    /// A cluster of child processes on this machine, to play with
+    #[command(subcommand)]
+    Dev(dev::DevCommand),
+    /// One page: health, groups, nodes, memory, and how many nodes may be lost
+    Status(status::StatusArgs),
+    /// Make, list, show, import and export tables
+    #[command(subcommand)]
+    Table(table::TableCommand),
+    /// Measure a running cluster, beside the floor of the same journey
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     /// One process of a cluster: what service managers start
     #[command(subcommand)]
     Run(crate::run::args::RunCommand),
@@ -133,6 +174,10 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
 fn dispatch(cli: Cli) -> CliResult<ExitKind> {
     let Cli { global, command } = cli;
     match command {
+        Command::Dev(command) => dev::run(&global, &command),
+        Command::Status(args) => status::run(&global, &args),
+        Command::Table(command) => table::run(&global, &command),
+        Command::Bench(command) => bench::run(&global, &command),
         Command::Run(command) => crate::run::run(&command),
         Command::Version => version::run(&global),
     }
@@ -167,6 +212,15 @@ fn format_wanted(args: &[OsString]) -> Format {
     let joined = ["-ojson", "-ojsonl", "--output=json", "--output=jsonl", "-o=json", "-o=jsonl"];
     let json = pairs || words.iter().any(|word| joined.contains(word));
     if json { Format::Json } else { Format::Table }
+}
+
+/// The runtime of a command: one thread, so that its CPU time is one core's. Tasks may be local.
+fn block_on<T>(work: impl Future<Output = CliResult<T>>) -> CliResult<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| {
+        CliError::new(error::Trouble::Process, "cannot start").why(error.to_string())
+    })?;
+    runtime.block_on(tokio::task::LocalSet::new().run_until(work))
 }
 
 /// What goes wrong with stdout.

@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The two-minute proof.
+
+pub mod bank;

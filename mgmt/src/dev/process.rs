@@ -59,6 +59,18 @@ pub enum Condition {
     Gone,
 }
 
+impl Condition {
+    /// The word for people and programs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Stopped => "paused",
+            Self::Gone => "gone",
+        }
+    }
+}
+
 impl ProcessId {
     /// The identity of a running process.
     ///

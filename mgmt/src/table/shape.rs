@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use lockstep_client::TableBuilder;
 use lockstep_proto::schema::{ColumnDef, TableDef};
 use lockstep_proto::value::{ColumnType, Value};
 
@@ -105,6 +106,14 @@ fn with_key(name: &str, columns: Vec<ColumnDef>, key: &[String]) -> CliResult<Ta
         )
         .why(error.to_string())
     })
+}
+
+/// What the client library is asked to make for a definition.
+pub fn builder(def: &TableDef) -> TableBuilder {
+    let name = |at: &u16| def.columns()[usize::from(*at)].name.clone();
+    let table = TableBuilder::new(def.name());
+    let table = def.columns().iter().cloned().fold(table, TableBuilder::column_def);
+    table.key(def.key().iter().map(name)).partition_key(def.partition_key().iter().map(name))
 }
 
 fn no_such_column(name: &str, known: &[String]) -> CliError {

@@ -1,0 +1,273 @@
+//! `lockstep bench`: reads the arguments of [`crate::bench`].
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+use lockstep_client::Client;
+use serde_json::{Map, Value};
+
+use super::error::{CliResult, ExitKind};
+use super::output::{Voice, table, thousands};
+use super::{Global, block_on, connect, duration, stdout_error};
+use crate::bench::load::{self, Loaded};
+use crate::bench::measure::{Measured, round_to};
+use crate::bench::{point, tpcb};
+
+const POINT_EXAMPLES: &str = "\
+Examples:
+  lockstep bench point --tasks 64 --write 100 --floor        commits, beside four bare hops
+  lockstep bench point --tasks 64 --write 0 --floor          reads, beside two bare hops
+  lockstep bench point --tasks 64 --op transfer --floor      two rows on two partitions, six hops
+  lockstep bench point --tasks 64 --keys 1 --op increment    one hot counter
+  lockstep bench point --tasks 256 --rate 20000 --write 20   open loop, no coordinated omission";
+
+/// Arguments of `lockstep bench`.
+#[derive(clap::Subcommand, Clone, Debug)]
+pub(super) enum BenchCommand {
+    /// Single-row reads and writes, increments or transfers
+    #[command(after_help = POINT_EXAMPLES)]
+    Point(PointArgs),
+    /// One-shot batches of many rows
+    Batch(BatchArgs),
+    /// The TPC-B transaction: account, teller, branch and a history row
+    Tpcb(TpcbArgs),
+}
+
+/// What every load has.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct LoadArgs {
+    /// Tasks that work at the same time
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(super) tasks: u32,
+    /// How long to measure
+    #[arg(long, default_value = "10", value_name = "TIME", value_parser = duration::parse)]
+    pub(super) seconds: Duration,
+    /// Operations per second to start, whether or not earlier ones are answered (open loop)
+    #[arg(long, value_name = "R")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub(super) rate: Option<u64>,
+    /// Measure bare processes that pass the same bytes along as many hops, in the same run
+    #[arg(long)]
+    pub(super) floor: bool,
+}
+
+/// Arguments of `lockstep bench point`.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct PointArgs {
+    #[command(flatten)]
+    pub(super) load: LoadArgs,
+    /// Percentage of operations that write; the others are committed reads
+    #[arg(long, default_value_t = 100, value_name = "PERCENT")]
+    #[arg(value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub(super) write: u8,
+    /// Rows to choose from
+    #[arg(long, default_value_t = 100_000, value_name = "K")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub(super) keys: u64,
+    /// What a write does
+    #[arg(long, value_enum, default_value_t = PointOp::Upsert, value_name = "OP")]
+    pub(super) op: PointOp,
+}
+
+/// What a write of `bench point` does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(super) enum PointOp {
+    /// Puts a whole row
+    Upsert,
+    /// Adds one to a column
+    Increment,
+    /// Moves an amount between two rows on two partitions, in one batch
+    Transfer,
+}
+
+impl PointOp {
+    /// The name in reports.
+    #[must_use]
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Upsert => "upsert",
+            Self::Increment => "increment",
+            Self::Transfer => "transfer",
+        }
+    }
+}
+
+/// Arguments of `lockstep bench batch`.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct BatchArgs {
+    #[command(flatten)]
+    pub(super) load: LoadArgs,
+    /// Rows in a batch
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(super) rows: u16,
+    /// Percentage of batches that write; the others read
+    #[arg(long, default_value_t = 100, value_name = "PERCENT")]
+    #[arg(value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub(super) write: u8,
+    /// Rows to choose from
+    #[arg(long, default_value_t = 100_000, value_name = "K")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub(super) keys: u64,
+}
+
+/// Arguments of `lockstep bench tpcb`.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct TpcbArgs {
+    #[command(flatten)]
+    pub(super) load: LoadArgs,
+    /// Bank branches; each has 10 tellers and 10 000 accounts
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(super) branches: u32,
+}
+
+impl LoadArgs {
+    fn plan(&self) -> load::Plan {
+        load::Plan { tasks: self.tasks, time: self.seconds, rate: self.rate }
+    }
+}
+
+pub(super) fn run(global: &Global, command: &BenchCommand) -> CliResult<ExitKind> {
+    match command {
+        BenchCommand::Point(args) => run_point(global, args),
+        BenchCommand::Batch(args) => run_batch(global, args),
+        BenchCommand::Tpcb(args) => run_tpcb(global, args),
+    }
+}
+
+fn run_point(global: &Global, args: &PointArgs) -> CliResult<ExitKind> {
+    let plan = point::Plan {
+        load: args.load.plan(),
+        write_percent: args.write,
+        keys: args.keys,
+        write: match args.op {
+            PointOp::Upsert => point::Write::Upsert,
+            PointOp::Increment => point::Write::Increment,
+            PointOp::Transfer => point::Write::Transfer,
+        },
+        rows: 1,
+        floor: args.load.floor,
+    };
+    let outcome =
+        with_client(global, async |client, voice| point::run(client, voice, &plan).await)?;
+    let mut report = Report::new("point", &args.load);
+    report.set("op", args.op.name());
+    report.set("write_percent", args.write);
+    report.set("keys", args.keys);
+    report.loaded(&outcome.loaded);
+    report.floor(&outcome.loaded.all, outcome.floor.as_ref());
+    report.print(&global.voice())
+}
+
+fn run_batch(global: &Global, args: &BatchArgs) -> CliResult<ExitKind> {
+    let plan = point::Plan {
+        load: args.load.plan(),
+        write_percent: args.write,
+        keys: args.keys,
+        write: point::Write::Upsert,
+        rows: args.rows,
+        floor: args.load.floor,
+    };
+    let outcome =
+        with_client(global, async |client, voice| point::run(client, voice, &plan).await)?;
+    let mut report = Report::new("batch", &args.load);
+    report.set("rows_per_batch", args.rows);
+    report.set("write_percent", args.write);
+    report.set("keys", args.keys);
+    report.loaded(&outcome.loaded);
+    let rows_per_s = outcome.loaded.all.ops_per_s() * f64::from(args.rows);
+    report.set("rows_per_s", round_to(rows_per_s, 1));
+    report.floor(&outcome.loaded.all, outcome.floor.as_ref());
+    report.print(&global.voice())
+}
+
+fn run_tpcb(global: &Global, args: &TpcbArgs) -> CliResult<ExitKind> {
+    let plan = args.load.plan();
+    let loaded = with_client(global, async |client, voice| {
+        tpcb::run(client, voice, &plan, args.branches).await
+    })?;
+    let mut report = Report::new("tpcb", &args.load);
+    report.set("branches", args.branches);
+    report.loaded(&loaded);
+    report.print(&global.voice())
+}
+
+/// Connects, works, and gives up the connection.
+fn with_client<T>(
+    global: &Global,
+    work: impl AsyncFnOnce(&Client, &Voice) -> CliResult<T>,
+) -> CliResult<T> {
+    block_on(async {
+        let client = connect::client(global).await?;
+        work(&client, &global.voice()).await
+    })
+}
+
+/// What a bench prints: one JSON object, or its keys and values for people.
+struct Report(Map<String, Value>);
+
+impl Report {
+    fn new(bench: &str, args: &LoadArgs) -> Self {
+        let mut report = Self(Map::new());
+        report.set("schema", "lockstep.bench/v1");
+        report.set("bench", bench);
+        report.set("tasks", args.tasks);
+        if let Some(rate) = args.rate {
+            report.set("rate", rate);
+        }
+        report
+    }
+
+    fn set(&mut self, key: &str, value: impl Into<Value>) {
+        self.0.insert(key.to_owned(), value.into());
+    }
+
+    fn loaded(&mut self, loaded: &Loaded) {
+        self.0.extend(loaded.all.to_json());
+        if loaded.reads.count() > 0 && loaded.writes.count() > 0 {
+            self.set("read_p50_us", loaded.reads.micros_at(0.5));
+            self.set("read_p99_us", loaded.reads.micros_at(0.99));
+            self.set("write_p50_us", loaded.writes.micros_at(0.5));
+            self.set("write_p99_us", loaded.writes.micros_at(0.99));
+        }
+        self.set("errors", loaded.errors);
+        if let Some(error) = &loaded.first_error {
+            self.set("first_error", error.as_str());
+        }
+        if loaded.left_behind > 0 {
+            self.set("not_started", loaded.left_behind);
+        }
+    }
+
+    fn floor(&mut self, measured: &Measured, floor: Option<&Measured>) {
+        let Some(floor) = floor else { return };
+        let of = |a: f64, b: f64| if b > 0.0 { round_to(a / b, 3) } else { 0.0 };
+        let (p50, floor_p50) = (measured.latencies.micros_at(0.5), floor.latencies.micros_at(0.5));
+        self.set("floor_p50_us", floor_p50);
+        self.set("floor_ops_per_cpu_second", round_to(floor.ops_per_cpu_second(), 1));
+        self.set("p50_over_floor", of(p50, floor_p50));
+        let (ours, bare) = (measured.ops_per_cpu_second(), floor.ops_per_cpu_second());
+        self.set("cpu_over_floor", of(bare, ours));
+    }
+
+    fn print(self, voice: &Voice) -> CliResult<ExitKind> {
+        let cell = |value: &Value| match value {
+            Value::Number(number) if number.is_u64() => {
+                thousands(number.as_u64().unwrap_or_default())
+            }
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let rows: Vec<Vec<String>> = self
+            .0
+            .iter()
+            .filter(|(key, _)| *key != "schema")
+            .map(|(key, value)| vec![key.clone(), cell(value)])
+            .collect();
+        let json = Value::Object(self.0.clone());
+        voice.data(&json, || table(&["figure", "value"], &rows)).map_err(stdout_error)?;
+        Ok(ExitKind::Done)
+    }
+}

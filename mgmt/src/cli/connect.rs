@@ -1,0 +1,96 @@
+//! Which cluster a command speaks to, and what its errors become.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lockstep_client::core::{Call, Outcome, ReadFrom};
+use lockstep_client::{Client, Error};
+use lockstep_proto::ids::SchemaVersion;
+use lockstep_proto::schema::CATALOG;
+use lockstep_proto::view::View;
+
+use super::Global;
+use super::error::{CliError, CliResult, Trouble};
+use crate::dev::state::StateDir;
+
+/// What serves a partition is asked for one row only.
+const PROBE_ROWS_MAX: u32 = 1;
+
+impl From<Error> for CliError {
+    fn from(error: Error) -> Self {
+        let number = error.code();
+        let text = error.to_string();
+        let what = text.strip_prefix(&format!("{number}: ")).unwrap_or(&text).to_owned();
+        let told = Self::from_code(error.error_code(), what);
+        let retryable = error.is_retryable();
+        let told = Self { retryable, ..told };
+        match (error.hint(), error.outcome()) {
+            (_, Outcome::Unknown) => told.then("read the rows before trying again"),
+            (Some(hint), _) => told.then(hint),
+            (None, _) => told,
+        }
+    }
+}
+
+/// The URL in use: `--url` or `LOCKSTEP_URL`, else the running dev cluster's.
+///
+/// # Errors
+/// If there is none.
+pub fn url(global: &Global) -> CliResult<String> {
+    if let Some(url) = &global.url {
+        return Ok(url.clone());
+    }
+    let none = || {
+        CliError::new(Trouble::NoCluster, "no cluster is named and no dev cluster is running")
+            .then("start one with `lockstep dev start`, or name one: `--url lockstep://host:port`")
+    };
+    let home = StateDir::of_user().map_err(|_| none())?;
+    let state = home.load().map_err(|e| CliError::file("read", &home.file(), &e))?;
+    state.filter(|state| state.is_alive()).map(|state| state.url).ok_or_else(none)
+}
+
+/// Connects to the cluster in use.
+///
+/// # Errors
+/// If there is none, or it cannot be reached within `--timeout`.
+pub async fn client(global: &Global) -> CliResult<Client> {
+    connect(&url(global)?, global.timeout).await
+}
+
+/// Connects to a cluster; calls get `timeout` as their deadline.
+///
+/// # Errors
+/// If it cannot be reached within `timeout`.
+pub async fn connect(url: &str, timeout: Duration) -> CliResult<Client> {
+    let client = Client::at(url).deadline(timeout).name("lockstep-cli").connect().await;
+    client.map_err(|error| {
+        let error = CliError::from(error);
+        CliError { what: format!("cannot reach a cluster at {url}"), why: error.what, ..error }
+    })
+}
+
+/// Waits until every partition of a cluster answers at its primary.
+///
+/// # Errors
+/// If it does not within `timeout`.
+pub async fn wait_until_serving(url: &str, timeout: Duration) -> CliResult<Arc<View>> {
+    let started = Instant::now();
+    let client = connect(url, timeout).await?;
+    for partition in client.partitions() {
+        let probe = Call::Scan {
+            table: CATALOG,
+            schema: SchemaVersion(1),
+            partition,
+            from: ReadFrom::Primary,
+            after: Vec::new(),
+            rows_max: PROBE_ROWS_MAX,
+        };
+        client.call(probe).await.map_err(|error| {
+            let waited = started.elapsed().as_secs_f32();
+            CliError::new(Trouble::TimedOut, "the cluster does not serve")
+                .why(format!("{error} for {partition}, after {waited:.1} s"))
+                .then("read the logs of its processes")
+        })?;
+    }
+    Ok(client.view().await?)
+}

@@ -1,0 +1,291 @@
+//! `lockstep dev`: a cluster of child processes on this machine.
+
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
+
+use super::error::{CliError, CliResult, ExitKind, Trouble};
+use super::output::{Voice, table};
+use super::{Global, block_on, connect, stdout_error};
+use crate::dev::cluster::{LocalCluster, Shape};
+use crate::dev::process::{Condition, Signal, Tie};
+use crate::dev::state::{DevState, StateDir, StateLock};
+use crate::dev::stop;
+
+const START_EXAMPLES: &str = "\
+Examples:
+  lockstep dev start                                        two groups of two data nodes
+  lockstep dev start --groups 2 --replicas 2 --zones a,b    the same in two zones
+  lockstep dev start --groups 1 --replicas 3 --shards 2
+  taskset -c 0 lockstep dev start --groups 1                all processes on one core";
+
+/// Arguments of `lockstep dev`.
+#[derive(clap::Subcommand, Clone, Debug)]
+pub(super) enum DevCommand {
+    /// Start a cluster in the background; returns once it serves
+    #[command(after_help = START_EXAMPLES)]
+    Start(StartArgs),
+    /// Show the processes of the running cluster
+    Status,
+    /// SIGKILL a data node
+    Kill(NodeArgs),
+    /// SIGSTOP a data node: it stays silent until `dev continue`
+    Pause(NodeArgs),
+    /// SIGCONT a paused data node
+    Continue(NodeArgs),
+    /// Stop the cluster; its data is removed unless it was started with --keep
+    Stop,
+}
+
+/// Arguments of `lockstep dev start`.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct StartArgs {
+    /// Node groups; each holds a share of the rows
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=36))]
+    pub(super) groups: u16,
+    /// Data nodes per group; each holds all rows of the group
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=4))]
+    pub(super) replicas: u16,
+    /// Zones the replicas of a group are spread over
+    #[arg(long, value_delimiter = ',', value_name = "A,B,…")]
+    pub(super) zones: Vec<String>,
+    /// Shard threads per data node
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(super) shards: u16,
+    /// Partitions per table, a power of two [default: 64]
+    #[arg(long, value_name = "N", value_parser = partitions)]
+    pub(super) partitions: Option<u16>,
+    /// Management servers
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=2))]
+    pub(super) mgmt: u16,
+    /// Put directories and logs under DIR and leave them there
+    #[arg(long, value_name = "DIR")]
+    pub(super) keep: Option<PathBuf>,
+}
+
+/// Arguments of commands on one data node.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct NodeArgs {
+    /// The node id, as `dev status` shows it
+    #[arg(value_name = "NODE")]
+    pub(super) node: u16,
+}
+
+fn partitions(text: &str) -> Result<u16, String> {
+    let number: u16 = text.parse().map_err(|_| "not a number".to_owned())?;
+    let max = lockstep_proto::limits::PARTITIONS_MAX;
+    if number.is_power_of_two() && usize::from(number) <= max {
+        Ok(number)
+    } else {
+        Err(format!("must be a power of two, at most {max}"))
+    }
+}
+
+pub(super) fn run(global: &Global, command: &DevCommand) -> CliResult<ExitKind> {
+    let home = StateDir::of_user().map_err(|error| {
+        CliError::new(Trouble::File, "no place to remember dev clusters").why(error.to_string())
+    })?;
+    let voice = global.voice();
+    match command {
+        DevCommand::Start(args) => start(global, &voice, &home, args),
+        DevCommand::Status => status(&voice, &home),
+        DevCommand::Kill(args) => signal(&voice, &home, args.node, Signal::Kill),
+        DevCommand::Pause(args) => signal(&voice, &home, args.node, Signal::Stop),
+        DevCommand::Continue(args) => signal(&voice, &home, args.node, Signal::Continue),
+        DevCommand::Stop => stop_cluster(&voice, &home),
+    }
+}
+
+fn start(global: &Global, voice: &Voice, home: &StateDir, args: &StartArgs) -> CliResult<ExitKind> {
+    let _lock = lock(home)?;
+    refuse_second(home)?;
+    let (dir, keep) = directory(home, args.keep.as_deref())?;
+    let shape = Shape {
+        groups: args.groups,
+        replicas: args.replicas,
+        zones: args.zones.clone(),
+        shards: args.shards,
+        partitions: args.partitions,
+        mgmt: args.mgmt,
+    };
+    let nodes = shape.nodes();
+    voice.say(format!("starting {nodes} data nodes and {} management server(s) …", args.mgmt));
+    let cluster = LocalCluster::start(&shape, &dir, !keep, Tie::Detached)?;
+    let view = block_on(connect::wait_until_serving(&cluster.url(), global.timeout))?;
+    let state = cluster.to_state(&view, keep, seconds_since_1970());
+    home.store(&state).map_err(|e| CliError::file("write", &home.file(), &e))?;
+    cluster.release();
+    let text = || {
+        format!(
+            "{}stop it with `lockstep dev stop`; without --url all commands use it\n",
+            describe(&state)
+        )
+    };
+    voice.data(&to_json(&state), text).map_err(stdout_error)?;
+    Ok(ExitKind::Done)
+}
+
+fn status(voice: &Voice, home: &StateDir) -> CliResult<ExitKind> {
+    let state = load(home)?;
+    voice.data(&to_json(&state), || describe(&state)).map_err(stdout_error)?;
+    let all_run = state.processes().all(|p| p.condition() == Condition::Running);
+    Ok(if all_run { ExitKind::Done } else { ExitKind::NotHealthy })
+}
+
+fn signal(voice: &Voice, home: &StateDir, node: u16, signal: Signal) -> CliResult<ExitKind> {
+    let state = load(home)?;
+    let known = || {
+        let ids: Vec<String> = state.nodes.iter().map(|n| n.node.to_string()).collect();
+        format!("its data nodes are {}", ids.join(", "))
+    };
+    let target = state.node(node).ok_or_else(|| {
+        CliError::new(Trouble::NoSuchNode, format!("the dev cluster has no data node {node}"))
+            .why(known())
+    })?;
+    let sent = target.process.signal(signal).map_err(|error| {
+        CliError::new(Trouble::Process, format!("cannot signal data node {node}"))
+            .why(error.to_string())
+    })?;
+    if !sent {
+        return Err(CliError::new(
+            Trouble::NoSuchNode,
+            format!("data node {node} is gone already"),
+        )
+        .then("`lockstep dev status` shows who is left"));
+    }
+    let what = match signal {
+        Signal::Kill => "killed",
+        Signal::Stop => "paused",
+        Signal::Continue => "continued",
+        Signal::Terminate => "asked to leave",
+    };
+    let json = json!({ "schema": "lockstep.dev-signal/v1", "node": node, "done": what });
+    let text = || format!("data node {node} (process {}) {what}\n", target.process.pid);
+    voice.data(&json, text).map_err(stdout_error)?;
+    Ok(ExitKind::Done)
+}
+
+fn stop_cluster(voice: &Voice, home: &StateDir) -> CliResult<ExitKind> {
+    let _lock = lock(home)?;
+    let state = load(home)?;
+    let stopped = stop::stop(&state)?;
+    home.clear().map_err(|e| CliError::file("remove", &home.file(), &e))?;
+    let json = json!({
+        "schema": "lockstep.dev-stop/v1",
+        "left": stopped.left,
+        "killed": stopped.killed,
+        "gone": stopped.gone,
+        "kept": state.keep.then(|| state.dir.clone()),
+    });
+    let text = || {
+        let mut text = format!("{} processes left", stopped.left);
+        if stopped.killed > 0 {
+            text += &format!(", {} had to be killed", stopped.killed);
+        }
+        if stopped.gone > 0 {
+            text += &format!(", {} were gone before", stopped.gone);
+        }
+        match state.keep {
+            true => text + &format!("; data and logs are in {}\n", state.dir.display()),
+            false => text + "\n",
+        }
+    };
+    voice.data(&json, text).map_err(stdout_error)?;
+    Ok(ExitKind::Done)
+}
+
+/// The recorded dev cluster.
+fn load(home: &StateDir) -> CliResult<DevState> {
+    let state = home.load().map_err(|e| CliError::file("read", &home.file(), &e))?;
+    state.ok_or_else(|| {
+        CliError::new(Trouble::NoCluster, "no dev cluster is running")
+            .then("start one: `lockstep dev start`")
+    })
+}
+
+fn lock(home: &StateDir) -> CliResult<StateLock> {
+    let lock = home.lock().map_err(|e| CliError::file("lock", home.path(), &e))?;
+    lock.ok_or_else(|| {
+        CliError::new(Trouble::DevRuns, "another `lockstep dev` is starting or stopping a cluster")
+            .then("wait for it")
+    })
+}
+
+/// Refuses if a recorded cluster lives; forgets one whose processes are all gone.
+fn refuse_second(home: &StateDir) -> CliResult {
+    let Some(state) = home.load().map_err(|e| CliError::file("read", &home.file(), &e))? else {
+        return Ok(());
+    };
+    if state.is_alive() {
+        return Err(CliError::new(Trouble::DevRuns, "a dev cluster is running already")
+            .why(format!("{} data nodes at {}", state.nodes.len(), state.url))
+            .then("use it, or end it: `lockstep dev stop`"));
+    }
+    stop::stop(&state)?;
+    home.clear().map_err(|e| CliError::file("remove", &home.file(), &e))
+}
+
+/// Where the cluster lives, and whether that is to be kept.
+fn directory(home: &StateDir, keep: Option<&Path>) -> CliResult<(PathBuf, bool)> {
+    let Some(dir) = keep else {
+        return Ok((home.path().join("dev"), false));
+    };
+    let used = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+    if used {
+        return Err(CliError::new(Trouble::DevRuns, format!("{} is not empty", dir.display()))
+            .why("a data node started on a used directory needs recovery, which is not built yet")
+            .then("choose an empty directory"));
+    }
+    Ok((dir.to_owned(), true))
+}
+
+fn describe(state: &DevState) -> String {
+    let mut rows = Vec::new();
+    for mgmt in &state.mgmt {
+        let state = mgmt.process.condition().name();
+        let (pid, blank) = (mgmt.process.pid.to_string(), String::new);
+        let name = format!("mgmt {}", mgmt.id);
+        rows.push(vec![name, state.into(), blank(), blank(), mgmt.addr.clone(), pid]);
+    }
+    for node in &state.nodes {
+        let state = node.process.condition().name();
+        rows.push(vec![
+            format!("node {}", node.node),
+            state.into(),
+            node.group.to_string(),
+            node.zone.clone(),
+            node.addr.clone(),
+            node.process.pid.to_string(),
+        ]);
+    }
+    let table = table(&["process", "state", "group", "zone", "address", "pid"], &rows);
+    format!("{table}\nurl   {}\ndir   {}\n", state.url, state.dir.display())
+}
+
+fn to_json(state: &DevState) -> serde_json::Value {
+    let nodes = state.nodes.iter().map(|node| {
+        json!({
+            "node": node.node, "group": node.group, "zone": node.zone, "addr": node.addr,
+            "pid": node.process.pid, "state": node.process.condition().name(),
+        })
+    });
+    let mgmt = state.mgmt.iter().map(|mgmt| {
+        json!({
+            "id": mgmt.id, "addr": mgmt.addr,
+            "pid": mgmt.process.pid, "state": mgmt.process.condition().name(),
+        })
+    });
+    json!({
+        "schema": DevState::SCHEMA, "url": state.url, "dir": state.dir, "keep": state.keep,
+        "started": state.started, "mgmt": mgmt.collect::<Vec<_>>(), "nodes": nodes.collect::<Vec<_>>(),
+    })
+}
+
+fn seconds_since_1970() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
