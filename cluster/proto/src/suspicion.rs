@@ -329,10 +329,19 @@ impl Suspicion {
         match (a, b) {
             (None, None) => false,
             (None, Some(peer)) | (Some(peer), None) => {
-                !self.hears(peer, now) || lost(peer, self.me.node)
+                !self.hears(peer, now)
+                    || lost(peer, self.me.node)
+                    || self.never_heard_but_missed(peer, now)
             }
             (Some(a), Some(b)) => lost(a, b.instance.node) || lost(b, a.instance.node),
         }
+    }
+
+    /// Whether the start-up grace excuses a silence that others know to be one: a node that died
+    /// before this one heard its first word must not look healthier than the one that misses it.
+    fn never_heard_but_missed(&self, peer: &PeerState, now: Instant) -> bool {
+        let missed = |p: &PeerState| self.hears(p, now) && p.unheard.contains(&peer.instance.node);
+        now < peer.heard && self.peers.iter().any(missed)
     }
 
     fn peer(&self, instance: NodeInstance) -> Option<&PeerState> {
@@ -422,6 +431,17 @@ mod tests {
         s.says_unheard(node(3), &[NodeId(1)]);
         s.says_unheard(node(4), &[NodeId(1)]);
         check(&mut s, 1100, &[(1, Reason::Asymmetric)]);
+    }
+
+    #[test]
+    fn a_node_that_died_before_its_first_word_goes_and_not_the_one_that_misses_it() {
+        let mut s = Suspicion::new(node(1), &view(4), at(0), Duration::from_secs(5));
+        for id in [2, 4] {
+            s.heard(node(id), at(600));
+        }
+        check(&mut s, 700, &[]);
+        s.says_unheard(node(4), &[NodeId(3)]);
+        check(&mut s, 700, &[(3, Reason::Asymmetric)]);
     }
 
     #[test]
