@@ -85,7 +85,7 @@ impl Process for Echo {
     fn handle(&mut self, now: Instant, input: Input<'_>, out: &mut Outputs) {
         match input {
             Input::LinkUp { .. } => {}
-            Input::LinkDown { .. } => self.downs += 1,
+            Input::LinkDown { .. } => self.downs = self.downs.saturating_add(1),
             Input::Frame { link, bytes } => self.on_frame(now, link, bytes, out),
             Input::Stored { token, ok } => {
                 assert_eq!((token, ok), (5, true));
