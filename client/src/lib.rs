@@ -25,7 +25,8 @@
 //! accounts.upsert(&Account { id: 2, balance: 0 }).await?;
 //!
 //! // Evaluated where the row lives, in one round trip.
-//! let left = accounts.patch(1_u64).add("balance", -5).when(col("balance").ge(5)).returning().await?;
+//! let enough = col("balance").ge(5);
+//! let left = accounts.patch(1_u64).add("balance", -5).when(enough).returning().await?;
 //! println!("{left:?}");
 //!
 //! // Reads come from the nearest in-sync replica and are never stale.

@@ -148,7 +148,8 @@ impl<T: ColumnValue> ColumnValue for Option<T> {
 /// use lockstep_client::Record;
 /// assert_eq!((Account::TABLE, Account::key()), ("accounts", &["id"][..]));
 /// assert_eq!(Booking::TABLE, "Booking");
-/// assert_eq!((Booking::key(), Booking::partition_key()), (&["account", "number"][..], &["account"][..]));
+/// assert_eq!(Booking::key(), &["account", "number"]);
+/// assert_eq!(Booking::partition_key(), &["account"]);
 /// let account = Account { id: 1, balance: -5, note: None };
 /// assert_eq!(Account::from_values(account.to_values()).unwrap(), account);
 /// # let _ = Booking { account: 1, number: 2, amount: 3 };

@@ -4,7 +4,7 @@
 //! * [`cli`]: one file per command; the only place that reads arguments and sets exit codes;
 //! * [`dev`]: clusters of child processes on this machine;
 //! * [`table`]: text files to rows and back;
-//! * [`bench`]: closed and open loops beside their floors;
+//! * [`mod@bench`]: closed and open loops beside their floors;
 //! * [`demo`]: the two-minute proof;
 //! * [`core`]: the management server as a pure process;
 //! * [`config`]: one small TOML file per process, environment and flags;

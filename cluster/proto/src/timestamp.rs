@@ -32,7 +32,7 @@ pub(crate) fn write(f: &mut fmt::Formatter<'_>, micros: i64) -> fmt::Result {
     f.write_str("Z")
 }
 
-/// Reads what [`write`] writes, with liberties in the time; `None` if it is not that or too far
+/// Reads what [`write()`] writes, with liberties in the time; `None` if it is not that or too far
 /// from 1970.
 pub(crate) fn parse(text: &str) -> Option<i64> {
     let (date, time) = match text.split_once(['T', ' ']) {

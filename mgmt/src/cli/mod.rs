@@ -49,7 +49,7 @@ struct Cli {
 /// Flags every command takes.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Global {
-    /// The cluster, lockstep://HOST:PORT[,…][/DB][?zone=Z]; without it the running `dev` cluster
+    /// The cluster, `lockstep://HOST:PORT[,…][/DB][?zone=Z]`; without it the running `dev` cluster
     #[arg(long, global = true, env = "LOCKSTEP_URL", value_name = "URL", help_heading = "Global")]
     pub url: Option<String>,
     /// The form of data on stdout [default: table; csv for `table export`]

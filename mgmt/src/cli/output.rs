@@ -97,7 +97,7 @@ impl Voice {
     }
 
     /// A progress bar over `total` steps named `unit`: moving on a terminal, else silent (callers
-    /// print plain lines of their own through [`Progress::tick`]).
+    /// print plain lines of their own).
     #[must_use]
     pub fn progress(&self, what: &str, total: u64, unit: &'static str) -> Progress {
         let moving = self.color && !self.quiet && io::stderr().is_terminal();

@@ -123,7 +123,8 @@ fn run_tests() -> Outcome {
 
 fn run_doc() -> Outcome {
     let mut cargo = cargo();
-    cargo.args(["doc", "--workspace", "--no-deps", "--locked"]);
+    // Private items too: the pages are for those who work on the code.
+    cargo.args(["doc", "--workspace", "--no-deps", "--document-private-items", "--locked"]);
     succeed(cargo.env("RUSTDOCFLAGS", "-D warnings"))
 }
 

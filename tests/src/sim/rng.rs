@@ -29,6 +29,7 @@ impl Rng {
     }
 
     /// Sixty-four random bits.
+    #[expect(clippy::should_implement_trait, reason = "a generator has no end to iterate to")]
     #[inline]
     pub fn next(&mut self) -> u64 {
         let s = &mut self.state;
