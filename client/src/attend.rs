@@ -1,7 +1,9 @@
 //! The core together with those who wait for its calls: the bridge to tasks and wakers.
 //!
-//! Each pending call has a *seat* in a plain table, indexed by the small number in its id; a seat
-//! holds a waker, a listener or the completion. No allocation, channel or hash per call.
+//! Each call somebody waits for has a *seat* in a plain table: it holds a waker, a listener or the
+//! completion, until that is fetched. No allocation, channel or hash per call. A call's slot in the
+//! core is free for another one as soon as it is completed, its seat only when it is left, so slots
+//! lead to seats and are not the same.
 //!
 //! Invariant: lock order is core, then whatever a listener locks; nothing of ours is locked while
 //! the core is entered.
@@ -32,32 +34,33 @@ pub(crate) struct Connection {
 /// See the module text.
 struct Attended {
     core: ClientCore,
-    /// By the slot of the call.
-    seats: Vec<Seat>,
+    seats: Vec<Guest>,
+    /// Seats that nobody has.
+    free: Vec<u32>,
+    /// By the slot of the call: which call it is, and its seat.
+    slots: Vec<Option<(CallId, u32)>>,
 }
 
-/// Who waits for the call in a slot.
-#[derive(Default)]
-struct Seat {
-    call: Option<CallId>,
-    guest: Guest,
-}
-
+/// Who has a seat.
 #[derive(Default)]
 enum Guest {
-    /// Nobody, or somebody who has left.
+    /// Nobody.
     #[default]
     Nobody,
+    /// A task that wants to be woken.
     Task(Waker),
+    /// Somebody who wants to be told.
     Listener(Arc<dyn Listener>),
-    /// The completion came first.
+    /// A task that has been woken and may fetch this.
     Done(Completion),
+    /// A task that has left before the call was completed.
+    Left,
 }
 
 impl Connection {
     /// Starts driving a core on the current tokio runtime.
     pub(crate) fn spawn(core: ClientCore, options: EmbeddedOptions) -> Self {
-        Self { embedded: Embedded::spawn(Attended { core, seats: Vec::new() }, options) }
+        Self { embedded: Embedded::spawn(Attended::new(core), options) }
     }
 
     /// Hands in a call when first polled. Dropping the future forgets the call: what was sent may
@@ -79,7 +82,7 @@ impl Connection {
     /// Hands in a call that nobody waits for.
     pub(crate) fn call_and_forget(&self, call: Call) {
         self.embedded.with(|now, attended, out| {
-            attended.submit(now, call, out, Guest::Nobody);
+            attended.submit(now, call, out, Guest::Left);
         });
     }
 }
@@ -92,7 +95,7 @@ pub(crate) struct Calling<'a> {
 
 enum Stage {
     New(Option<Call>),
-    Seated(CallId),
+    Seated(u32),
     Over,
 }
 
@@ -110,9 +113,9 @@ impl Future for Calling<'_> {
                 };
                 this.connection.embedded.with(enter)
             }
-            Stage::Seated(id) => {
-                let id = *id;
-                this.connection.embedded.with(|_, attended, _| attended.take(id, cx.waker()))
+            Stage::Seated(seat) => {
+                let seat = *seat;
+                this.connection.embedded.with(|_, attended, _| attended.fetch(seat, cx.waker()))
             }
             Stage::Over => panic!("polled after completion"),
         };
@@ -121,8 +124,8 @@ impl Future for Calling<'_> {
                 this.stage = Stage::Over;
                 Poll::Ready(completion)
             }
-            Entered::Seated(id) => {
-                this.stage = Stage::Seated(id);
+            Entered::Seated(seat) => {
+                this.stage = Stage::Seated(seat);
                 Poll::Pending
             }
         }
@@ -131,8 +134,8 @@ impl Future for Calling<'_> {
 
 impl Drop for Calling<'_> {
     fn drop(&mut self) {
-        if let Stage::Seated(id) = self.stage {
-            self.connection.embedded.with(|_, attended, _| attended.leave(id));
+        if let Stage::Seated(seat) = self.stage {
+            self.connection.embedded.with(|_, attended, _| attended.leave(seat));
         }
     }
 }
@@ -140,84 +143,104 @@ impl Drop for Calling<'_> {
 /// What became of handing in a call, or of asking for its completion.
 enum Entered {
     Done(Completion),
-    Seated(CallId),
+    Seated(u32),
 }
 
 impl Attended {
+    fn new(core: ClientCore) -> Self {
+        Self { core, seats: Vec::new(), free: Vec::new(), slots: Vec::new() }
+    }
+
     fn submit(&mut self, now: Instant, call: Call, out: &mut Outputs, guest: Guest) -> Entered {
         let id = self.core.submit(now, call, out);
-        if let Some(slot) = id.slot() {
-            if self.seats.len() <= slot {
-                self.seats.resize_with(slot + 1, Seat::default);
-            }
-            self.seats[slot] = Seat { call: Some(id), guest };
-        }
         let mut own = None;
         for (done, completion) in self.core.completions() {
             if done == id {
                 own = Some(completion);
             } else {
-                deliver(&mut self.seats, done, completion);
+                deliver(&mut self.slots, &mut self.seats, &mut self.free, done, completion);
             }
         }
         match own {
-            Some(completion) => {
-                self.leave(id);
-                Entered::Done(completion)
-            }
-            None => Entered::Seated(id),
+            Some(completion) => Entered::Done(completion),
+            None => Entered::Seated(self.seat(id, guest)),
         }
+    }
+
+    fn seat(&mut self, id: CallId, guest: Guest) -> u32 {
+        let slot = id.slot().expect("a call without a slot is completed at once");
+        let seat = self.free.pop().unwrap_or_else(|| {
+            self.seats.push(Guest::Nobody);
+            u32::try_from(self.seats.len() - 1).expect("as many as there are tasks")
+        });
+        self.seats[seat as usize] = guest;
+        if self.slots.len() <= slot {
+            self.slots.resize(slot + 1, None);
+        }
+        self.slots[slot] = Some((id, seat));
+        seat
     }
 
     /// The completion, if it is there; else the waker takes the seat.
-    fn take(&mut self, id: CallId, waker: &Waker) -> Entered {
-        let Some(seat) = seat(&mut self.seats, id) else { return Entered::Seated(id) };
-        match std::mem::take(&mut seat.guest) {
-            Guest::Done(completion) => {
-                seat.call = None;
+    fn fetch(&mut self, seat: u32, waker: &Waker) -> Entered {
+        let guest = &mut self.seats[seat as usize];
+        match guest {
+            Guest::Done(_) => {
+                let Guest::Done(completion) = std::mem::take(guest) else { unreachable!() };
+                self.free.push(seat);
                 Entered::Done(completion)
             }
-            Guest::Task(known) if known.will_wake(waker) => {
-                seat.guest = Guest::Task(known);
-                Entered::Seated(id)
+            Guest::Task(known) => {
+                known.clone_from(waker);
+                Entered::Seated(seat)
             }
-            Guest::Task(_) | Guest::Nobody | Guest::Listener(_) => {
-                seat.guest = Guest::Task(waker.clone());
-                Entered::Seated(id)
+            Guest::Nobody | Guest::Listener(_) | Guest::Left => {
+                unreachable!("a task keeps its seat until it has fetched its completion")
             }
         }
     }
 
-    fn leave(&mut self, id: CallId) {
-        if let Some(seat) = seat(&mut self.seats, id) {
-            *seat = Seat::default();
+    /// A task goes away before it has fetched its completion.
+    fn leave(&mut self, seat: u32) {
+        let guest = &mut self.seats[seat as usize];
+        if matches!(guest, Guest::Done(_)) {
+            *guest = Guest::Nobody;
+            self.free.push(seat);
+        } else {
+            *guest = Guest::Left;
         }
     }
 
     fn deliver_all(&mut self) {
         for (id, completion) in self.core.completions() {
-            deliver(&mut self.seats, id, completion);
+            deliver(&mut self.slots, &mut self.seats, &mut self.free, id, completion);
         }
     }
 }
 
-fn seat(seats: &mut [Seat], id: CallId) -> Option<&mut Seat> {
-    seats.get_mut(id.slot()?).filter(|seat| seat.call == Some(id))
-}
-
-fn deliver(seats: &mut [Seat], id: CallId, completion: Completion) {
-    let Some(seat) = seat(seats, id) else { return };
-    match std::mem::take(&mut seat.guest) {
+fn deliver(
+    slots: &mut [Option<(CallId, u32)>],
+    seats: &mut [Guest],
+    free: &mut Vec<u32>,
+    id: CallId,
+    completion: Completion,
+) {
+    let entry = id.slot().and_then(|slot| slots.get_mut(slot));
+    let Some(entry) = entry.filter(|entry| entry.is_some_and(|(call, _)| call == id)) else {
+        return;
+    };
+    let Some((_, seat)) = entry.take() else { return };
+    let guest = &mut seats[seat as usize];
+    match std::mem::take(guest) {
         Guest::Task(waker) => {
-            seat.guest = Guest::Done(completion);
+            *guest = Guest::Done(completion);
             waker.wake();
+            return;
         }
-        Guest::Listener(listener) => {
-            seat.call = None;
-            listener.on_completed(completion);
-        }
-        Guest::Nobody | Guest::Done(_) => seat.call = None,
+        Guest::Listener(listener) => listener.on_completed(completion),
+        Guest::Nobody | Guest::Left | Guest::Done(_) => {}
     }
+    free.push(seat);
 }
 
 impl Process for Attended {

@@ -99,6 +99,7 @@ impl Client {
                 return Err(error);
             }
             order = failure.order();
+            drop(tx);
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(wait_max);
         }
