@@ -409,3 +409,103 @@ fn without_fencing_a_dropped_node_still_gets_promises() {
         assert!(!net.core(1).view().contains(instance(4)));
     }
 }
+
+#[test]
+fn the_third_of_three_goes_on_when_two_are_killed_together() {
+    let mut net = Net::started(1, 3, 1);
+    net.kill(1);
+    net.kill(2);
+    net.run_until(ms(1000), |net| net.acts_alone(&[3]));
+    assert!(net.marks.contains("arbitrator_granted"));
+    net.check();
+}
+
+#[test]
+fn a_minority_does_not_count_on_a_death_while_somebody_else_may_live() {
+    let mut net = Net::started(1, 3, 1);
+    // n2 and n3 do not hear each other; n1 leaves and gives its last answer to n2.
+    net.split(&[2], &[3]);
+    net.run(ms(300));
+    net.hook = Some(Box::new(|from, to, message| match message {
+        ControlMessage::Propose { .. } if (from, to) == (3, 1) => Fate::Lose,
+        _ => Fate::Deliver,
+    }));
+    net.terminate(1);
+    net.run(ms(3000));
+    assert!(net.acts_alone(&[2]), "two of three agreed");
+    assert_eq!(net.exit(3), Some(exit_code::LOST), "n1 is dead, but n2 may live");
+    net.check();
+}
+
+/// Seeds of the random test; raise it when the agreement changes.
+const SEEDS: u64 = 60;
+
+/// Numbers that look random and are the same every time.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % sides
+    }
+
+    fn node(&mut self, nodes: Id) -> Id {
+        1 + Id::try_from(self.roll(u64::from(nodes))).expect("small")
+    }
+}
+
+/// One fault, drawn.
+fn disturb(net: &mut Net, dice: &mut Dice, nodes: Id) {
+    let (a, b) = (dice.node(nodes), dice.node(nodes));
+    match dice.roll(12) {
+        0 => net.kill(a),
+        1 if net.is_paused(a) => net.resume(a),
+        1 => net.pause(a),
+        2 => net.cut(a, b),
+        3 => net.split(&[a], &[b]),
+        4 => {
+            let left: Vec<Id> = (1..=nodes).filter(|_| dice.roll(2) == 0).collect();
+            let right: Vec<Id> = (1..=nodes).filter(|id| !left.contains(id)).collect();
+            net.split(&left, &right);
+        }
+        5 | 6 => net.heal(),
+        7 => net.reset(a, b),
+        8 => net.split(&[a], &[MGMT]),
+        9 => net.kill_mgmt(MGMT),
+        10 => net.revive_mgmt(MGMT),
+        _ if dice.roll(4) == 0 && !net.is_dead(a) && !net.is_paused(a) => net.terminate(a),
+        _ => {}
+    }
+}
+
+#[test]
+fn whatever_happens_views_do_not_fork_and_leases_hold() {
+    let shapes = [(2, 2), (1, 3), (2, 3), (1, 2), (1, 4)];
+    let mut survived = 0_u64;
+    for seed in 1..=SEEDS {
+        let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let (groups, replicas) = shapes[usize::try_from(seed % 5).expect("small")];
+        let nodes = groups * replicas;
+        let mut net = Net::started(groups, replicas, 1 + u16::try_from(seed % 2).expect("small"));
+        for _ in 0..8 {
+            disturb(&mut net, &mut dice, nodes);
+            for _ in 0..dice.roll(12) {
+                net.run(Duration::from_micros(dice.roll(120_000)));
+                net.check();
+            }
+        }
+        net.heal();
+        net.revive_mgmt(MGMT);
+        for id in (1..=nodes).filter(|id| net.is_paused(*id)).collect::<Vec<_>>() {
+            net.resume(id);
+        }
+        net.run(ms(15_000));
+        net.check();
+        let alive: Vec<Id> = (1..=nodes).filter(|id| !net.is_dead(*id)).collect();
+        assert!(net.acts_alone(&alive), "seed {seed}: {alive:?} live and do not act together");
+        survived += u64::from(!alive.is_empty());
+    }
+    assert!(survived > SEEDS / 3, "only {survived} clusters survived");
+}

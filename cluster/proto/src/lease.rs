@@ -78,6 +78,12 @@ impl Leases {
         }
     }
 
+    /// Whether `giver`'s promise still runs.
+    #[must_use]
+    pub fn holds(&self, giver: NodeInstance, now: Instant) -> bool {
+        self.held.iter().any(|(by, deadline)| *by == giver && *deadline > now)
+    }
+
     /// Forgets promises by nodes for which `keep` does not hold.
     pub fn retain_givers(&mut self, keep: impl Fn(NodeInstance) -> bool) {
         self.held.retain(|(by, _)| keep(*by));

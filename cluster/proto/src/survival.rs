@@ -95,7 +95,10 @@ impl Counted {
     }
 
     /// Applies the rules to one view: `survivors` are here, `dead` are known to be dead (evidence,
-    /// not silence).
+    /// not silence) and died before they could have taken part in another side's view.
+    ///
+    /// A minority may ask only if nobody else lives: the dead may have answered a living one first,
+    /// and the two together went on by rule 2 or 3 without asking.
     fn judge(&self, survivors: &[NodeInstance], dead: &[NodeInstance]) -> Survival {
         let is_here = |member: NodeInstance| survivors.contains(&member);
         if let Some(lost) = self.groups_without(is_here).next() {
@@ -111,7 +114,7 @@ impl Counted {
             return Survival::GoOn;
         }
         let perhaps_alive = self.count(|m| is_missing(m) && !dead.contains(&m));
-        if here * 2 == members || here >= perhaps_alive {
+        if here * 2 == members || perhaps_alive == 0 {
             return Survival::Ask;
         }
         Survival::ShutDown(Cause::TooFew { here, members, perhaps_alive })
@@ -129,7 +132,8 @@ impl Counted {
 }
 
 /// May `survivors` go on? `counted` holds the view they act in and every later proposal one of them
-/// has answered; `dead` are missing members whose process is known to be dead. Ask only when every
+/// has answered; `dead` are missing members whose process is known to be dead, found out while one
+/// of them still had promised this side not to act without it. Ask only when every
 /// survivor has answered, so that the side asked for is final.
 ///
 /// # Panics
@@ -195,11 +199,12 @@ mod tests {
     }
 
     #[test]
-    fn rule_4_a_minority_asks_only_when_the_others_are_known_dead() {
+    fn rule_4_a_minority_asks_only_when_all_others_are_known_dead() {
         let view = groups(&[&[1, 2, 3]]);
-        let too_few = Cause::TooFew { here: 1, members: 3, perhaps_alive: 2 };
-        check(&view, &[1], &[], Survival::ShutDown(too_few));
-        check(&view, &[1], &[2], Survival::Ask);
+        let too_few = |perhaps_alive| Cause::TooFew { here: 1, members: 3, perhaps_alive };
+        check(&view, &[1], &[], Survival::ShutDown(too_few(2)));
+        // Node 3 may have gone on with the answer that node 2 gave before it died.
+        check(&view, &[1], &[2], Survival::ShutDown(too_few(1)));
         check(&view, &[1], &[2, 3], Survival::Ask);
     }
 

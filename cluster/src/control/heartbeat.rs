@@ -153,6 +153,11 @@ impl ControlCore {
                 if self.suspicion.dial_refused(node) {
                     out.mark("known_dead_by_fin");
                     out.log(LogLevel::Info, format!("the process of {node} is known to be dead"));
+                    if self.leases.holds(node, now) {
+                        self.died_in_time.push(node);
+                    } else {
+                        out.mark("known_dead_too_late");
+                    }
                     self.on_known_dead(now, out);
                 }
             }

@@ -249,6 +249,7 @@ impl ControlCore {
         self.links.enter(&self.view, now);
         let view = &self.view;
         self.leases.retain_givers(|node| view.contains(node));
+        self.died_in_time.retain(|node| view.contains(*node));
         self.enter_epochs(now);
         let number = self.view.number;
         let names: Vec<String> = self.view.members.iter().map(|m| m.instance.to_string()).collect();

@@ -84,6 +84,9 @@ pub struct ControlCore {
     suspicion: Suspicion,
     leases: Leases,
     leases_news: LeaseNews,
+    /// Members found dead while they still promised not to act without this node: nobody can have
+    /// acted without it on an answer of theirs.
+    died_in_time: Vec<NodeInstance>,
     book: AnswerBook,
     gathering: Option<Gathering>,
     proposing: Option<Proposing>,
@@ -146,6 +149,7 @@ impl ControlCore {
             suspicion: Suspicion::new(me, &view, start, START_GRACE),
             leases: Leases::default(),
             leases_news: LeaseNews::Told,
+            died_in_time: Vec::new(),
             book: AnswerBook::default(),
             gathering: None,
             proposing: None,

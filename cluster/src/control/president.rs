@@ -241,16 +241,16 @@ impl ControlCore {
         let mut here = survivors.to_vec();
         here.extend(collection.left());
         here.sort_unstable();
-        let dead = self.dead_of(proposing);
+        let dead = if self.view.config.peer_death_by_fin { &self.died_in_time[..] } else { &[] };
         let mut asked: Vec<Arbitrator> = Vec::new();
         let mut nobody_to_ask = false;
         for (counted, arbitrator) in self.counted_against(proposing) {
             let views = [counted];
-            let mut verdict = survival(&views, &here, &dead, self.canary);
+            let mut verdict = survival(&views, &here, dead, self.canary);
             // Who leaves helps to outnumber the absent, but does not hold a group.
             if !change.leaving.is_empty()
                 && let lost @ Survival::ShutDown(lockstep_proto::survival::Cause::GroupLost(_)) =
-                    survival(&views, survivors, &dead, None)
+                    survival(&views, survivors, dead, None)
             {
                 verdict = lost;
             }

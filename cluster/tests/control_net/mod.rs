@@ -4,6 +4,8 @@
 //! It is not the simulator: no randomness, one fixed delay, no load. It exists so that a broken
 //! agreement is found where it is written.
 
+mod shard;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::Duration;
@@ -13,8 +15,8 @@ use bytes::BytesMut;
 use lockstep_cluster::{ControlCore, ControlOptions};
 use lockstep_proto::canary::Canary;
 use lockstep_proto::ids::{
-    ClusterId, Epoch, GroupId, Incarnation, MgmtId, NodeId, NodeInstance, PartitionId, Seq,
-    ShardId, ViewNumber,
+    ClusterId, Epoch, GroupId, Incarnation, MgmtId, NodeId, NodeInstance, PartitionId, ShardId,
+    ViewNumber,
 };
 use lockstep_proto::process::{
     DialError, Effect, Exit, Input, LinkEnd, LinkId, Outputs, Peer, Process, Target,
@@ -26,6 +28,8 @@ use lockstep_proto::wire::codec::{decode, frame_cold};
 use lockstep_proto::wire::control::{ControlMessage, Verdict};
 use lockstep_proto::wire::kind;
 use lockstep_proto::wire::shard_control::ShardControl;
+
+use self::shard::FakeShard;
 
 const DELAY: Duration = Duration::from_micros(100);
 const STORE_DELAY: Duration = Duration::from_millis(1);
@@ -64,22 +68,6 @@ pub(crate) struct Node {
     paused: Option<Vec<Event>>,
     shard_link: LinkId,
     pub(crate) shard: FakeShard,
-}
-
-/// What a node's one shard was told.
-#[derive(Default)]
-pub(crate) struct FakeShard {
-    pub(crate) view: ViewNumber,
-    pub(crate) leases: BTreeMap<NodeId, u64>,
-    pub(crate) fenced: Vec<NodeInstance>,
-    pub(crate) closed: Epoch,
-    pub(crate) drained: bool,
-    /// Answers nothing.
-    pub(crate) stuck: bool,
-    /// Finishes no epoch above this one.
-    pub(crate) finishes: Option<Epoch>,
-    /// Length of every log it holds.
-    pub(crate) log_end: u64,
 }
 
 pub(crate) struct Net {
@@ -419,6 +407,36 @@ impl Net {
         }
     }
 
+    pub(crate) fn heal(&mut self) {
+        self.cuts.clear();
+    }
+
+    pub(crate) fn revive_mgmt(&mut self, id: Id) {
+        self.mgmt_down.remove(&id);
+    }
+
+    pub(crate) fn is_paused(&self, id: Id) -> bool {
+        self.nodes[&id].paused.is_some()
+    }
+
+    pub(crate) fn is_dead(&self, id: Id) -> bool {
+        self.nodes[&id].dead
+    }
+
+    /// Resets every link between two parties.
+    pub(crate) fn reset(&mut self, a: Id, b: Id) {
+        let between = |((x, _), (y, _)): &(&(Id, LinkId), &(Id, LinkId))| *x == a && *y == b;
+        let links: Vec<_> = self.conns.iter().filter(between).map(|(here, _)| *here).collect();
+        for (id, link) in links {
+            self.break_link(id, link);
+        }
+    }
+
+    /// Messages from one party to the other are lost, and only those.
+    pub(crate) fn cut(&mut self, from: Id, to: Id) {
+        self.cuts.insert((from, to));
+    }
+
     pub(crate) fn pause(&mut self, id: Id) {
         self.nodes.get_mut(&id).expect("known").paused = Some(Vec::new());
     }
@@ -498,51 +516,42 @@ impl Net {
         ids.iter().all(|id| self.members(*id) == ids)
     }
 
-    /// Asserts what must hold of every run: nobody acts in rival views.
+    /// Asserts what must hold at every moment: of two rival views at most one can commit anything
+    /// (a president may be alone in its view when the others have answered a higher proposal), and
+    /// where somebody acts in a view without a node, that node cannot serve a read any more.
     pub(crate) fn check(&self) {
         for (_, a, view) in &self.acted {
             for (_, b, other) in self.acted.iter().filter(|(_, _, v)| v.number == view.number) {
-                assert_eq!(view, other, "n{a} and n{b} acted in rival views");
+                let rivals = view != other && self.can_commit(view) && self.can_commit(other);
+                assert!(!rivals, "n{a} and n{b} acted in rival views: {view:?} and {other:?}");
+            }
+        }
+        for (id, node) in self.nodes.iter().filter(|(_, node)| !node.dead && node.core.acts()) {
+            let without = |(_, by, v): &&(Instant, Id, View)| {
+                v.number > node.core.view().number && !v.contains(instance(*id)) && by != id
+            };
+            if let Some((_, by, other)) = self.acted.iter().find(without) {
+                assert!(!node.can_read(*id, self.now), "n{id} reads, n{by} acts in {other:?}");
             }
         }
     }
 }
 
-impl FakeShard {
-    fn answer(
-        &mut self,
-        message: ShardControl,
-        partitions: &[PartitionId],
-    ) -> Option<ShardControl> {
-        if self.stuck {
-            return None;
-        }
-        match message {
-            ShardControl::Fence { proposal, failed } => {
-                self.fenced = failed;
-                let ends = partitions.iter().map(|p| (*p, Seq(self.log_end))).collect();
-                Some(ShardControl::Fenced { proposal, ends })
-            }
-            ShardControl::Enter { view } => {
-                self.view = view.number;
-                self.fenced.clear();
-                Some(ShardControl::Entered { view: view.number })
-            }
-            ShardControl::Leases { deadlines } => {
-                self.leases = deadlines.iter().map(|(n, until)| (n.node, *until)).collect();
-                None
-            }
-            ShardControl::Tick { epoch, closed } => {
-                self.closed = self.closed.max(closed);
-                let epoch = self.finishes.map_or(epoch.before(), |most| epoch.before().min(most));
-                Some(ShardControl::Finished { view: self.view, epoch })
-            }
-            ShardControl::Ping { number } => Some(ShardControl::Pong { number }),
-            ShardControl::Drain => {
-                self.drained = true;
-                Some(ShardControl::Drained)
-            }
-            other => panic!("not for a shard: {other:?}"),
-        }
+impl Net {
+    /// Whether all replicas of some partition have acted in this view.
+    fn can_commit(&self, view: &View) -> bool {
+        let acted = |node: &NodeId| self.acted.iter().any(|(_, id, v)| *id == node.0 && v == view);
+        view.placements.iter().any(|placement| placement.replicas.iter().all(acted))
+    }
+}
+
+impl Node {
+    /// Whether the node could serve a read of some partition now, by what its shard knows.
+    fn can_read(&self, id: Id, now: Instant) -> bool {
+        let promised = |node: &NodeId| self.shard.leases.get(node).is_some_and(|at| *at > now.0);
+        self.core.view().placements.iter().any(|placement| {
+            let others = || placement.replicas.iter().filter(|node| node.0 != id);
+            placement.replicas.contains(&NodeId(id)) && others().all(promised)
+        })
     }
 }

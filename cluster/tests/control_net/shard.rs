@@ -1,0 +1,61 @@
+//! A shard core that answers its control core at once and remembers what it was told.
+
+use std::collections::BTreeMap;
+
+use lockstep_proto::ids::{Epoch, NodeId, NodeInstance, PartitionId, Seq, ViewNumber};
+use lockstep_proto::wire::shard_control::ShardControl;
+
+/// What a node's one shard was told.
+#[derive(Default)]
+pub(crate) struct FakeShard {
+    pub(crate) view: ViewNumber,
+    pub(crate) leases: BTreeMap<NodeId, u64>,
+    pub(crate) fenced: Vec<NodeInstance>,
+    pub(crate) closed: Epoch,
+    pub(crate) drained: bool,
+    /// Answers nothing.
+    pub(crate) stuck: bool,
+    /// Finishes no epoch above this one.
+    pub(crate) finishes: Option<Epoch>,
+    /// Length of every log it holds.
+    pub(crate) log_end: u64,
+}
+
+impl FakeShard {
+    pub(super) fn answer(
+        &mut self,
+        message: ShardControl,
+        partitions: &[PartitionId],
+    ) -> Option<ShardControl> {
+        if self.stuck {
+            return None;
+        }
+        match message {
+            ShardControl::Fence { proposal, failed } => {
+                self.fenced = failed;
+                let ends = partitions.iter().map(|p| (*p, Seq(self.log_end))).collect();
+                Some(ShardControl::Fenced { proposal, ends })
+            }
+            ShardControl::Enter { view } => {
+                self.view = view.number;
+                self.fenced.clear();
+                Some(ShardControl::Entered { view: view.number })
+            }
+            ShardControl::Leases { deadlines } => {
+                self.leases = deadlines.iter().map(|(n, until)| (n.node, *until)).collect();
+                None
+            }
+            ShardControl::Tick { epoch, closed } => {
+                self.closed = self.closed.max(closed);
+                let epoch = self.finishes.map_or(epoch.before(), |most| epoch.before().min(most));
+                Some(ShardControl::Finished { view: self.view, epoch })
+            }
+            ShardControl::Ping { number } => Some(ShardControl::Pong { number }),
+            ShardControl::Drain => {
+                self.drained = true;
+                Some(ShardControl::Drained)
+            }
+            other => panic!("not for a shard: {other:?}"),
+        }
+    }
+}
