@@ -45,6 +45,8 @@ struct PeerState {
     stuck: bool,
     /// Members it says it does not hear, in this view.
     unheard: Vec<NodeId>,
+    /// When it began to say so.
+    unheard_since: Instant,
 }
 
 /// Why a peer counts as gone.
@@ -119,6 +121,7 @@ impl Suspicion {
                 leaving,
                 stuck: false,
                 unheard: Vec::new(),
+                unheard_since: Instant::default(),
             });
         }
         self.silence = view.config.suspicion();
@@ -139,12 +142,13 @@ impl Suspicion {
     }
 
     /// `peer` says whom it does not hear in this view; returns whether that is news.
-    pub fn says_unheard(&mut self, peer: NodeInstance, unheard: &[NodeId]) -> bool {
+    pub fn says_unheard(&mut self, peer: NodeInstance, unheard: &[NodeId], now: Instant) -> bool {
         let Some(peer) = self.peer_mut(peer) else { return false };
         if peer.unheard == unheard {
             return false;
         }
         peer.unheard = unheard.to_vec();
+        peer.unheard_since = now;
         true
     }
 
@@ -323,7 +327,9 @@ impl Suspicion {
     }
 
     /// Whether one of the two (`None` is this node) does not hear the other. A node that this one
-    /// does not hear says nothing.
+    /// does not hear says nothing. What it says about a third counts only once this node has heard
+    /// the third since: otherwise the third may simply have fallen silent, and blaming the one who
+    /// noticed first would cost a healthy node.
     fn is_pair_broken(&self, a: Option<&PeerState>, b: Option<&PeerState>, now: Instant) -> bool {
         let lost = |by: &PeerState, of: NodeId| self.hears(by, now) && by.unheard.contains(&of);
         match (a, b) {
@@ -333,7 +339,10 @@ impl Suspicion {
                     || lost(peer, self.me.node)
                     || self.never_heard_but_missed(peer, now)
             }
-            (Some(a), Some(b)) => lost(a, b.instance.node) || lost(b, a.instance.node),
+            (Some(a), Some(b)) => {
+                lost(a, b.instance.node) && b.heard > a.unheard_since
+                    || lost(b, a.instance.node) && a.heard > b.unheard_since
+            }
         }
     }
 
@@ -411,7 +420,7 @@ mod tests {
         check(&mut s, 1400, &[]);
         s.heard(node(2), at(1400));
         check(&mut s, 1401, &[(3, Reason::Asymmetric)]);
-        assert!(s.says_unheard(node(2), &[NodeId(3)]));
+        assert!(s.says_unheard(node(2), &[NodeId(3)], at(1401)));
         check(&mut s, 1401, &[(3, Reason::Silent)]);
     }
 
@@ -428,8 +437,10 @@ mod tests {
     #[test]
     fn the_node_with_most_broken_pairs_is_dropped_whatever_its_age() {
         let mut s = suspicion(2, 4);
-        s.says_unheard(node(3), &[NodeId(1)]);
-        s.says_unheard(node(4), &[NodeId(1)]);
+        s.says_unheard(node(3), &[NodeId(1)], at(1050));
+        s.says_unheard(node(4), &[NodeId(1)], at(1050));
+        check(&mut s, 1051, &[]);
+        s.heard(node(1), at(1060));
         check(&mut s, 1100, &[(1, Reason::Asymmetric)]);
     }
 
@@ -440,15 +451,24 @@ mod tests {
             s.heard(node(id), at(600));
         }
         check(&mut s, 700, &[]);
-        s.says_unheard(node(4), &[NodeId(3)]);
+        s.says_unheard(node(4), &[NodeId(3)], at(650));
         check(&mut s, 700, &[(3, Reason::Asymmetric)]);
+    }
+
+    #[test]
+    fn who_first_notices_a_silent_node_is_not_dropped_for_it() {
+        let mut s = suspicion(1, 3);
+        s.heard(node(3), at(1380));
+        s.says_unheard(node(3), &[NodeId(2)], at(1380));
+        check(&mut s, 1390, &[]);
+        check(&mut s, 1401, &[(2, Reason::Silent)]);
     }
 
     #[test]
     fn a_half_that_nobody_hears_is_gone_as_a_whole() {
         let mut s = suspicion(3, 4);
         s.heard(node(4), at(1400));
-        s.says_unheard(node(4), &[NodeId(1), NodeId(2)]);
+        s.says_unheard(node(4), &[NodeId(1), NodeId(2)], at(1401));
         check(&mut s, 1401, &[(1, Reason::Silent), (2, Reason::Silent)]);
     }
 

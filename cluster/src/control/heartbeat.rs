@@ -74,7 +74,7 @@ impl ControlCore {
             let view = Box::new(self.view.clone());
             self.links.send(from, &ControlMessage::NewView { view }, out);
         }
-        if view == self.view.number && self.suspicion.says_unheard(from, unheard) {
+        if view == self.view.number && self.suspicion.says_unheard(from, unheard, now) {
             self.reconsider(now, out);
         }
     }
