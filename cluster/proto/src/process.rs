@@ -75,7 +75,11 @@ pub enum DialError {
     Refused,
     /// Somebody listens there but is not who was dialled: a later incarnation of the node.
     LaterIncarnation,
-    /// No answer, unreachable, or the handshake was refused.
+    /// Somebody of another cluster listens there.
+    WrongCluster,
+    /// Another wire version is spoken there.
+    WrongVersion,
+    /// No answer, unreachable, or the handshake was refused for another reason.
     Failed,
 }
 

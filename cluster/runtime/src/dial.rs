@@ -64,17 +64,24 @@ impl Dialler {
         let body = exchange.await.map_err(|_broken| DialError::Failed)?;
         match codec::decode(&body).map_err(|_garbage| DialError::Failed)? {
             Welcome::Accepted { cluster, by } => {
-                if !handshake::is_wanted(wanted, by) || !self.is_own_cluster(cluster) {
+                if !self.is_own_cluster(cluster) {
+                    return Err(DialError::WrongCluster);
+                }
+                if !handshake::is_wanted(wanted, by) {
                     return Err(DialError::Failed);
                 }
                 Ok(handshake::peer_of(by))
             }
-            Welcome::Refused { reason: Refusal::LaterIncarnation, .. } => {
-                Err(DialError::LaterIncarnation)
-            }
             Welcome::Refused { reason, text } => {
                 tracing::info!(?to, ?reason, "dial refused: {text}");
-                Err(DialError::Failed)
+                Err(match reason {
+                    Refusal::LaterIncarnation => DialError::LaterIncarnation,
+                    Refusal::WrongCluster => DialError::WrongCluster,
+                    Refusal::WrongVersion => DialError::WrongVersion,
+                    Refusal::WrongNode | Refusal::OldIncarnation | Refusal::Unavailable => {
+                        DialError::Failed
+                    }
+                })
             }
         }
     }

@@ -148,7 +148,7 @@ impl ControlCore {
         self.links.dial_failed(&to, now);
         let Target::Watch(node) = to else { return };
         match error {
-            DialError::Failed => {}
+            DialError::Failed | DialError::WrongCluster | DialError::WrongVersion => {}
             DialError::Refused | DialError::LaterIncarnation => {
                 if self.suspicion.dial_refused(node) {
                     out.mark("known_dead_by_fin");

@@ -3,6 +3,7 @@
 use super::rig::*;
 use crate::core::*;
 use lockstep_proto::ids::{NodeId, ShardId};
+use lockstep_proto::process::{DialError, Target};
 use lockstep_proto::wire::op::OpResult;
 
 fn read(rig: &mut Rig, partitions: &[u16], from: ReadFrom) -> CallId {
@@ -105,6 +106,24 @@ fn status_comes_from_the_shard_that_was_asked() {
     let request = request_of(slab::Key::from_number(id.0), 0);
     rig.say(2, &ClientMessage::Status { request, status });
     assert!(matches!(rig.completed_one(id), Ok(Reply::Status(_))));
+}
+
+#[test]
+fn why_nobody_could_be_reached_is_in_the_error() {
+    for (error, words) in [
+        (DialError::Refused, "nobody listens"),
+        (DialError::WrongCluster, "another cluster"),
+        (DialError::WrongVersion, "another version"),
+    ] {
+        let mut rig = Rig::unlinked();
+        let id = rig.submit(Call::View);
+        let (to, addr) = (Target::Any, "host1:1".to_owned());
+        rig.core.handle(rig.now, Input::DialFailed { to, addr, error }, &mut rig.out);
+        rig.pass(Duration::from_secs(11));
+        let error = rig.completed_one(id).unwrap_err();
+        assert_eq!((error.code, error.outcome), (Code::Unreachable, Outcome::NotApplied));
+        assert!(error.detail.contains("host1:1") && error.detail.contains(words), "{error}");
+    }
 }
 
 #[test]

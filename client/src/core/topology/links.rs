@@ -114,7 +114,9 @@ impl Topology {
         let why = match error {
             DialError::Refused => "nobody listens there",
             DialError::LaterIncarnation => "the node has been restarted",
-            DialError::Failed => "no answer, or the handshake was refused",
+            DialError::WrongCluster => "another cluster listens there",
+            DialError::WrongVersion => "another version of the wire language is spoken there",
+            DialError::Failed => "no answer",
         };
         self.trouble = format!("{addr}: {why}");
         let Target::Shard(instance, shard) = *to else { return };

@@ -109,6 +109,8 @@ impl Process for Probe {
             Input::DialFailed { error, .. } => match error {
                 DialError::Refused => self.on_end("refused", out),
                 DialError::LaterIncarnation => self.on_end("later", out),
+                DialError::WrongCluster => self.on_end("cluster", out),
+                DialError::WrongVersion => self.on_end("version", out),
                 DialError::Failed => self.on_end("failed", out),
             },
             other => panic!("a probe hears nothing else: {other:?}"),
