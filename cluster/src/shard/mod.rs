@@ -63,6 +63,10 @@ use takeover::Takeover;
 /// How long after a failed dial or a lost link a peer shard is dialled again.
 const REDIAL: Duration = Duration::from_millis(20);
 
+/// How much longer the side that is not the one to dial waits before it does so all the same: the
+/// other side may not have noticed that the link is gone, and has nothing to send on it.
+const REDIAL_FOR_OTHER: Duration = Duration::from_millis(200);
+
 /// How often idle transactions, stuck answers and old outcomes are looked for.
 const SWEEP: Duration = Duration::from_millis(100);
 
@@ -434,12 +438,15 @@ impl ShardCore {
         self.links.redial.insert(addr, None);
     }
 
-    /// Plans a dial, if this side is the one to dial and the peer is a member.
+    /// Plans a dial, if the peer is a member: soon if this side is the one to dial.
     fn plan_dial(&mut self, addr: ShardAddr, after: Duration) {
         let member = self.view.as_ref().is_some_and(|view| view.contains(addr.instance));
-        if member && self.me.instance.node < addr.instance.node {
-            self.links.redial.insert(addr, Some(self.now + after));
+        if !member || self.me.instance == addr.instance {
+            return;
         }
+        let mine = self.me.instance.node < addr.instance.node;
+        let after = if mine { after } else { after + REDIAL_FOR_OTHER };
+        self.links.redial.insert(addr, Some(self.now + after));
     }
 }
 

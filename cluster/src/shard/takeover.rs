@@ -17,6 +17,7 @@ use lockstep_proto::wire::data::{Message, OutcomeTold, Partitions, Vote, partiti
 
 use super::ShardCore;
 use super::answers::Owed;
+use super::coordinate::Phase;
 use super::read::Blocked;
 
 /// A take-over under way at the anchor's primary.
@@ -237,6 +238,10 @@ impl ShardCore {
             Some(Outcome::Aborted) => (part.end, OutcomeTold::Aborted),
             None => {
                 out.mark("outcome_makes_tombstone");
+                // Whoever asks has given it up: its locks need not wait for the idle limit.
+                if self.coordinated.get(&id).is_some_and(|tx| tx.phase == Phase::Open) {
+                    self.abort(id, Code::AbortedByTakeover, None, out);
+                }
                 (self.append_abort(anchor, id, 0, out), OutcomeTold::Aborted)
             }
         };
