@@ -138,7 +138,9 @@ impl World {
                 }
                 if length != u64::MAX {
                     self.restore_later(length, Ending::Whole(a, b));
-                    self.restore_later(length, Ending::Whole(b, a));
+                    if !one_way {
+                        self.restore_later(length, Ending::Whole(b, a));
+                    }
                 }
             }
         }
@@ -163,12 +165,15 @@ impl World {
             path.cut_since = now;
         }
         path.cut = cut;
+        path.cuts += 1;
     }
 
-    /// Makes a path whole.
+    /// Ends one cut of a path; the last one makes it whole.
     pub fn mend(&mut self, from: HostId, to: HostId) {
-        if self.net.path(from, to).cut != Cut::Open {
-            self.net.path_mut(from, to).cut = Cut::Open;
+        let path = self.net.path_mut(from, to);
+        path.cuts = path.cuts.saturating_sub(1);
+        if path.cuts == 0 && path.cut != Cut::Open {
+            path.cut = Cut::Open;
             self.resume_path(from, to);
         }
     }
@@ -212,6 +217,7 @@ impl World {
                 let path = self.net.path_mut(a, b);
                 path.loss_one_in = 0;
                 path.clogged_until = path.clogged_until.min(self.now);
+                path.cuts = 0;
                 self.mend(a, b);
             }
         }

@@ -128,6 +128,8 @@ pub struct Path {
     pub cut: Cut,
     /// Since when.
     pub cut_since: u64,
+    /// By how many faults: it is whole again when all have ended.
+    pub cuts: u32,
 }
 
 impl Path {

@@ -182,6 +182,13 @@ impl Run {
             self.finale();
         }
         if !self.failed() {
+            if check::has_idle(self) {
+                // A client whose end of a connection is gone without its server knowing: the
+                // server's limit for idle transactions ends it.
+                self.advance(
+                    lockstep_proto::limits::TRANSACTION_IDLE_MAX.as_nanos() as u64 + SECOND,
+                );
+            }
             check::at_end(self);
         }
         false

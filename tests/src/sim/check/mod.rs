@@ -78,6 +78,15 @@ pub fn at_stop(run: &mut Run) {
     }
 }
 
+/// Whether some shard coordinates a transaction that nobody goes on with.
+#[must_use]
+pub fn has_idle(run: &Run) -> bool {
+    let nodes = running(&run.world, &run.cluster);
+    nodes.iter().any(|node| {
+        replicas::inspections(&run.world, *node, false).iter().any(|shard| shard.coordinated > 0)
+    })
+}
+
 /// The checks of a run that is over.
 pub fn at_end(run: &mut Run) {
     let mut found = run.notes.borrow().complaints.clone();
