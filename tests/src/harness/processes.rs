@@ -100,6 +100,10 @@ impl Drop for Running {
     }
 }
 
+/// How long a node may be silent in tests. Longer than in production: a loaded machine that runs
+/// many tests at once must not look like a dead one.
+const SUSPICION: &str = "1500ms";
+
 /// The form of a cluster.
 #[derive(Clone, Debug)]
 pub struct Form {
@@ -148,6 +152,15 @@ impl Cluster {
     /// If one cannot be started.
     #[must_use]
     pub fn start(binary: &Path, form: &Form) -> Self {
+        Self::start_with(binary, form, |_| Vec::new())
+    }
+
+    /// Like [`Cluster::start`], with further flags for each data node.
+    ///
+    /// # Panics
+    /// If one cannot be started.
+    #[must_use]
+    pub fn start_with(binary: &Path, form: &Form, flags: impl Fn(u16) -> Vec<String>) -> Self {
         let dir = tempfile::tempdir().expect("temporary directory");
         let words = |word: &str| OsString::from(word);
         let mut args: Vec<OsString> = ["run", "mgmt", "--listen", "127.0.0.1:0"].map(words).into();
@@ -156,6 +169,7 @@ impl Cluster {
         if !form.zones.is_empty() {
             args.extend(["--zones".into(), form.zones.join(",").into()]);
         }
+        args.extend(["--suspicion".into(), SUSPICION.into()]);
         args.extend(form.mgmt_args.iter().map(OsString::from));
         args.extend(["--dir".into(), dir.path().join("mgmt").into()]);
         let mut mgmt = Running::start(binary, "mgmt", dir.path(), &args);
@@ -164,7 +178,9 @@ impl Cluster {
             Self { binary: binary.to_owned(), mgmt, mgmt_addr, nodes: Vec::new(), dir };
         for node in 1..=form.groups * form.replicas {
             let zone = form.zones.get(usize::from(node - 1) % form.zones.len().max(1));
-            let extra: Vec<&str> = zone.iter().flat_map(|zone| ["--zone", zone]).collect();
+            let flags = flags(node);
+            let mut extra: Vec<&str> = zone.iter().flat_map(|zone| ["--zone", zone]).collect();
+            extra.extend(flags.iter().map(String::as_str));
             let running = cluster.start_node(node, &format!("n{node}"), &extra);
             cluster.nodes.push(running);
         }
