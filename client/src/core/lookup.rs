@@ -299,7 +299,7 @@ impl ClientCore {
     pub(super) fn on_lookup_lost(&mut self, now: Instant, key: Key, out: &mut Outputs) {
         let Some(lookup) = lookup_mut(&mut self.calls, key) else { return };
         lookup.attempts += 1;
-        out.mark("client_read_link_lost");
+        out.mark("client_read_fallback");
         self.send_lookup(now, key, out);
     }
 }
