@@ -72,3 +72,7 @@ pub const SHARDS_MAX: u16 = 4095;
 
 /// Longest `host:port` and longest zone name accepted from a newcomer; they travel in every view.
 pub const ADDR_BYTES_MAX: usize = 256;
+
+/// Answers of a management server that wait for its disk; more are dropped, and who asked asks
+/// again.
+pub const ANSWERS_HELD_MAX: usize = 100_000;

@@ -154,3 +154,21 @@ fn a_file_that_is_not_toml_or_not_there_is_told_apart() {
     let error = Settings::read(DATA_KEYS, Some(path), std::iter::empty(), Vec::new());
     assert_eq!(error.expect_err("absent").what, "the configuration file cannot be read");
 }
+
+#[test]
+fn the_manual_has_every_setting_with_its_example() {
+    let manual = include_str!("../../../docs/CONFIGURATION.md");
+    for key in DATA_KEYS.iter().chain(MGMT_KEYS) {
+        let row = |line: &&str| line.starts_with(&format!("| `{}` |", key.name));
+        let rows: Vec<&str> = manual.lines().filter(row).collect();
+        let example = format!("| `{}` |", key.example);
+        assert!(rows.iter().any(|row| row.contains(&example)), "{}: {rows:?}", key.name);
+    }
+}
+
+#[test]
+fn a_file_cut_anywhere_is_read_or_refused() {
+    let text = "[node]\ndir = \"d\"\nshards = 4 # four\n[cluster]\nmgmt = [\"m:1\", 'n:2']\n";
+    let understood = (0..=text.len()).filter(|cut| data(&text[..*cut]).is_ok()).count();
+    assert!((1..10).contains(&understood), "{understood} prefixes are whole configurations");
+}

@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use lockstep_proto::canary::Canary;
 use lockstep_proto::ids::{ClusterId, MgmtId};
+use lockstep_proto::limits::ANSWERS_HELD_MAX;
 use lockstep_proto::process::{
     Effect, Exit, Input, LinkId, LogLevel, Outputs, Peer, Process, StoredFile,
 };
@@ -41,9 +42,6 @@ use created::{Created, Registration};
 use creation::Creation;
 use plan::{ClusterPlan, Newcomer};
 use vault::Vault;
-
-/// Answers that wait for the disk; more are dropped, and whoever asked asks again.
-const ANSWERS_HELD_MAX: usize = 100_000;
 
 /// What a management server is started with.
 #[derive(Clone, Debug)]
