@@ -143,7 +143,7 @@ enum Command {
     Bench(bench::BenchCommand),
     /// One process of a cluster: what service managers start
     #[command(subcommand)]
-    Run(crate::run::args::RunCommand),
+    Run(Box<crate::run::args::RunCommand>),
     /// What this binary is
     Version,
 }
