@@ -3,7 +3,7 @@
 //!
 //! * [`Fragment`]: one table's rows in one partition;
 //! * [`LockTable`]: the row locks of one partition, at its primary;
-//! * [`evaluate`]: an operation and the row it meets in, what becomes of the row out.
+//! * [`mod@evaluate`]: an operation and the row it meets in, what becomes of the row out.
 //!
 //! Invariant: what comes out depends on what went in and on nothing else, not on addresses or on
 //! the order of a hash map, so replicas that apply the same records hold the same bytes.
