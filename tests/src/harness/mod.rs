@@ -3,14 +3,18 @@
 //!
 //! * [`processes`]: clusters of child processes;
 //! * [`watch`]: the simplest client, for views;
+//! * [`lists`]: a load whose history can be judged;
+//! * [`raw`]: a client that speaks the wire language by hand;
 //! * [`proxy`]: a TCP proxy with delay, stall, reset and loss per direction;
 //! * [`logs`]: what may stand in a log;
 //! * [`wait`]: conditions with deadlines instead of sleeps.
 //!
 //! Invariant: whatever a test does or fails to do, no process of it outlives it.
 
+pub mod lists;
 pub mod logs;
 pub mod processes;
 pub mod proxy;
+pub mod raw;
 pub mod wait;
 pub mod watch;
