@@ -76,7 +76,8 @@ async fn run() -> Result<usize> {
         }
     }
     let steps: i64 = all.steps.values().sum();
-    eprintln!("{} operations, {steps} of them updates, {} conditions not met", all.operations, all.refused);
+    let (operations, refused) = (all.operations, all.refused);
+    eprintln!("{operations} operations, {steps} of them updates, {refused} conditions not met");
     eprintln!("no errors; the slowest operation took {:?}", all.slowest);
     let wrong = compare(&db, &flights.airports, &before, &all.steps).await?;
     println!("airport_id,altitude_ft");

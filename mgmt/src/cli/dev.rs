@@ -282,7 +282,9 @@ fn to_json(state: &DevState) -> serde_json::Value {
     });
     json!({
         "schema": DevState::SCHEMA, "url": state.url, "dir": state.dir, "keep": state.keep,
-        "started": state.started, "mgmt": mgmt.collect::<Vec<_>>(), "nodes": nodes.collect::<Vec<_>>(),
+        "started": state.started,
+        "mgmt": mgmt.collect::<Vec<_>>(),
+        "nodes": nodes.collect::<Vec<_>>(),
     })
 }
 

@@ -80,9 +80,9 @@ pub enum Told {
 
 /// What every task was told, by task and number.
 #[derive(Clone, Debug, Default)]
-pub struct Journal(pub Vec<Vec<Told>>);
+pub struct Ledger(pub Vec<Vec<Told>>);
 
-impl Journal {
+impl Ledger {
     /// How many transfers were told to have gone like this.
     #[must_use]
     pub fn count(&self, told: Told) -> u64 {
@@ -126,10 +126,10 @@ impl Finding {
 
 /// Compares the books with what the tasks were told.
 #[must_use]
-pub fn audit(journal: &Journal, books: &Books, accounts: u64) -> Finding {
+pub fn audit(ledger: &Ledger, books: &Books, accounts: u64) -> Finding {
     let mut finding = Finding { total: books.balances.values().sum(), ..Finding::default() };
     let mut on_record: Vec<Vec<bool>> =
-        journal.0.iter().map(|told| vec![false; told.len()]).collect();
+        ledger.0.iter().map(|told| vec![false; told.len()]).collect();
     let mut expected: HashMap<u64, i64> =
         (0..accounts).map(|account| (account, BALANCE_AT_START)).collect();
     for transfer in &books.transfers {
@@ -143,7 +143,7 @@ pub fn audit(journal: &Journal, books: &Books, accounts: u64) -> Finding {
             _ => finding.mangled += 1,
         }
     }
-    let told = journal.0.iter().flatten().zip(on_record.iter().flatten());
+    let told = ledger.0.iter().flatten().zip(on_record.iter().flatten());
     for (told, on_record) in told {
         match (told, on_record) {
             (Told::Committed, false) => finding.lost += 1,
@@ -165,7 +165,7 @@ mod tests {
     const ACCOUNTS: u64 = 10;
 
     /// Two tasks of three transfers each, all committed, and the books after them.
-    fn example() -> (Journal, Books) {
+    fn example() -> (Ledger, Books) {
         let mut books = Books {
             balances: (0..ACCOUNTS).map(|account| (account, BALANCE_AT_START)).collect(),
             transfers: Vec::new(),
@@ -175,7 +175,7 @@ mod tests {
             *books.balances.get_mut(&transfer.payee).unwrap() += transfer.amount;
             books.transfers.push(transfer);
         }
-        (Journal(vec![vec![Told::Committed; 3]; 2]), books)
+        (Ledger(vec![vec![Told::Committed; 3]; 2]), books)
     }
 
     #[test]
@@ -186,45 +186,45 @@ mod tests {
 
     #[test]
     fn clean_books_are_clean() {
-        let (journal, books) = example();
-        let finding = audit(&journal, &books, ACCOUNTS);
+        let (ledger, books) = example();
+        let finding = audit(&ledger, &books, ACCOUNTS);
         assert!(finding.is_clean(ACCOUNTS), "{finding:?}");
     }
 
     #[test]
     fn every_kind_of_damage_is_found() {
-        let (journal, books) = example();
+        let (ledger, books) = example();
         let mut lost = books.clone();
         let gone = lost.transfers.pop().unwrap();
         *lost.balances.get_mut(&gone.payer).unwrap() += gone.amount;
         *lost.balances.get_mut(&gone.payee).unwrap() -= gone.amount;
-        assert_eq!(audit(&journal, &lost, ACCOUNTS).lost, 1);
+        assert_eq!(audit(&ledger, &lost, ACCOUNTS).lost, 1);
 
         let mut half = books.clone();
         *half.balances.get_mut(&3).unwrap() += 1;
-        assert_eq!(audit(&journal, &half, ACCOUNTS).wrong_balances, 1);
-        assert!(!audit(&journal, &half, ACCOUNTS).is_clean(ACCOUNTS));
+        assert_eq!(audit(&ledger, &half, ACCOUNTS).wrong_balances, 1);
+        assert!(!audit(&ledger, &half, ACCOUNTS).is_clean(ACCOUNTS));
 
         let mut missing = books.clone();
         missing.balances.remove(&3);
-        assert_eq!(audit(&journal, &missing, ACCOUNTS).wrong_balances, 1);
+        assert_eq!(audit(&ledger, &missing, ACCOUNTS).wrong_balances, 1);
 
         let mut twice = books.clone();
         twice.transfers.push(twice.transfers[0]);
-        assert_eq!(audit(&journal, &twice, ACCOUNTS).mangled, 1);
+        assert_eq!(audit(&ledger, &twice, ACCOUNTS).mangled, 1);
 
-        let mut denied = journal.clone();
+        let mut denied = ledger.clone();
         denied.0[1][2] = Told::NotDone;
         assert_eq!(audit(&denied, &books, ACCOUNTS).invented, 1);
     }
 
     #[test]
     fn an_unknown_transfer_may_be_there_or_not() {
-        let (mut journal, books) = example();
-        journal.0[0][0] = Told::Unknown;
-        journal.0[0].push(Told::Unknown);
-        assert!(audit(&journal, &books, ACCOUNTS).is_clean(ACCOUNTS));
-        assert_eq!(journal.count(Told::Unknown), 2);
+        let (mut ledger, books) = example();
+        ledger.0[0][0] = Told::Unknown;
+        ledger.0[0].push(Told::Unknown);
+        assert!(audit(&ledger, &books, ACCOUNTS).is_clean(ACCOUNTS));
+        assert_eq!(ledger.count(Told::Unknown), 2);
     }
 
     #[test]

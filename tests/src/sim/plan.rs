@@ -221,7 +221,7 @@ impl Plan {
         } else {
             self.draw_death(world, cluster, view, &targets)
         }?;
-        // Mostly the cluster settles before the next grave fault; sometimes it is hit in the middle.
+        // Mostly the cluster settles before the next grave fault; sometimes it is hit midway.
         let wait = if self.rng.percent(30) { self.rng.range(1, 700) } else { 2_500 };
         self.grave_after = self.grave_after.max(world.now + wait * MS);
         Some(fault)
