@@ -170,7 +170,7 @@ impl Run {
         }
         self.world.heal();
         self.notes.borrow_mut().phase = Phase::Drain;
-        if self.plan.reckless && !self.serves() {
+        if self.plan.reckless {
             self.advance(3 * SECOND);
             if !self.serves() {
                 check::at_stop(self);
