@@ -312,6 +312,11 @@ impl Suspicion {
 
     /// Drops the node with the most broken pairs until nobody left has one.
     fn most_broken(&self, there: &[&PeerState], now: Instant) -> Vec<NodeInstance> {
+        if now < self.grace_until {
+            // What peers said while this node was stalled is about the past: that they do not hear
+            // it, above all. They have the grace to hear it again and say so.
+            return Vec::new();
+        }
         let mut left: Vec<Option<&PeerState>> = vec![None];
         left.extend(there.iter().copied().map(Some));
         let mut dropped = Vec::new();
@@ -500,6 +505,19 @@ mod tests {
         check(&mut s, 3000, &[]);
         assert_eq!(s.next_silence(at(3000)), Some(at(3100)));
         check(&mut s, 3100, &[(2, Reason::Silent)]);
+    }
+
+    #[test]
+    fn what_was_said_while_a_node_was_stalled_is_no_ground_to_drop_who_said_it() {
+        let mut s = suspicion(1, 3);
+        s.stalled(at(1100));
+        for id in [2, 3] {
+            s.heard(node(id), at(1001));
+            s.says_unheard(node(id), &[NodeId(1)], at(1001));
+        }
+        check(&mut s, 1001, &[]);
+        s.says_unheard(node(2), &[], at(1050));
+        check(&mut s, 1100, &[(3, Reason::Asymmetric)]);
     }
 
     #[test]
