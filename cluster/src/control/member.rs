@@ -33,8 +33,6 @@ pub(super) struct Gathering {
 pub(super) struct Pending {
     token: u64,
     view: View,
-    /// This node made it, or found it and leads: it tells everybody.
-    announce: bool,
 }
 
 impl ControlCore {
@@ -215,7 +213,9 @@ impl ControlCore {
         self.end(Exit { code: exit_code::EXCLUDED, reason }, out);
     }
 
-    /// Takes a finished view: to the disk first.
+    /// Takes a finished view: to the disk first. Whoever made it, or found it and leads, tells the
+    /// others at once: they write it at the same time, and nobody acts in it before its own disk
+    /// has it.
     pub(super) fn adopt(&mut self, view: View, announce: bool, out: &mut Outputs) {
         let token = self.next_number();
         self.state.transition(State::Storing);
@@ -223,7 +223,10 @@ impl ControlCore {
         self.proposing = None;
         self.timers.lease_end = None;
         out.effect(Effect::Store { token, file: StoredFile::View, bytes: encode(&view) });
-        self.pending = Some(Pending { token, view, announce });
+        if announce {
+            self.announce(&view, out);
+        }
+        self.pending = Some(Pending { token, view });
     }
 
     pub(super) fn on_stored(&mut self, now: Instant, token: u64, ok: bool, out: &mut Outputs) {
@@ -237,10 +240,9 @@ impl ControlCore {
         }
     }
 
-    /// The view is on disk: the shards enter it, everybody else is told if it is ours to tell.
+    /// The view is on disk: the shards enter it.
     fn enter(&mut self, now: Instant, pending: Pending, out: &mut Outputs) {
-        let Pending { view, announce, token: _ } = pending;
-        let before = std::mem::replace(&mut self.view, view);
+        self.view = pending.view;
         self.state.transition(State::Entering);
         self.lineage.count(self.view.identity());
         self.book.clear();
@@ -254,9 +256,6 @@ impl ControlCore {
         let number = self.view.number;
         let names: Vec<String> = self.view.members.iter().map(|m| m.instance.to_string()).collect();
         out.log(LogLevel::Info, format!("entering view {number}: {}", names.join(" ")));
-        if announce {
-            self.announce(&before, out);
-        }
         self.tell_shards(&ShardControl::Enter { view: Box::new(self.view.clone()) }, out);
         self.leases_news = LeaseNews::Urgent;
         self.send_heartbeats(now, out);
@@ -266,10 +265,10 @@ impl ControlCore {
         }
     }
 
-    /// Tells the view to everybody in it and to those it leaves out.
-    fn announce(&mut self, before: &View, out: &mut Outputs) {
-        let message = ControlMessage::NewView { view: Box::new(self.view.clone()) };
-        for member in before.members.iter().filter(|m| m.instance != self.me) {
+    /// Tells a view to everybody in it and to those it leaves out.
+    fn announce(&mut self, view: &View, out: &mut Outputs) {
+        let message = ControlMessage::NewView { view: Box::new(view.clone()) };
+        for member in self.view.members.iter().filter(|m| m.instance != self.me) {
             for link in self.links.links_to(member.instance) {
                 send_on(link, &message, out);
             }
