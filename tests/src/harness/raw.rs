@@ -94,6 +94,15 @@ impl RawClient {
         self.stream.write_all(bytes)
     }
 
+    /// Sends bytes if the other side takes them within a moment; `false` if it does not, after
+    /// some of them may have left.
+    #[must_use]
+    pub fn offer(&mut self, bytes: &[u8]) -> bool {
+        let moment = Some(Duration::from_millis(200));
+        let sent = self.stream.set_write_timeout(moment).and_then(|()| self.send(bytes));
+        sent.is_ok()
+    }
+
     /// The next frame: kind byte and body.
     ///
     /// # Errors
