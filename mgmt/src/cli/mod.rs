@@ -6,8 +6,10 @@ pub mod error;
 pub mod output;
 
 mod bench;
+mod demo;
 mod dev;
 mod duration;
+mod interrupt;
 mod status;
 mod table;
 mod version;
@@ -130,6 +132,8 @@ impl Global {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    /// Show in two minutes that a cluster survives: start, load, commit, kill, verify, clean up
+    Demo(demo::DemoArgs),
     /// A cluster of child processes on this machine, to play with
     #[command(subcommand)]
     Dev(dev::DevCommand),
@@ -174,6 +178,7 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
 fn dispatch(cli: Cli) -> CliResult<ExitKind> {
     let Cli { global, command } = cli;
     match command {
+        Command::Demo(args) => demo::run(&global, &args),
         Command::Dev(command) => dev::run(&global, &command),
         Command::Status(args) => status::run(&global, &args),
         Command::Table(command) => table::run(&global, &command),

@@ -3,9 +3,6 @@
 
 use std::collections::HashMap;
 
-use lockstep_proto::schema::{ColumnDef, SchemaError, TableDef};
-use lockstep_proto::value::ColumnType;
-
 use crate::bench::dice::Dice;
 
 /// What every account starts with.
@@ -14,45 +11,33 @@ pub const BALANCE_AT_START: i64 = 1_000;
 /// The largest amount of one transfer.
 pub const AMOUNT_MAX: u64 = 100;
 
-/// The accounts: `id`, `balance`.
-///
-/// # Errors
-/// Never; the definition is constant.
-pub fn accounts_table() -> Result<TableDef, SchemaError> {
-    let columns =
-        vec![ColumnDef::new("id", ColumnType::U64), ColumnDef::new("balance", ColumnType::I64)];
-    TableDef::with_key("account", columns, &["id"])
+lockstep_client::record! {
+    /// Somebody's money.
+    #[derive(Clone, PartialEq, Debug)]
+    pub struct Account in "account" {
+        /// Its number.
+        #[key] pub id: u64,
+        /// Never below zero.
+        pub balance: i64,
+    }
 }
 
-/// One row for each transfer, on the partition of the account that pays: so a transfer concerns
-/// two partitions, not three.
-///
-/// # Errors
-/// Never; the definition is constant.
-pub fn transfers_table() -> Result<TableDef, SchemaError> {
-    let columns = vec![
-        ColumnDef::new("payer", ColumnType::U64),
-        ColumnDef::new("task", ColumnType::U32),
-        ColumnDef::new("number", ColumnType::U32),
-        ColumnDef::new("payee", ColumnType::U64),
-        ColumnDef::new("amount", ColumnType::I64),
-    ];
-    TableDef::with_partition_key("transfer", columns, &["payer", "task", "number"], &["payer"])
-}
-
-/// One transfer of money.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Transfer {
-    /// Who makes it.
-    pub task: u32,
-    /// The task's own count, from 0.
-    pub number: u32,
-    /// The account that pays.
-    pub payer: u64,
-    /// The account that gets.
-    pub payee: u64,
-    /// How much, at least 1.
-    pub amount: i64,
+lockstep_client::record! {
+    /// One transfer of money. It lives on the partition of the account that pays, so a transfer
+    /// concerns two partitions, not three.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+    pub struct Transfer in "transfer" {
+        /// The account that pays.
+        #[key(partition)] pub payer: u64,
+        /// Who makes it.
+        #[key] pub task: u32,
+        /// The task's own count, from 0.
+        #[key] pub number: u32,
+        /// The account that gets.
+        pub payee: u64,
+        /// How much, at least 1.
+        pub amount: i64,
+    }
 }
 
 impl Transfer {
@@ -176,12 +161,6 @@ mod tests {
             books.transfers.push(transfer);
         }
         (Ledger(vec![vec![Told::Committed; 3]; 2]), books)
-    }
-
-    #[test]
-    fn definitions_are_valid() {
-        accounts_table().unwrap();
-        transfers_table().unwrap();
     }
 
     #[test]
