@@ -1,7 +1,5 @@
 //! Every bound of the system in one place, each with its reason.
 
-use std::time::Duration;
-
 /// Longest frame body accepted from anybody: a one-mebibyte row, its key, and room for a batch.
 pub const FRAME_BYTES_MAX: usize = 4 << 20;
 
@@ -53,9 +51,6 @@ pub const CLIENT_UNSENT_BYTES_MAX: usize = 64 << 20;
 
 /// Frames of a newer view held until the receiver acts in it, per shard.
 pub const FRAMES_HELD_MAX: usize = 100_000;
-
-/// How long an interactive transaction may be idle before its coordinator aborts it.
-pub const TRANSACTION_IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// Rows in one page of a scan.
 pub const SCAN_PAGE_ROWS_MAX: usize = 4096;

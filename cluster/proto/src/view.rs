@@ -25,6 +25,9 @@ pub struct ClusterConfig {
     pub suspicion_ms: u32,
     /// Time between epoch ticks.
     pub tick_ms: u32,
+    /// How long an interactive transaction may be idle before its coordinator aborts it: it holds
+    /// locks, and its client may be gone without anybody having noticed.
+    pub transaction_idle_ms: u32,
     /// Bound on clock drift between any two nodes, parts per million.
     pub drift_ppm: u32,
     /// Whether an orderly FIN and a refused reconnect prove that a peer's process is dead. Off
@@ -42,6 +45,7 @@ impl Default for ClusterConfig {
             heartbeat_ms: 50,
             suspicion_ms: 400,
             tick_ms: 10,
+            transaction_idle_ms: 10_000,
             drift_ppm: 1000,
             peer_death_by_fin: true,
             data_memory: 8 << 30,
@@ -60,6 +64,12 @@ impl ClusterConfig {
     #[must_use]
     pub fn heartbeat(&self) -> Duration {
         Duration::from_millis(u64::from(self.heartbeat_ms))
+    }
+
+    /// How long an interactive transaction may be idle.
+    #[must_use]
+    pub fn transaction_idle(&self) -> Duration {
+        Duration::from_millis(u64::from(self.transaction_idle_ms))
     }
 
     /// Time between epoch ticks.

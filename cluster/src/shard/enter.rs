@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use lockstep_proto::canary::Canary;
 use lockstep_proto::ids::{Epoch, NodeInstance, PartitionId, Seq, ShardAddr, ShardId, TxId};
-use lockstep_proto::limits::TRANSACTION_IDLE_MAX;
 use lockstep_proto::placement::key_hash;
 use lockstep_proto::process::{Effect, LinkId, Outputs};
 use lockstep_proto::time::Instant;
@@ -281,9 +280,10 @@ impl ShardCore {
 
     /// Ends what has been idle for too long; forgets what nobody can ask for any more.
     pub(super) fn sweep(&mut self, out: &mut Outputs) {
-        let (now, closed) = (self.now, self.closed);
+        let Some(view) = self.view.clone() else { return };
+        let (now, closed, idle) = (self.now, self.closed, view.config.transaction_idle());
         self.abort_open(
-            |tx| !tx.asked && now.since(tx.last_active) > TRANSACTION_IDLE_MAX,
+            |tx| !tx.asked && now.since(tx.last_active) > idle,
             lockstep_proto::error::Code::IdleAborted,
             out,
         );

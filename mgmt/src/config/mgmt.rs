@@ -37,6 +37,11 @@ pub const MGMT_KEYS: &[Key] = &[
         example: "\"400ms\"",
     },
     Key { name: "cluster.tick", is: "the length of an epoch", example: "\"10ms\"" },
+    Key {
+        name: "cluster.transaction_idle",
+        is: "how long an open transaction may be idle",
+        example: "\"10s\"",
+    },
     Key { name: "cluster.data_memory", is: "how much data a node may hold", example: "\"8GiB\"" },
     Key {
         name: "cluster.peer_death",
@@ -141,6 +146,11 @@ fn read_cluster(settings: &Settings) -> Result<ClusterConfig, ConfigError> {
         heartbeat_ms: millis("cluster.heartbeat", default.heartbeat_ms, 60_000)?,
         suspicion_ms: millis("cluster.suspicion", default.suspicion_ms, 600_000)?,
         tick_ms: millis("cluster.tick", default.tick_ms, 10_000)?,
+        transaction_idle_ms: millis(
+            "cluster.transaction_idle",
+            default.transaction_idle_ms,
+            86_400_000,
+        )?,
         drift_ppm: default.drift_ppm,
         peer_death_by_fin: peer_death.unwrap_or(default.peer_death_by_fin),
         data_memory: memory.unwrap_or(default.data_memory),

@@ -100,6 +100,9 @@ pub struct RunMgmtArgs {
     /// The length of an epoch
     #[arg(long, value_name = "TIME")]
     pub tick: Option<String>,
+    /// How long an open transaction may be idle before it is aborted
+    #[arg(long, value_name = "TIME")]
+    pub transaction_idle: Option<String>,
     /// How much data a node may hold
     #[arg(long, value_name = "SIZE")]
     pub data_memory: Option<String>,
@@ -168,6 +171,7 @@ impl RunMgmtArgs {
             .one("cluster.heartbeat", "--heartbeat", &self.heartbeat)
             .one("cluster.suspicion", "--suspicion", &self.suspicion)
             .one("cluster.tick", "--tick", &self.tick)
+            .one("cluster.transaction_idle", "--transaction-idle", &self.transaction_idle)
             .one("cluster.data_memory", "--data-memory", &self.data_memory)
             .one("cluster.peer_death", "--peer-death", &self.peer_death)
             .take()
@@ -234,6 +238,7 @@ mod tests {
             heartbeat: text(),
             suspicion: text(),
             tick: text(),
+            transaction_idle: text(),
             data_memory: text(),
             peer_death: text(),
         };

@@ -27,6 +27,9 @@ use super::rng::Rng;
 use super::workload::{ClientProcess, Notebook};
 use super::world::World;
 
+/// How long a simulated transaction may be idle: short, so that runs with vanished clients are.
+pub const TRANSACTION_IDLE_MS: u32 = 2_000;
+
 /// What a run's cluster looks like.
 #[derive(Clone, Debug)]
 pub struct Shape {
@@ -120,6 +123,7 @@ pub fn first_view(shape: &Shape) -> View {
             partitions: shape.partitions,
             replicas: shape.replicas,
             data_memory: 64 << 20,
+            transaction_idle_ms: TRANSACTION_IDLE_MS,
             ..ClusterConfig::default()
         },
         members,

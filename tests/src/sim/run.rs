@@ -8,7 +8,7 @@ use lockstep_proto::canary::Canary;
 use lockstep_proto::time::Instant;
 
 use super::check::{self, Watchman};
-use super::cluster::{Cluster, Shape};
+use super::cluster::{Cluster, Shape, TRANSACTION_IDLE_MS};
 use super::core::Core;
 use super::event::Event;
 use super::host::{HostId, Role};
@@ -185,9 +185,7 @@ impl Run {
             if check::has_idle(self) {
                 // A client whose end of a connection is gone without its server knowing: the
                 // server's limit for idle transactions ends it.
-                self.advance(
-                    lockstep_proto::limits::TRANSACTION_IDLE_MAX.as_nanos() as u64 + SECOND,
-                );
+                self.advance(u64::from(TRANSACTION_IDLE_MS) * MS + SECOND);
             }
             check::at_end(self);
         }
