@@ -5,8 +5,7 @@
 //! * `[test: path::name]`: a function `name` in that file;
 //! * `[scenario: name]`: a script `tests/scenarios/name.txt`;
 //! * `[canary: name]`: a known bug that the simulator must catch;
-//! * `[sim: name]`: a check of the simulator, by the name it has in its source;
-//! * `[open: what]`: not yet, and what it will be.
+//! * `[sim: name]`: a check of the simulator, by the name it has in its source.
 
 use super::{Complaint, Tree};
 
@@ -95,7 +94,7 @@ fn promises(tree: &Tree) -> Vec<Promise> {
 }
 
 fn references(text: &str) -> Vec<(&str, &str)> {
-    const KINDS: &[&str] = &["test", "scenario", "canary", "sim", "open"];
+    const KINDS: &[&str] = &["test", "scenario", "canary", "sim"];
     let brackets = text.split('[').skip(1).filter_map(|rest| rest.split_once(']'));
     brackets
         .filter_map(|(inside, _)| inside.split_once(": "))
@@ -118,7 +117,7 @@ fn exists(tree: &Tree, kind: &str, name: &str) -> bool {
             .files()
             .filter(|file| file.path.starts_with(SIMULATOR))
             .any(|file| file.text.contains(&format!("fn {name}"))),
-        _ => kind == "open",
+        _ => false,
     }
 }
 
