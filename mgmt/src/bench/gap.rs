@@ -28,13 +28,14 @@ pub struct Gap {
     fault: Fault,
     last: Instant,
     longest: Duration,
+    ended: bool,
 }
 
 impl Gap {
     /// Starts to watch.
     #[must_use]
     pub fn new(fault: &Fault) -> Self {
-        Self { fault: fault.clone(), last: Instant::now(), longest: Duration::ZERO }
+        Self { fault: fault.clone(), last: Instant::now(), longest: Duration::ZERO, ended: false }
     }
 
     /// An acknowledgement came.
@@ -46,11 +47,24 @@ impl Gap {
         self.last = now;
     }
 
+    /// Whether the fault has happened.
+    #[must_use]
+    pub fn is_armed(&self) -> bool {
+        self.fault.at().is_some()
+    }
+
+    /// The task stops by itself: what comes later is not waiting.
+    pub fn end(&mut self) {
+        self.longest = self.longest();
+        self.ended = true;
+    }
+
     /// The longest so far; one that still goes on counts.
     #[must_use]
     pub fn longest(&self) -> Duration {
         match self.fault.at() {
             None => Duration::ZERO,
+            Some(_) if self.ended => self.longest,
             Some(_) => self.longest.max(self.last.elapsed()),
         }
     }
@@ -75,7 +89,11 @@ mod tests {
         gap.acknowledged();
         let longest = gap.longest;
         assert!(longest >= Duration::from_millis(3));
-        gap.acknowledged();
-        assert_eq!(gap.longest, longest);
+        gap.end();
+        let ended = gap.longest();
+        while since.elapsed() < Duration::from_millis(9) {
+            std::hint::spin_loop();
+        }
+        assert_eq!(gap.longest(), ended, "nobody waits any more");
     }
 }

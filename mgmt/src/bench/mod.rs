@@ -3,14 +3,17 @@
 //! * [`floor`]: bare processes that pass bytes along;
 //! * [`load`]: many tasks, their latencies and everybody's CPU; [`pace`] says when they start;
 //! * [`point`], [`tpcb`]: what the tasks do;
-//! * [`gap`]: how long clients wait around a fault.
+//! * [`memory`]: what a row costs;
+//! * [`failover`]: how long clients wait when a node is lost; [`gap`] around any fault.
 
 pub mod cpu;
 pub mod dice;
+pub mod failover;
 pub mod floor;
 pub mod gap;
 pub mod load;
 pub mod measure;
+pub mod memory;
 pub mod pace;
 pub mod point;
 pub mod rows;

@@ -8,10 +8,11 @@ use serde_json::{Map, Value};
 
 use super::error::{CliResult, ExitKind};
 use super::output::{Voice, table, thousands};
-use super::{Global, block_on, connect, duration, stdout_error};
+use super::{Global, block_on, connect, duration, interrupt, stdout_error};
 use crate::bench::load::{self, Loaded};
 use crate::bench::measure::{Measured, round_to};
-use crate::bench::{point, tpcb};
+use crate::bench::{failover, memory, point, tpcb};
+use crate::dev::process::Signal;
 
 const POINT_EXAMPLES: &str = "\
 Examples:
@@ -31,6 +32,10 @@ pub(super) enum BenchCommand {
     Batch(BatchArgs),
     /// The TPC-B transaction: account, teller, branch and a history row
     Tpcb(TpcbArgs),
+    /// Fill rows and report what one costs in memory
+    Memory(MemoryArgs),
+    /// How long clients wait when a data node dies; uses fresh clusters of its own
+    Failover(FailoverArgs),
 }
 
 /// What every load has.
@@ -123,6 +128,48 @@ pub(super) struct TpcbArgs {
     pub(super) branches: u32,
 }
 
+/// Arguments of `lockstep bench memory`.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct MemoryArgs {
+    /// Rows to fill, each a u64 key and 100 bytes
+    #[arg(long, default_value_t = 1_000_000, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1000..=1_000_000_000))]
+    pub(super) rows: u64,
+}
+
+/// Arguments of `lockstep bench failover`.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct FailoverArgs {
+    /// How many clusters lose a node, one after the other
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(super) kills: u32,
+    /// How a node is lost: killed (SIGKILL) or silent (SIGSTOP)
+    #[arg(long, value_enum, default_value_t = FailoverSignal::Kill, value_name = "SIGNAL")]
+    pub(super) signal: FailoverSignal,
+    /// Node groups of each cluster
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=8))]
+    pub(super) groups: u16,
+    /// Data nodes per group
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u16).range(2..=4))]
+    pub(super) replicas: u16,
+    /// Tasks that commit to rows led by the lost node
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(super) tasks: u16,
+}
+
+/// How `bench failover` takes a node away.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(super) enum FailoverSignal {
+    /// SIGKILL: its sockets end at once
+    Kill,
+    /// SIGSTOP: it falls silent
+    Stop,
+}
+
 impl LoadArgs {
     fn plan(&self) -> load::Plan {
         load::Plan { tasks: self.tasks, time: self.seconds, rate: self.rate }
@@ -134,6 +181,8 @@ pub(super) fn run(global: &Global, command: &BenchCommand) -> CliResult<ExitKind
         BenchCommand::Point(args) => run_point(global, args),
         BenchCommand::Batch(args) => run_batch(global, args),
         BenchCommand::Tpcb(args) => run_tpcb(global, args),
+        BenchCommand::Memory(args) => run_memory(global, args),
+        BenchCommand::Failover(args) => run_failover(global, args),
     }
 }
 
@@ -152,7 +201,7 @@ fn run_point(global: &Global, args: &PointArgs) -> CliResult<ExitKind> {
     };
     let outcome =
         with_client(global, async |client, voice| point::run(client, voice, &plan).await)?;
-    let mut report = Report::new("point", &args.load);
+    let mut report = Report::of_load("point", &args.load);
     report.set("op", args.op.name());
     report.set("write_percent", args.write);
     report.set("keys", args.keys);
@@ -172,7 +221,7 @@ fn run_batch(global: &Global, args: &BatchArgs) -> CliResult<ExitKind> {
     };
     let outcome =
         with_client(global, async |client, voice| point::run(client, voice, &plan).await)?;
-    let mut report = Report::new("batch", &args.load);
+    let mut report = Report::of_load("batch", &args.load);
     report.set("rows_per_batch", args.rows);
     report.set("write_percent", args.write);
     report.set("keys", args.keys);
@@ -188,10 +237,52 @@ fn run_tpcb(global: &Global, args: &TpcbArgs) -> CliResult<ExitKind> {
     let loaded = with_client(global, async |client, voice| {
         tpcb::run(client, voice, &plan, args.branches).await
     })?;
-    let mut report = Report::new("tpcb", &args.load);
+    let mut report = Report::of_load("tpcb", &args.load);
     report.set("branches", args.branches);
     report.loaded(&loaded);
     report.print(&global.voice())
+}
+
+fn run_memory(global: &Global, args: &MemoryArgs) -> CliResult<ExitKind> {
+    let filled =
+        with_client(global, async |client, voice| memory::run(client, voice, args.rows).await)?;
+    let mut report = Report::new("memory");
+    report.set("rows", args.rows);
+    report.set("node", filled.node.0);
+    report.set("rows_on_node", filled.rows);
+    report.set("rss_growth_bytes", filled.rss_growth);
+    report.set("rss_bytes_per_row", filled.rss_per_row());
+    report.set("counted_bytes_per_row", filled.counted_per_row());
+    report.set("overhead_bytes_per_row", round_to(filled.overhead_per_row(), 2));
+    report.print(&global.voice())
+}
+
+fn run_failover(global: &Global, args: &FailoverArgs) -> CliResult<ExitKind> {
+    let plan = failover::Plan {
+        kills: args.kills,
+        signal: match args.signal {
+            FailoverSignal::Kill => Signal::Kill,
+            FailoverSignal::Stop => Signal::Stop,
+        },
+        groups: args.groups,
+        replicas: args.replicas,
+        tasks: args.tasks,
+    };
+    let voice = global.voice();
+    let gaps = block_on(interrupt::or_interrupted(failover::run(&voice, &plan)))?;
+    let millis = |time: Duration| round_to(time.as_secs_f64() * 1e3, 2);
+    let mut report = Report::new("failover");
+    report.set("kills", args.kills);
+    report.set("signal", if args.signal == FailoverSignal::Kill { "kill" } else { "stop" });
+    report.set("median_ms", millis(gaps.median()));
+    report.set("worst_ms", millis(gaps.worst()));
+    report.set("gaps_ms", gaps.gaps.iter().map(|gap| millis(*gap)).collect::<Vec<f64>>());
+    report.set("unknown", gaps.unknown);
+    report.set("failed", gaps.failed);
+    if let Some(error) = gaps.first_error {
+        report.set("first_error", error);
+    }
+    report.print(&voice)
 }
 
 /// Connects, works, and gives up the connection.
@@ -209,10 +300,15 @@ fn with_client<T>(
 struct Report(Map<String, Value>);
 
 impl Report {
-    fn new(bench: &str, args: &LoadArgs) -> Self {
+    fn new(bench: &str) -> Self {
         let mut report = Self(Map::new());
         report.set("schema", "lockstep.bench/v1");
         report.set("bench", bench);
+        report
+    }
+
+    fn of_load(bench: &str, args: &LoadArgs) -> Self {
+        let mut report = Self::new(bench);
         report.set("tasks", args.tasks);
         if let Some(rate) = args.rate {
             report.set("rate", rate);

@@ -62,6 +62,7 @@ impl Teller {
             let told = self.settle(&transfer).await;
             self.report.told.push(told);
         }
+        self.report.gap.end();
         self.report
     }
 
