@@ -142,7 +142,7 @@ impl ClientCore {
     pub fn new(options: ClientOptions) -> Self {
         Self {
             topology: Topology::new(&options),
-            sessions: Sessions::new(),
+            sessions: Sessions::new(options.expiry_epochs),
             sessions_asked: None,
             calls: Slab::new(CALLS_MAX),
             transactions: Slab::new(TRANSACTIONS_MAX),

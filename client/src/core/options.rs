@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use lockstep_proto::canary::Canary;
+use lockstep_proto::limits::TX_EXPIRY_EPOCHS;
 
 /// Options of a [`super::ClientCore`].
 #[derive(Clone, Debug)]
@@ -19,6 +20,8 @@ pub struct ClientOptions {
     pub unreachable_after: Duration,
     /// Start of the jitter; clients that share one back off together.
     pub seed: u64,
+    /// How many epochs a transaction id lives: longer than any transaction may take.
+    pub expiry_epochs: u64,
     /// A known bug to switch on, for the simulator only.
     pub canary: Option<Canary>,
 }
@@ -32,6 +35,7 @@ impl Default for ClientOptions {
             deadline: Duration::from_secs(10),
             unreachable_after: Duration::from_secs(2),
             seed: 1,
+            expiry_epochs: TX_EXPIRY_EPOCHS,
             canary: None,
         }
     }

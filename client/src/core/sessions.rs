@@ -11,7 +11,6 @@
 use std::collections::VecDeque;
 
 use lockstep_proto::ids::{Epoch, SessionId, TxId};
-use lockstep_proto::limits::TX_EXPIRY_EPOCHS;
 
 use super::slab::{Key, Slab};
 
@@ -48,6 +47,8 @@ pub(super) struct Sessions {
     shared: Option<Key>,
     /// Formerly shared; somebody's until their last transaction is closed.
     worn: Vec<Key>,
+    /// How many epochs an id lives.
+    expiry: u64,
 }
 
 #[derive(Debug)]
@@ -66,13 +67,14 @@ struct Session {
 }
 
 impl Sessions {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(expiry: u64) -> Self {
         Self {
             blocks: Vec::new(),
             sessions: Slab::new(SESSIONS_MAX),
             idle: Vec::new(),
             shared: None,
             worn: Vec::new(),
+            expiry,
         }
     }
 
@@ -121,7 +123,7 @@ impl Sessions {
         let entry = self.sessions.find_mut(session).expect("held by the caller");
         let sequence = entry.low + entry.closed.len() as u64;
         entry.closed.push_back(false);
-        let expiry = Epoch(epoch.0 + TX_EXPIRY_EPOCHS);
+        let expiry = Epoch(epoch.0 + self.expiry);
         OpenTx { tx: TxId { session: entry.id, sequence, expiry }, session }
     }
 
@@ -166,9 +168,10 @@ impl Sessions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lockstep_proto::limits::TX_EXPIRY_EPOCHS;
 
     fn sessions() -> Sessions {
-        let mut sessions = Sessions::new();
+        let mut sessions = Sessions::new(TX_EXPIRY_EPOCHS);
         assert!(sessions.wants_more());
         sessions.on_opened(SessionId { counter: 7, ..SessionId::default() }, 2);
         sessions

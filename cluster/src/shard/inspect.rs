@@ -27,6 +27,8 @@ pub struct ShardInspection {
     pub reads_waiting: usize,
     /// Frames of newer views held.
     pub frames_held: usize,
+    /// Records appended as primary in an epoch that was closed already: must be 0.
+    pub late_records: u64,
     /// Its partitions, in order.
     pub partitions: Vec<PartitionInspection>,
 }
@@ -96,6 +98,7 @@ impl ShardCore {
             takeovers: self.takeovers.len(),
             reads_waiting: self.reads.len(),
             frames_held: self.held.len(),
+            late_records: self.late_records,
             partitions,
         }
     }

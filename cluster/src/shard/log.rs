@@ -66,6 +66,9 @@ impl ShardCore {
 
     /// Appends a record to the log of a partition this shard leads: applies it, streams it.
     pub(super) fn append(&mut self, p: PartitionId, record: Box<[u8]>, out: &mut Outputs) -> Seq {
+        if lockstep_proto::record::epoch(&record).is_some_and(|epoch| epoch <= self.closed) {
+            self.late_records += 1;
+        }
         let settled = self.apply(p, &record, out);
         let view = self.view_number;
         let part = self.parts[usize::from(p.0)].as_mut().expect("led partitions exist");

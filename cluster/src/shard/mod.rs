@@ -120,6 +120,8 @@ pub struct ShardCore {
     /// Status questions waiting for a measurement, by token.
     measuring: VecDeque<(LinkId, u64)>,
     session_next: u32,
+    /// Records appended here in an epoch that was closed already: always 0, or I6 is broken.
+    late_records: u64,
     sweep_at: Instant,
     data_bytes: i64,
     stats: ShardStatus,
@@ -161,6 +163,7 @@ impl ShardCore {
             lease_waiting: Vec::new(),
             watermarks_due: Vec::new(),
             measuring: VecDeque::new(),
+            late_records: 0,
             session_next: 0,
             sweep_at: Instant::default(),
             data_bytes: 0,

@@ -31,6 +31,7 @@ pub fn find(canary: Canary) -> Option<(u64, String)> {
             shape: hunt.shape,
             shards: None,
             canary: Some(canary),
+            script: None,
             trace: false,
             print: false,
         });

@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use clap::Parser;
 use lockstep_proto::canary::Canary;
@@ -13,6 +13,7 @@ use lockstep_proto::canary::Canary;
 use super::plan::Profile;
 use super::report::{Report, cpu_seconds, explain};
 use super::run::{Options, run};
+use super::script::Script;
 use crate::checkers::history::write_history;
 
 /// Failures that are explained; the rest is only counted.
@@ -52,6 +53,9 @@ struct Arguments {
     /// Run with each known bug and report which are caught.
     #[arg(long)]
     canaries: bool,
+    /// Run this scenario script instead of drawn faults.
+    #[arg(long)]
+    scenario: Option<PathBuf>,
     /// Run with this known bug.
     #[arg(long)]
     canary: Option<String>,
@@ -85,6 +89,7 @@ fn execute(arguments: &Arguments) -> Result<bool, String> {
     if arguments.history.is_some() && arguments.seeds != 1 {
         return Err("--history takes one seed".into());
     }
+    let script = arguments.scenario.as_deref().map(read_script).transpose()?;
     let options = Options {
         seed: arguments.seed,
         seconds: arguments.seconds,
@@ -92,6 +97,7 @@ fn execute(arguments: &Arguments) -> Result<bool, String> {
         shape: arguments.shape.as_deref().map(parse_shape).transpose()?,
         shards: arguments.shards,
         canary: arguments.canary.as_deref().map(parse_canary).transpose()?,
+        script,
         trace: arguments.trace,
         print: arguments.trace,
     };
@@ -171,6 +177,12 @@ fn parse_shape(text: &str) -> Result<(u16, u16), String> {
         }
         _ => Err(format!("no shape {text:?}: node groups x replicas, 1 to 4 each, as 2x2")),
     }
+}
+
+fn read_script(path: &Path) -> Result<Arc<Script>, String> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    Script::parse(&text).map(Arc::new).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 fn parse_canary(name: &str) -> Result<Canary, String> {

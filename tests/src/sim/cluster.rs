@@ -312,6 +312,7 @@ impl Cluster {
             host: String::new(),
             deadline: Duration::from_secs(8),
             seed: rng.next(),
+            expiry_epochs: notes.borrow().expiry_epochs,
             canary: self.canary,
             ..ClientOptions::default()
         });

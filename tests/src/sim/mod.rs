@@ -22,6 +22,8 @@ pub mod plan;
 pub mod report;
 pub mod rng;
 pub mod run;
+pub mod scenario;
+pub mod script;
 pub mod trace;
 pub mod trap;
 pub mod wire;

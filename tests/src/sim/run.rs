@@ -2,9 +2,12 @@
 //! check.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use lockstep_proto::canary::Canary;
+use lockstep_proto::limits::TX_EXPIRY_EPOCHS;
 use lockstep_proto::time::Instant;
 
 use super::check::{self, Watchman};
@@ -14,6 +17,7 @@ use super::event::Event;
 use super::host::{HostId, Role};
 use super::plan::{Plan, Profile};
 use super::rng::Rng;
+use super::script::{self, Act, Deed, Expected, Script};
 use super::workload::bank::{AuditTask, TransferTask};
 use super::workload::counters::{CounterReadTask, IncrementTask};
 use super::workload::ddl::DdlTask;
@@ -45,6 +49,8 @@ pub struct Options {
     pub shards: Option<u16>,
     /// A bug to run with.
     pub canary: Option<Canary>,
+    /// A scenario instead of drawn faults.
+    pub script: Option<Arc<Script>>,
     /// Keep the last events in words.
     pub trace: bool,
     /// Print them as they happen.
@@ -75,6 +81,8 @@ pub struct Verdict {
     pub unknown: u64,
     /// Whether the cluster stopped itself, as it may in a few seeds.
     pub stopped: bool,
+    /// The data nodes of the newest view, by name.
+    pub members: Vec<String>,
 }
 
 /// A run under way.
@@ -89,6 +97,8 @@ pub struct Run {
     watchman: Watchman,
     rng: Rng,
     ddl_number: u32,
+    script: Option<Arc<Script>>,
+    acts: VecDeque<(u64, Act)>,
 }
 
 /// Draws the shape of a run's cluster.
@@ -122,7 +132,10 @@ impl Run {
     #[must_use]
     pub fn new(options: &Options) -> Self {
         let mut rng = Rng::new(options.seed ^ 0x10c7_57e9);
-        let shape = draw_shape(options, &mut rng);
+        let shape = match &options.script {
+            Some(script) => script.shape.clone(),
+            None => draw_shape(options, &mut rng),
+        };
         Self::with_shape(options, shape, rng)
     }
 
@@ -136,6 +149,12 @@ impl Run {
         let mut notes = Notebook::new(Tables::new(shape.partitions));
         notes.pause_us = *rng.pick(&[20_000, 60_000, 150_000]);
         notes.lists = *rng.pick(&[3, 6, 10]);
+        notes.expiry_epochs = *rng.pick(&[TX_EXPIRY_EPOCHS, TX_EXPIRY_EPOCHS, 300]);
+        if let Some(script) = &options.script {
+            notes.pause_us = script.pause_us;
+            notes.lists = script.lists;
+            notes.expiry_epochs = script.expiry;
+        }
         let notes = Rc::new(RefCell::new(notes));
         let cluster = Cluster::build(&mut world, shape, options.canary, &notes, &mut rng);
         if options.profile != Profile::Calm {
@@ -149,7 +168,17 @@ impl Run {
         }
         let plan = Plan::new(options.profile, &mut rng);
         world.agenda.push(CHECK_EVERY, Event::Check);
-        Self { world, cluster, notes, plan, watchman: Watchman::default(), rng, ddl_number: 0 }
+        Self {
+            world,
+            cluster,
+            notes,
+            plan,
+            watchman: Watchman::default(),
+            rng,
+            ddl_number: 0,
+            script: options.script.clone(),
+            acts: VecDeque::new(),
+        }
     }
 
     /// Everything, in order; true if the cluster stopped itself where it may.
@@ -161,16 +190,16 @@ impl Run {
         for index in 0..self.cluster.clients.len() {
             self.give_tasks(self.cluster.clients[index]);
         }
-        if let Some(gap) = self.plan.gap() {
-            self.world.agenda.push(self.world.now + 200 * MS + gap, Event::Fault);
-        }
+        self.plan_faults();
         self.advance(length);
         if self.failed() {
             return false;
         }
         self.world.heal();
         self.notes.borrow_mut().phase = Phase::Drain;
-        if self.plan.reckless {
+        self.world.ambush = None;
+        self.world.watches.clear();
+        if self.may_stop() {
             self.advance(3 * SECOND);
             if !self.serves() {
                 check::at_stop(self);
@@ -190,6 +219,28 @@ impl Run {
             check::at_end(self);
         }
         false
+    }
+
+    /// The first fault, or the script's first act.
+    fn plan_faults(&mut self) {
+        let now = self.world.now;
+        let Some(script) = self.script.clone() else {
+            if let Some(gap) = self.plan.gap() {
+                self.world.agenda.push(now + 200 * MS + gap, Event::Fault);
+            }
+            return;
+        };
+        script::arm(&mut self.world, &script.traps);
+        for (time, act) in &script.acts {
+            self.acts.push_back((now + time, act.clone()));
+            self.world.agenda.push(now + time, Event::Fault);
+        }
+    }
+
+    /// Whether the cluster may bring itself down in this run.
+    fn may_stop(&self) -> bool {
+        let stops = |script: &Arc<Script>| script.expected.contains(&Expected::Stopped);
+        self.script.as_ref().map_or(self.plan.reckless, stops)
     }
 
     fn failed(&self) -> bool {
@@ -282,10 +333,25 @@ impl Run {
         if self.notes.borrow().phase != Phase::Work {
             return;
         }
+        if self.script.is_some() {
+            self.act();
+            return;
+        }
         self.plan.strike(&mut self.world, &self.cluster);
         self.replace_dead();
         if let Some(gap) = self.plan.gap() {
             self.world.agenda.push(self.world.now + gap, Event::Fault);
+        }
+    }
+
+    /// Does what the script says is due.
+    fn act(&mut self) {
+        while self.acts.front().is_some_and(|(time, _)| *time <= self.world.now) {
+            let Some((_, act)) = self.acts.pop_front() else { return };
+            match act.deed(&self.world) {
+                Deed::Fault(fault) => self.world.strike(&fault),
+                Deed::Restart(host) => self.cluster.start_mgmt(&mut self.world, host),
+            }
         }
     }
 
@@ -350,6 +416,9 @@ impl Run {
     }
 
     fn verdict(mut self, stopped: bool) -> Verdict {
+        let members = self.cluster.newest_view(&self.world).map_or_else(Vec::new, |view| {
+            view.members.iter().map(|member| member.instance.node.to_string()).collect()
+        });
         let notes = self.notes.borrow();
         Verdict {
             hash: self.world.hash,
@@ -363,6 +432,7 @@ impl Run {
             refused: notes.refused.clone(),
             unknown: notes.unknown,
             stopped,
+            members,
         }
     }
 }

@@ -19,6 +19,8 @@ pub enum Blow {
     CutOff,
     /// It stops after the turn, for this long.
     Pause(u64),
+    /// It dies after its answers to clients have left, and nothing else.
+    OnlyClients,
 }
 
 /// One crash point.
@@ -38,7 +40,7 @@ impl Trap {
     }
 }
 
-/// A frame that a scenario waits for.
+/// A frame on the wire at which a host dies.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Watch {
     /// Who sends it; anyone if not given.
@@ -49,10 +51,23 @@ pub struct Watch {
     pub name: String,
     /// Met when this many more have been sent.
     pub left: u32,
-    /// The scenario's number of it.
-    pub number: usize,
-    /// The sender dies before these bytes leave.
-    pub kill_sender_first: bool,
+    /// Whom it costs; the sender if not given.
+    pub victim: Option<HostId>,
+    /// The frame itself does not leave any more.
+    pub before: bool,
+}
+
+/// A rare branch at which a host is struck.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ambush {
+    /// Where; at any host if not given.
+    pub host: Option<HostId>,
+    /// The mark that the branch leaves; any mark if not given.
+    pub mark: Option<String>,
+    /// How many times it may be reached before.
+    pub left: u32,
+    /// What happens then.
+    pub blow: Blow,
 }
 
 impl World {
@@ -64,6 +79,25 @@ impl World {
         self.trap.filter(|trap| trap.host == host && trap.turn == turn)
     }
 
+    /// Whether one of these marks, left by a turn at `host`, is one that an ambush waits for.
+    pub(super) fn ambushed(&mut self, host: HostId, marks: &[&'static str]) -> Option<Trap> {
+        let met = |ambush: &Ambush| {
+            ambush.host.is_none_or(|wanted| wanted == host)
+                && ambush.mark.as_ref().is_none_or(|wanted| marks.iter().any(|mark| mark == wanted))
+        };
+        let ambush = self.ambush.as_mut().filter(|ambush| met(ambush))?;
+        if ambush.left > 0 {
+            ambush.left -= 1;
+            return None;
+        }
+        let blow = ambush.blow;
+        self.ambush = None;
+        let (now, name) = (self.now, self.host(host).name.clone());
+        self.trace.note(now, || format!("AMBUSH at {name}: {marks:?} {blow:?}"));
+        *self.tally.faults.entry("ambush").or_default() += 1;
+        Some(Trap { host, turn: 0, blow })
+    }
+
     /// The crash point has come; the turn has been taken but nothing has left.
     pub(super) fn spring(&mut self, trap: Trap, id: ProcId, host: HostId) {
         self.trap = None;
@@ -71,6 +105,10 @@ impl World {
             Blow::Before | Blow::OutputsLost => self.kill(host),
             Blow::Prefix(links) => {
                 self.flush(id, links);
+                self.kill(host);
+            }
+            Blow::OnlyClients => {
+                self.flush_to_clients(id);
                 self.kill(host);
             }
             Blow::CutOff => {
@@ -96,12 +134,9 @@ impl World {
         }
     }
 
-    /// Looks for watched messages in bytes that are leaving.
-    pub(super) fn look_at_frames(&mut self, key: ConnKey, from: usize, bytes: &[u8]) {
-        let Some(conn) = self.net.conn(key) else { return };
-        if conn.local {
-            return;
-        }
+    /// Looks for watched messages in bytes that are leaving; says whether they stay behind.
+    pub(super) fn look_at_frames(&mut self, key: ConnKey, from: usize, bytes: &[u8]) -> bool {
+        let Some(conn) = self.net.conn(key) else { return false };
         let (sender, receiver) = (conn.ends[from].host, conn.ends[1 - from].host);
         let mut rest = bytes;
         while let Some((frame, after)) = split_frame(rest) {
@@ -112,14 +147,22 @@ impl World {
                     && watch.name == name
                     && watch.from.is_none_or(|host| host == sender)
                     && watch.to.is_none_or(|host| host == receiver);
-                if fits {
-                    watch.left -= 1;
-                    if watch.left == 0 {
-                        self.met.push(watch.number);
-                    }
+                watch.left -= u32::from(fits);
+                if fits && watch.left == 0 {
+                    self.condemned = Some(watch.victim.unwrap_or(sender));
+                    return watch.before;
                 }
             }
         }
+        false
+    }
+
+    /// Executes whoever a watched frame has cost; true if it was `host`.
+    pub(super) fn execute_condemned(&mut self, host: HostId) -> bool {
+        let Some(victim) = self.condemned.take() else { return false };
+        *self.tally.faults.entry("killed_at_message").or_default() += 1;
+        self.kill(victim);
+        victim == host
     }
 
     /// Whether a host is dead for good.

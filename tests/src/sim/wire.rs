@@ -14,7 +14,8 @@ const LOCAL_JITTER_NS: u64 = 2_000;
 impl World {
     /// Sends what the process has written, on at most `links` links.
     pub fn flush(&mut self, id: ProcId, links: usize) {
-        let holding = self.host(self.procs[id.index()].host).holding;
+        let host = self.procs[id.index()].host;
+        let holding = self.host(host).holding;
         let mut sent = 0;
         while sent < links {
             let Some(link) = self.procs[id.index()].out.pop_dirty() else { return };
@@ -24,6 +25,21 @@ impl World {
             }
             sent += 1;
             if let Some((key, end)) = self.procs[id.index()].conn_of(link) {
+                self.send(key, usize::from(end));
+                if self.condemned.is_some() && self.execute_condemned(host) {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Sends what the process has written to clients, and nothing else.
+    pub fn flush_to_clients(&mut self, id: ProcId) {
+        while let Some(link) = self.procs[id.index()].out.pop_dirty() {
+            let Some((key, end)) = self.procs[id.index()].conn_of(link) else { continue };
+            let Some(conn) = self.net.conn(key) else { continue };
+            let peer = conn.ends[1 - usize::from(end)].host;
+            if self.host(peer).role == super::host::Role::Client {
                 self.send(key, usize::from(end));
             }
         }
@@ -56,8 +72,9 @@ impl World {
         } else {
             bytes::Buf::advance(unsent, take);
         }
-        if !self.watches.is_empty() {
-            self.look_at_frames(key, from, &buffer);
+        if !self.watches.is_empty() && self.look_at_frames(key, from, &buffer) {
+            self.net.give_back(buffer);
+            return;
         }
         self.push(key, from, Payload::Bytes(buffer));
     }

@@ -19,7 +19,7 @@ use super::host::{Host, HostId, Item, Life, Proc, ProcId, Store};
 use super::net::{ConnKey, EndState, Net, Payload};
 use super::rng::Rng;
 use super::trace::Trace;
-use super::trap::{Trap, Watch};
+use super::trap::{Ambush, Trap, Watch};
 
 /// Time a turn costs, and each input in it.
 const TURN_NS: u64 = 1_000;
@@ -73,8 +73,10 @@ pub struct World {
     pub trap: Option<Trap>,
     /// What a scenario waits for on the wire.
     pub watches: Vec<Watch>,
-    /// Watches that were met and whose action is still to be taken.
-    pub met: Vec<usize>,
+    /// Whom a watched frame has just cost.
+    pub condemned: Option<HostId>,
+    /// The rare branch at which somebody is struck.
+    pub ambush: Option<Ambush>,
     /// The driver reads the clock before the socket (a canary).
     pub clock_before_socket: bool,
     /// Frames that drivers refused as longer than allowed.
@@ -101,7 +103,8 @@ impl World {
             trace: Trace::default(),
             trap: None,
             watches: Vec::new(),
-            met: Vec::new(),
+            condemned: None,
+            ambush: None,
             clock_before_socket: false,
             oversized: 0,
             store_number: 0,
@@ -265,10 +268,15 @@ impl World {
     }
 
     fn after_turn(&mut self, id: ProcId, host_id: HostId, trap: Option<Trap>) {
-        for mark in self.procs[id.index()].out.take_marks() {
+        let marks = self.procs[id.index()].out.take_marks();
+        for mark in &marks {
             *self.tally.marks.entry(mark).or_default() += 1;
         }
-        if let Some(trap) = trap {
+        let ambush = match &self.ambush {
+            Some(_) if !marks.is_empty() => self.ambushed(host_id, &marks),
+            _ => None,
+        };
+        if let Some(trap) = trap.or(ambush) {
             self.spring(trap, id, host_id);
         } else {
             self.execute_effects(id);

@@ -43,6 +43,9 @@ impl LogBook {
             let me = member.instance;
             let host = cluster.node(me.node);
             for shard in inspections(world, host, false) {
+                if shard.late_records > 0 {
+                    found.push(format!("{me} committed in an epoch that was closed already"));
+                }
                 if shard.view != number {
                     continue;
                 }

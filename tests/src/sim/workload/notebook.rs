@@ -60,6 +60,8 @@ pub struct Notebook {
     pub lists: u64,
     /// Longest pause between operations of one task, in microseconds.
     pub pause_us: u64,
+    /// Epochs a transaction id lives.
+    pub expiry_epochs: u64,
     /// The last reads are done.
     pub finished: bool,
     /// The last balances.
@@ -98,6 +100,7 @@ impl Notebook {
             balance: 100,
             lists: 6,
             pause_us: 100_000,
+            expiry_epochs: lockstep_proto::limits::TX_EXPIRY_EPOCHS,
             finished: false,
             balances: None,
             complaints: Vec::new(),

@@ -1,0 +1,271 @@
+//! Scenario scripts: one situation as a short text, so that it can be read, reviewed and run under
+//! any seed. Words per line:
+//!
+//! * `shape 2x2`, `shards 1`, `zones 2`, `mgmts 1`, `clients 3`, `partitions 8`: the cluster;
+//! * `seconds 3`, `seeds 5`, `pause_us 5000`, `lists 3`, `expiry 50`: the work;
+//! * `at MS kill|power_off|terminate|restart HOST`, `at MS pause HOST MS [holding]`,
+//!   `at MS cut HOST HOST MS [oneway] [reject]`, `at MS split A,B | C,D MS [reject]`,
+//!   `at MS slow HOST HOST EXTRA_MS MS`, `at MS break HOST HOST`: what happens, counted from the
+//!   start of the work;
+//! * `on MESSAGE [from HOST] [to HOST] [#N] kill [HOST] before|after`: a death at one message;
+//! * `on mark NAME [at HOST] [#N] BLOW`: a blow (`before_outputs`, `only_clients`, `prefix N`,
+//!   `cut_off`, `pause MS`) when a rare branch is reached;
+//! * `expect members HOST…`, `expect stopped`, `expect mark NAME`: how it must end, beside
+//!   everything that every run is checked for.
+
+use super::cluster::Shape;
+use super::faults::Fault;
+use super::host::HostId;
+use super::net::Cut;
+use super::trap::{Ambush, Blow, Watch};
+use super::world::World;
+
+const MS: u64 = 1_000_000;
+
+/// A parsed script.
+#[derive(Clone, Debug)]
+pub struct Script {
+    /// The cluster.
+    pub shape: Shape,
+    /// Seconds of work.
+    pub seconds: u64,
+    /// Seeds it is run under.
+    pub seeds: u64,
+    /// Longest pause between a task's operations.
+    pub pause_us: u64,
+    /// Lists in use.
+    pub lists: u64,
+    /// Epochs a transaction id lives.
+    pub expiry: u64,
+    /// Timed actions, in order of time.
+    pub acts: Vec<(u64, Act)>,
+    /// Watched messages and branches.
+    pub traps: Vec<Vec<String>>,
+    /// How it must end.
+    pub expected: Vec<Expected>,
+}
+
+/// A timed action, its hosts still named.
+#[derive(Clone, Debug)]
+pub struct Act(Vec<String>);
+
+/// One thing that must be so at the end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Expected {
+    /// Exactly these nodes are members.
+    Members(Vec<String>),
+    /// The cluster has stopped itself.
+    Stopped,
+    /// This branch was reached, under at least one of the seeds.
+    Mark(String),
+}
+
+/// What a script's action does to a run.
+pub enum Deed {
+    /// A fault of the world.
+    Fault(Fault),
+    /// A dead management server comes back.
+    Restart(HostId),
+}
+
+impl Script {
+    /// Reads a script.
+    ///
+    /// # Errors
+    /// The line that is none.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut script = Self {
+            shape: Shape {
+                groups: 2,
+                replicas: 2,
+                shards: 1,
+                partitions: 8,
+                zones: 2,
+                mgmts: 1,
+                clients: 3,
+                drift_ppm: 100,
+            },
+            seconds: 3,
+            seeds: 3,
+            pause_us: 10_000,
+            lists: 4,
+            expiry: lockstep_proto::limits::TX_EXPIRY_EPOCHS,
+            acts: Vec::new(),
+            traps: Vec::new(),
+            expected: Vec::new(),
+        };
+        for line in text.lines() {
+            let line = strip_comment(line).trim();
+            if !line.is_empty() {
+                script.line(line).ok_or_else(|| format!("not understood: {line}"))?;
+            }
+        }
+        script.acts.sort_by_key(|(time, _)| *time);
+        Ok(script)
+    }
+
+    fn line(&mut self, line: &str) -> Option<()> {
+        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        let (first, rest) = words.split_first()?;
+        let number = || rest.first()?.parse::<u64>().ok();
+        let small = || u16::try_from(number()?).ok();
+        match first.as_str() {
+            "shape" => {
+                let (groups, replicas) = rest.first()?.split_once('x')?;
+                self.shape.groups = groups.parse().ok()?;
+                self.shape.replicas = replicas.parse().ok()?;
+            }
+            "shards" => self.shape.shards = small()?,
+            "zones" => self.shape.zones = small()?,
+            "mgmts" => self.shape.mgmts = small()?,
+            "clients" => self.shape.clients = small()?,
+            "partitions" => self.shape.partitions = small()?,
+            "drift_ppm" => self.shape.drift_ppm = i64::try_from(number()?).ok()?,
+            "seconds" => self.seconds = number()?,
+            "seeds" => self.seeds = number()?,
+            "pause_us" => self.pause_us = number()?,
+            "lists" => self.lists = number()?,
+            "expiry" => self.expiry = number()?,
+            "at" => self.acts.push((number()? * MS, Act(rest[1..].to_vec()))),
+            "on" => self.traps.push(rest.to_vec()),
+            "expect" => self.expected.push(expected(rest)?),
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
+/// A comment starts with `# ` or is a whole line; `#2` is a count.
+fn strip_comment(line: &str) -> &str {
+    if line.trim_start().starts_with('#') {
+        return "";
+    }
+    line.split(" # ").next().unwrap_or_default()
+}
+
+fn expected(words: &[String]) -> Option<Expected> {
+    match words.first()?.as_str() {
+        "members" => Some(Expected::Members(words[1..].to_vec())),
+        "stopped" => Some(Expected::Stopped),
+        "mark" => Some(Expected::Mark(words.get(1)?.clone())),
+        _ => None,
+    }
+}
+
+fn host(world: &World, name: &str) -> Option<HostId> {
+    let index = world.hosts.iter().position(|host| host.name == name)?;
+    u16::try_from(index).ok().map(HostId)
+}
+
+fn hosts(world: &World, names: &str) -> Option<Vec<HostId>> {
+    names.split(',').map(|name| host(world, name)).collect()
+}
+
+impl Act {
+    /// What it does, with its hosts found.
+    ///
+    /// # Panics
+    /// If the script names a host or word that is not there.
+    #[must_use]
+    pub fn deed(&self, world: &World) -> Deed {
+        self.find(world).unwrap_or_else(|| panic!("not understood: {}", self.0.join(" ")))
+    }
+
+    fn find(&self, world: &World) -> Option<Deed> {
+        let words: Vec<&str> = self.0.iter().map(String::as_str).collect();
+        let ms = |at: usize| Some(words.get(at)?.parse::<u64>().ok()? * MS);
+        let one = |at: usize| host(world, words.get(at)?);
+        let cut = if words.contains(&"reject") { Cut::Reject } else { Cut::Silent };
+        let one_way = words.contains(&"oneway");
+        Some(Deed::Fault(match *words.first()? {
+            "kill" => Fault::Kill(one(1)?),
+            "power_off" => Fault::PowerOff(one(1)?),
+            "terminate" => Fault::Terminate(one(1)?),
+            "pause" => Fault::Pause(one(1)?, ms(2)?, words.contains(&"holding")),
+            "cut" => {
+                let (side, rest, length) =
+                    (hosts(world, words[1])?, hosts(world, words[2])?, ms(3)?);
+                Fault::Split { side, rest, cut, one_way, length }
+            }
+            "split" => {
+                let (side, rest, length) =
+                    (hosts(world, words[1])?, hosts(world, words[3])?, ms(4)?);
+                Fault::Split { side, rest, cut, one_way, length }
+            }
+            "slow" => Fault::Slow(one(1)?, one(2)?, ms(3)?, ms(4)?),
+            "clog" => Fault::Clog(one(1)?, one(2)?, ms(3)?),
+            "flap" => Fault::Flap(one(1)?, one(2)?, 5, ms(3)?),
+            "break" => Fault::Break(one(1)?, one(2)?),
+            "burden" => Fault::Burden(one(1)?, ms(2)? / MS, ms(3)?),
+            "restart" => return Some(Deed::Restart(one(1)?)),
+            _ => return None,
+        }))
+    }
+}
+
+/// Sets a script's traps in a world.
+///
+/// # Panics
+/// If a line is not understood.
+pub fn arm(world: &mut World, traps: &[Vec<String>]) {
+    for words in traps {
+        let text = words.join(" ");
+        arm_one(world, words).unwrap_or_else(|| panic!("not understood: on {text}"));
+    }
+}
+
+fn arm_one(world: &mut World, words: &[String]) -> Option<()> {
+    let after = |word: &str| {
+        let at = words.iter().position(|other| other == word)?;
+        words.get(at + 1).map(String::as_str)
+    };
+    let count = words.iter().find_map(|word| word.strip_prefix('#')?.parse::<u32>().ok());
+    if words.first()? == "mark" {
+        let mark = words.get(1).filter(|name| *name != "any").cloned();
+        let at = after("at").map(|name| host(world, name));
+        let number = |word: &str| after(word)?.parse::<u64>().ok();
+        let blow = if let Some(links) = number("prefix") {
+            Blow::Prefix(usize::try_from(links).ok()?)
+        } else if let Some(length) = number("pause") {
+            Blow::Pause(length * MS)
+        } else if words.iter().any(|word| word == "only_clients") {
+            Blow::OnlyClients
+        } else if words.iter().any(|word| word == "cut_off") {
+            Blow::CutOff
+        } else if words.iter().any(|word| word == "before_outputs") {
+            Blow::OutputsLost
+        } else {
+            return None;
+        };
+        let left = count.unwrap_or(1) - 1;
+        world.ambush = Some(Ambush { host: at.flatten(), mark, left, blow });
+        return Some(());
+    }
+    let victim = after("kill").filter(|name| !matches!(*name, "before" | "after"));
+    world.watches.push(Watch {
+        from: after("from").and_then(|name| host(world, name)),
+        to: after("to").and_then(|name| host(world, name)),
+        name: words.first()?.clone(),
+        left: count.unwrap_or(1),
+        victim: victim.and_then(|name| host(world, name)),
+        before: words.iter().any(|word| word == "before"),
+    });
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_is_read_and_a_wrong_line_is_named() {
+        let text = "# why\nshape 1x3\nat 100 kill n1\non Prepare from n1 #2 kill after\n\
+                    expect members n2 n3\nexpect mark takeover_begun # or not\n";
+        let script = Script::parse(text).unwrap();
+        assert_eq!((script.shape.groups, script.shape.replicas), (1, 3));
+        assert_eq!(script.acts.len(), 1);
+        assert_eq!(script.traps[0][3], "#2");
+        assert_eq!(script.expected[1], Expected::Mark("takeover_begun".into()));
+        assert!(Script::parse("shape 2y2").unwrap_err().contains("shape 2y2"));
+    }
+}
