@@ -1,7 +1,7 @@
 //! Key look-ups and conditional updates on the OpenFlights tables while a data node is killed.
 //!
 //! ```sh
-//! lockstep table import airports airports.csv --key airport_id     # and airlines, routes
+//! lockstep table import airports.csv --key airport_id       # and airlines, routes
 //! cargo run --release -p lockstep-client --example flights 30 > changes.csv &
 //! lockstep dev kill 2
 //! ```
