@@ -96,6 +96,12 @@ impl ClientBuilder {
         self.set(|options| options.deadline = deadline)
     }
 
+    /// How long a connection that owes an answer may be silent before it is given up. Two seconds
+    /// unless set; a node that dies is noticed sooner, by the next view.
+    pub fn unreachable_after(self, silence: Duration) -> Self {
+        self.set(|options| options.unreachable_after = silence)
+    }
+
     /// A name for the log.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.embedded.name = name.into();

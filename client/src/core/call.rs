@@ -112,6 +112,20 @@ pub enum Call {
     View,
 }
 
+impl Call {
+    /// Bytes of its operations.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Batch { ops }
+            | Self::Read { ops, .. }
+            | Self::Step { ops, .. }
+            | Self::Finish { ops, .. } => ops.as_ops().byte_len(),
+            Self::Scan { after, .. } => after.len(),
+            Self::Begin { .. } | Self::Status { .. } | Self::View => 0,
+        }
+    }
+}
+
 /// What a call came to.
 pub type Completion = Result<Reply, CallError>;
 

@@ -210,7 +210,8 @@ impl ClientCore {
         }
         for part in parts {
             let work = Work::Lookup(part);
-            match self.calls.insert(Pending { deadline, grace: false, retry_at: now, work }) {
+            let pending = Pending { deadline, grace: false, retry_at: now, bytes: 0, work };
+            match self.calls.insert(pending) {
                 Ok(part) => self.send_lookup(now, part, out),
                 Err(_) => {
                     let error = CallError::refused(Code::Busy, "too many calls are pending here");

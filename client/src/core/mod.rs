@@ -62,6 +62,9 @@ pub const CALLS_MAX: usize = 1 << 17;
 /// Interactive transactions that may be open; more are refused as busy.
 pub const TRANSACTIONS_MAX: usize = 1 << 14;
 
+/// Bytes of operations that may be pending; more are refused as busy.
+pub const CALL_BYTES_MAX: usize = 256 << 20;
+
 /// How often deadlines and silent links are looked for while calls are pending: the grain of
 /// deadlines, and cheap enough to walk all pending calls.
 const SWEEP_EVERY: Duration = Duration::from_millis(20);
@@ -81,6 +84,8 @@ pub struct ClientCore {
     sessions_asked: Option<LinkId>,
     calls: Slab<Pending>,
     transactions: Slab<Transaction>,
+    /// Bytes of operations in `calls`.
+    call_bytes: usize,
     done: Vec<(CallId, Completion)>,
     timers: Timers,
     /// When deadlines are looked at next; `None` while nothing is pending.
@@ -100,6 +105,8 @@ struct Pending {
     grace: bool,
     /// When its timer counts; earlier ones are left over from earlier phases.
     retry_at: Instant,
+    /// Bytes of operations; 0 for a part of another call.
+    bytes: usize,
     work: Work,
 }
 
@@ -146,6 +153,7 @@ impl ClientCore {
             sessions_asked: None,
             calls: Slab::new(CALLS_MAX),
             transactions: Slab::new(TRANSACTIONS_MAX),
+            call_bytes: 0,
             done: Vec::new(),
             timers: Timers::new(options.seed),
             sweep_at: None,
@@ -160,13 +168,18 @@ impl ClientCore {
     pub fn submit(&mut self, now: Instant, call: Call, out: &mut Outputs) -> CallId {
         self.start(now, out);
         let deadline = now + self.options.deadline;
+        let bytes = call.bytes();
         let admitted = self.admit(call).and_then(|work| {
-            let pending = Pending { deadline, grace: false, retry_at: now, work };
-            let full = |_| CallError::refused(Code::Busy, "too many calls are pending here");
-            self.calls.insert(pending).map_err(full)
+            let full = || CallError::refused(Code::Busy, "too many calls are pending here");
+            if self.call_bytes + bytes > CALL_BYTES_MAX {
+                return Err(full());
+            }
+            let pending = Pending { deadline, grace: false, retry_at: now, bytes, work };
+            self.calls.insert(pending).map_err(|_| full())
         });
         match admitted {
             Ok(key) => {
+                self.call_bytes += bytes;
                 self.sweep_at.get_or_insert(now + SWEEP_EVERY);
                 self.advance(now, key, out);
                 CallId(key.to_number())
@@ -296,6 +309,7 @@ impl ClientCore {
 
     fn complete(&mut self, key: Key, completion: Completion) {
         let Some(pending) = self.calls.remove(key) else { return };
+        self.call_bytes -= pending.bytes;
         if let Work::Lookup(Lookup { parent: Some(parent), .. }) = pending.work {
             self.on_part_done(parent, completion);
         } else {

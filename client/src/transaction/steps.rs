@@ -22,6 +22,9 @@ use crate::client::Shared;
 use crate::core::{Call, Completion, ResultList, TxHandle};
 use crate::error::{Error, Result};
 
+/// Operations of one transaction that may wait; more are refused as busy.
+const WAITING_MAX: usize = 1 << 16;
+
 /// See the module text.
 pub(super) struct Steps {
     shared: Arc<Shared>,
@@ -179,6 +182,9 @@ impl State {
         if self.is_finished {
             return Err(Error::new(Code::NoSuchTransaction, "it was finished before"));
         }
+        if self.waiting.len() >= WAITING_MAX {
+            return Err(Error::new(Code::Busy, "too many operations wait in the transaction"));
+        }
         let number = self.next;
         self.next += 1;
         let stage = Stage::Queued;
@@ -271,5 +277,74 @@ impl State {
             let text = "a write was dropped before it was done";
             self.failure.get_or_insert_with(|| Error::new(Code::AbortedByClient, text));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lockstep_proto::ids::{PartitionId, SchemaVersion, TableId};
+    use lockstep_proto::wire::op::{Op, OpFlags, OpKind};
+
+    fn read(key: &[u8]) -> OpList {
+        let mut ops = OpList::default();
+        let (table, schema, partition) = (TableId(1), SchemaVersion(1), PartitionId(0));
+        let (kind, flags, body) = (OpKind::Read, OpFlags::default(), &[][..]);
+        ops.push(&Op { kind, flags, table, schema, partition, key, body });
+        ops
+    }
+
+    fn row(result: Option<Result<ResultList>>) -> Vec<u8> {
+        let results = result.unwrap().unwrap();
+        match results.first() {
+            Some(OpResult::Row(row)) => row.to_vec(),
+            other => panic!("not a row: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_queued_together_goes_out_together_and_each_gets_its_own() {
+        let mut state = State::default();
+        let (a, b) = (state.enqueue(read(b"a")).unwrap(), state.enqueue(read(b"b")).unwrap());
+        let sent = state.take_queued().unwrap();
+        let keys: Vec<&[u8]> = sent.as_ops().iter().map(|op| op.key).collect();
+        assert_eq!(keys, [b"a", b"b"]);
+        let c = state.enqueue(read(b"c")).unwrap();
+        assert!(state.take_queued().is_none(), "one request at a time");
+        state.on_completed(Ok(ResultList::of(&[OpResult::Row(b"A"), OpResult::Row(b"B")])));
+        assert_eq!(row(state.take_done(b)), b"B");
+        assert_eq!(row(state.take_done(a)), b"A");
+        assert!(state.take_done(c).is_none());
+        assert_eq!(state.take_queued().unwrap().as_ops().len(), 1);
+    }
+
+    #[test]
+    fn a_failure_reaches_everybody_who_waits_and_all_who_come_later() {
+        let mut state = State::default();
+        let sent = state.enqueue(read(b"a")).unwrap();
+        state.take_queued().unwrap();
+        let queued = state.enqueue(read(b"b")).unwrap();
+        state.on_completed(Err(Code::Wounded.into()));
+        for number in [sent, queued] {
+            let error = state.take_done(number).unwrap().unwrap_err();
+            assert_eq!(error.error_code(), Code::Wounded);
+        }
+        assert_eq!(state.enqueue(read(b"c")).unwrap_err().error_code(), Code::Wounded);
+        assert!(state.waiting.is_empty());
+    }
+
+    #[test]
+    fn a_dropped_read_is_forgotten_and_a_dropped_write_is_not() {
+        let mut state = State::default();
+        let left = state.enqueue(read(b"a")).unwrap();
+        let kept = state.enqueue(read(b"b")).unwrap();
+        state.take_queued().unwrap();
+        state.leave(left, false);
+        state.on_completed(Ok(ResultList::of(&[OpResult::Absent, OpResult::Row(b"B")])));
+        assert_eq!(row(state.take_done(kept)), b"B");
+        assert!(state.waiting.is_empty() && state.failure.is_none());
+        let write = state.enqueue(read(b"c")).unwrap();
+        state.leave(write, true);
+        assert_eq!(state.failure.unwrap().error_code(), Code::AbortedByClient);
     }
 }

@@ -200,6 +200,28 @@ fn a_partition_that_does_not_exist_and_an_empty_batch_are_refused() {
 }
 
 #[test]
+fn too_many_bytes_are_refused_as_busy_until_some_are_done() {
+    let mut rig = Rig::unlinked();
+    let large = || {
+        let mut ops = OpList::default();
+        writes(&[0]).as_ops().iter().for_each(|op| {
+            ops.push(&lockstep_proto::wire::op::Op { body: &[7; 1 << 20], ..op });
+        });
+        Call::Batch { ops }
+    };
+    let ids: Vec<CallId> = (0..256).map(|_| rig.submit(large())).collect();
+    let refused = rig.completed();
+    let (last, error) = &refused[0];
+    assert_eq!((refused.len(), *last), (1, ids[255]));
+    assert_eq!(error.as_ref().unwrap_err().code, Code::Busy);
+    assert_eq!(last.slot(), None);
+    rig.pass(Duration::from_secs(11));
+    assert_eq!(rig.completed().len(), 255);
+    rig.submit(large());
+    assert!(rig.completed().is_empty());
+}
+
+#[test]
 fn garbage_ends_the_link_and_the_question_goes_on() {
     let mut rig = Rig::new();
     rig.submit(Call::Batch { ops: writes(&[0]) });
