@@ -4,8 +4,9 @@
 
 mod net;
 
-use lockstep_proto::error::Code;
+use lockstep_proto::error::{Code, ErrorClass};
 use lockstep_proto::ids::*;
+use lockstep_proto::schema::TableDef;
 use lockstep_proto::wire::bytes::Reader;
 use lockstep_proto::wire::data::{Finish, Message, OutcomeTold};
 use lockstep_proto::wire::op::{OpKind, OpResult};
@@ -181,4 +182,40 @@ fn locks_of_a_client_that_disappears_are_released() {
     net.execute(1, &both);
     net.run();
     assert!(net.committed());
+}
+
+/// The answer to a creation comes before its commit reaches every partition: a client that uses the
+/// table at once is told to try again, not that there is no such table.
+#[test]
+fn a_table_can_be_used_as_soon_as_its_creation_is_answered() {
+    let mut net = Net::new(&view(2, 2));
+    let new = TableDef::new(
+        TableId(8),
+        SchemaVersion(1),
+        "new",
+        table().columns().to_vec(),
+        vec![0],
+        vec![0],
+    )
+    .unwrap();
+    let id = id_in(3, 1);
+    let insert = ops_on(TableId(8), &[op(OpKind::Insert, id, 5)]);
+    net.execute(3, &insert);
+    net.run();
+    let Some(Message::Refused { code, .. }) = net.answer() else { panic!() };
+    assert_eq!(code, Code::NoSuchTable, "nobody has created it");
+    net.execute(1, &creation(&new));
+    while !net.committed() {
+        assert!(net.step(), "the creation is never answered");
+    }
+    net.execute(3, &insert);
+    let Some(Message::Refused { code, .. }) = net.answer() else {
+        panic!("the commit has reached the partition already: {:?}", net.answer())
+    };
+    assert_eq!((code, code.class()), (Code::NotServing, ErrorClass::Retry));
+    net.run();
+    net.execute(3, &insert);
+    net.run();
+    assert!(net.committed());
+    net.assert_at_rest();
 }

@@ -102,7 +102,7 @@ pub(super) fn table_of<'p>(
     partitions: u16,
     op: &Op<'_>,
 ) -> Result<(&'p Table, u64), Code> {
-    let table = part.tables.get(&op.table).ok_or(Code::NoSuchTable)?;
+    let table = part.tables.get(&op.table).ok_or_else(|| part.why_no_table())?;
     if table.def.version != op.schema {
         return Err(Code::WrongSchema);
     }

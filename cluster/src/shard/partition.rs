@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use lockstep_proto::error::Code;
 use lockstep_proto::hash::IdMap;
 use lockstep_proto::ids::{
     Epoch, NodeInstance, PartitionId, Seq, ShardAddr, StartOrder, TableId, TxId,
@@ -108,6 +109,13 @@ pub(super) struct Partition {
 }
 
 impl Partition {
+    /// Why a table is not there. A client that was told that its table is created may be faster
+    /// than the commit of that creation, which follows the answer: it is to try again.
+    pub(super) fn why_no_table(&self) -> Code {
+        let defines = |tx: &PreparedTx| tx.writes().iter().any(|write| write.table == CATALOG);
+        if self.prepared.values().any(defines) { Code::NotServing } else { Code::NoSuchTable }
+    }
+
     pub(super) fn new(id: PartitionId) -> Self {
         let mut tables = IdMap::default();
         let catalog = Table {

@@ -49,7 +49,8 @@ impl ShardCore {
         };
         let table = match part.tables.get(&scan.table) {
             None => {
-                self.refuse_request(link, request, Code::NoSuchTable, out);
+                let code = part.why_no_table();
+                self.refuse_request(link, request, code, out);
                 return;
             }
             Some(table) if table.def.version != scan.schema => {

@@ -109,12 +109,17 @@ pub(crate) fn op(kind: OpKind, id: u64, value: i64) -> (OpKind, Vec<u8>, Vec<u8>
 }
 
 pub(crate) fn ops(list: &[(OpKind, Vec<u8>, Vec<u8>)]) -> OpList {
+    ops_on(TABLE, list)
+}
+
+/// The same on another table of the same columns.
+pub(crate) fn ops_on(table: TableId, list: &[(OpKind, Vec<u8>, Vec<u8>)]) -> OpList {
     let mut ops = OpList::default();
     for (kind, key, body) in list {
         ops.push(&Op {
             kind: *kind,
             flags: OpFlags::default(),
-            table: TABLE,
+            table,
             schema: SchemaVersion(1),
             partition: partition_of(key_hash(key), PARTITIONS),
             key,
@@ -122,6 +127,30 @@ pub(crate) fn ops(list: &[(OpKind, Vec<u8>, Vec<u8>)]) -> OpList {
         });
     }
     ops
+}
+
+/// The batch that creates a table: its row of the catalog in every partition.
+pub(crate) fn creation(def: &TableDef) -> OpList {
+    let mut create = OpList::default();
+    let row = [
+        Value::String(def.name().to_owned()),
+        Value::UInt(u64::from(def.id.0)),
+        Value::Bytes(def.encode()),
+    ];
+    let name = encode_key(catalog_def(), &row[..1]).unwrap();
+    let body = encode_row(catalog_def(), &row).unwrap();
+    for p in 0..PARTITIONS {
+        create.push(&Op {
+            kind: OpKind::Insert,
+            flags: OpFlags::default(),
+            table: CATALOG,
+            schema: SchemaVersion(1),
+            partition: PartitionId(p),
+            key: &name,
+            body: &body,
+        });
+    }
+    create
 }
 
 impl Net {
@@ -158,26 +187,7 @@ impl Net {
         }
         net.enter(view);
         net.lease(view);
-        let mut create = OpList::default();
-        let def = table();
-        let row = [
-            Value::String("things".to_owned()),
-            Value::UInt(u64::from(TABLE.0)),
-            Value::Bytes(def.encode()),
-        ];
-        let name = encode_key(catalog_def(), &row[..1]).unwrap();
-        let body = encode_row(catalog_def(), &row).unwrap();
-        for p in 0..PARTITIONS {
-            create.push(&Op {
-                kind: OpKind::Insert,
-                flags: OpFlags::default(),
-                table: CATALOG,
-                schema: SchemaVersion(1),
-                partition: PartitionId(p),
-                key: &name,
-                body: &body,
-            });
-        }
+        let create = creation(&table());
         net.execute(1, &create);
         net.run();
         assert!(net.committed(), "the table must be there");
