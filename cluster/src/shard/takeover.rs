@@ -226,6 +226,7 @@ impl ShardCore {
             self.refuse_request(link, request, Code::NotPrimary, out);
             return;
         }
+        let closed = self.closed;
         let part = self.part_mut(anchor);
         if part.prepared.contains_key(&id) {
             out.mark("outcome_waits_for_decision");
@@ -236,6 +237,12 @@ impl ShardCore {
         let (after, outcome) = match part.outcomes.known(id) {
             Some(Outcome::Committed(epoch)) => (part.end, OutcomeTold::Committed(epoch)),
             Some(Outcome::Aborted) => (part.end, OutcomeTold::Aborted),
+            None if id.expiry <= closed => {
+                // It may have been committed and forgotten: nobody can say any more.
+                out.mark("outcome_asked_too_late");
+                self.refuse_request(link, request, Code::TransactionExpired, out);
+                return;
+            }
             None => {
                 out.mark("outcome_makes_tombstone");
                 // Whoever asks has given it up: its locks need not wait for the idle limit.
