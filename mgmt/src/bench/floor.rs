@@ -103,6 +103,21 @@ impl Chain {
         self.children.iter().map(|child| cpu::of(child.id().cast_signed())).sum()
     }
 
+    /// Sends frames that visit `depth` processes, one after the other; returns how long all took.
+    ///
+    /// # Errors
+    /// Those of the sockets.
+    pub async fn ping(&self, depth: u8, frame_bytes: usize, count: u64) -> io::Result<Duration> {
+        let (time, write_percent) = (Duration::ZERO, 100);
+        let plan = Plan { tasks: 1, time, frame_bytes, depth_write: depth, write_percent };
+        let mut driver = Driver::connect(self.addr, plan).await?;
+        let started = Instant::now();
+        for _ in 0..count {
+            driver.drive(Duration::ZERO).await?;
+        }
+        Ok(started.elapsed())
+    }
+
     /// Drives frames through the chain.
     ///
     /// # Errors

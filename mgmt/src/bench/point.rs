@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use lockstep_client::Client;
-use lockstep_client::core::CallError;
+use lockstep_client::core::{CallError, ReadFrom};
 use lockstep_proto::wire::op::OpList;
 
 use super::dice::Dice;
@@ -127,7 +127,7 @@ impl Work for Worker {
         }
         match writes {
             true => table.commit(ops).await.map(|()| Kind::Write),
-            false => table.read(ops).await.map(|()| Kind::Read),
+            false => table.read(ops, ReadFrom::Nearest).await.map(|()| Kind::Read),
         }
     }
 }

@@ -120,12 +120,12 @@ impl BenchTable {
         check(self.client.call(Call::Batch { ops }).await?)
     }
 
-    /// Committed reads from the nearest replicas.
+    /// Committed reads from the replicas chosen.
     ///
     /// # Errors
     /// As [`Client::call`]; a row that is not there is [`Code::NotFound`].
-    pub async fn read(&self, ops: OpList) -> Result<(), CallError> {
-        check(self.client.call(Call::Read { ops, from: ReadFrom::Nearest }).await?)
+    pub async fn read(&self, ops: OpList, from: ReadFrom) -> Result<(), CallError> {
+        check(self.client.call(Call::Read { ops, from }).await?)
     }
 
     /// Two rows of different partitions; of different rows if there is only one partition.
