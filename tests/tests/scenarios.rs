@@ -22,7 +22,8 @@ fn every_situation_ends_as_its_script_says() {
             scope.spawn(|| {
                 while let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let text = std::fs::read_to_string(path).unwrap();
-                    if let Err(error) = scenario::check(&text) {
+                    let name = path.file_stem().unwrap().to_string_lossy();
+                    if let Err(error) = scenario::check(&name, &text) {
                         wrong.lock().unwrap().push(format!("{}: {error}", path.display()));
                     }
                 }

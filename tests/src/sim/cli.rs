@@ -13,6 +13,7 @@ use lockstep_proto::canary::Canary;
 use super::plan::Profile;
 use super::report::{Report, cpu_seconds, explain};
 use super::run::{Options, run};
+use super::scenario;
 use super::script::Script;
 use crate::checkers::history::write_history;
 
@@ -53,7 +54,7 @@ struct Arguments {
     /// Run with each known bug and report which are caught.
     #[arg(long)]
     canaries: bool,
-    /// Run this scenario script instead of drawn faults.
+    /// Run this scenario script instead of drawn faults; it says for how long.
     #[arg(long)]
     scenario: Option<PathBuf>,
     /// Run with this known bug.
@@ -90,16 +91,25 @@ fn execute(arguments: &Arguments) -> Result<bool, String> {
         return Err("--history takes one seed".into());
     }
     let script = arguments.scenario.as_deref().map(read_script).transpose()?;
-    let options = Options {
+    let canary = arguments.canary.as_deref().map(parse_canary).transpose()?;
+    let drawn = Options {
         seed: arguments.seed,
         seconds: arguments.seconds,
         profile,
         shape: arguments.shape.as_deref().map(parse_shape).transpose()?,
         shards: arguments.shards,
-        canary: arguments.canary.as_deref().map(parse_canary).transpose()?,
-        script,
+        canary,
+        script: None,
         trace: arguments.trace,
         print: arguments.trace,
+    };
+    let options = match script {
+        Some(script) => Options {
+            trace: arguments.trace,
+            print: arguments.trace,
+            ..scenario::options(&script, arguments.seed, canary)
+        },
+        None => drawn,
     };
     let threads = arguments.threads.unwrap_or_else(|| {
         std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
@@ -182,7 +192,10 @@ fn parse_shape(text: &str) -> Result<(u16, u16), String> {
 fn read_script(path: &Path) -> Result<Arc<Script>, String> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    Script::parse(&text).map(Arc::new).map_err(|error| format!("{}: {error}", path.display()))
+    let name = path.file_stem().map(|stem| stem.to_string_lossy()).unwrap_or_default();
+    Script::parse(&name, &text)
+        .map(Arc::new)
+        .map_err(|error| format!("{}: {error}", path.display()))
 }
 
 fn parse_canary(name: &str) -> Result<Canary, String> {

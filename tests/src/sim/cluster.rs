@@ -69,7 +69,8 @@ pub struct Cluster {
 }
 
 fn node_instance(id: u16) -> NodeInstance {
-    NodeInstance { node: NodeId(id), incarnation: Incarnation(1) }
+    // A second life, so that there can be ghosts of the first.
+    NodeInstance { node: NodeId(id), incarnation: Incarnation(2) }
 }
 
 fn node_addr(id: u16) -> String {
@@ -135,7 +136,7 @@ pub fn first_view(shape: &Shape) -> View {
     }
 }
 
-fn host(name: String, role: Role, zone: u16, addr: String, clock: HostClock) -> Host {
+pub(super) fn host(name: String, role: Role, zone: u16, addr: String, clock: HostClock) -> Host {
     Host {
         name,
         role,

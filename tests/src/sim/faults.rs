@@ -1,9 +1,12 @@
 //! Faults as data, and how each is done to the world. A fault names its targets, so that a list of
 //! them can be printed, replayed and shortened; many end by themselves after a while.
 
+use lockstep_proto::process::LinkEnd;
+
+use super::core::Core;
 use super::event::Event;
 use super::host::{HostId, Item};
-use super::net::Cut;
+use super::net::{Cut, End, EndState, Payload};
 use super::world::World;
 
 /// Something bad that happens to hosts or to paths between them.
@@ -42,6 +45,12 @@ pub enum Fault {
     Flap(HostId, HostId, u32, u64),
     /// A host's processor is slower by this factor for so long.
     Burden(HostId, u64, u64),
+    /// What the shards of one host send those of another arrives only after so long, while
+    /// everything else between them passes.
+    Stall(HostId, HostId, u64),
+    /// The first host loses its connections to the second; what it has sent on them arrives all
+    /// the same, so much later.
+    Linger(HostId, HostId, u64),
 }
 
 /// What ends a fault.
@@ -79,6 +88,8 @@ impl Fault {
             Self::Slow(..) => "slow_link",
             Self::Flap(..) => "flap",
             Self::Burden(..) => "slow_processor",
+            Self::Stall(..) => "stalled_link",
+            Self::Linger(..) => "lingering_bytes",
         }
     }
 }
@@ -122,6 +133,8 @@ impl World {
                 }
             }
             Fault::Flap(a, b, times, length) => self.flap(a, b, times, length),
+            Fault::Stall(a, b, length) => self.stall(a, b, now + length),
+            Fault::Linger(a, b, late) => self.linger(a, b, now + late),
             Fault::Burden(host, factor, length) => {
                 self.host_mut(host).slowness = factor;
                 self.restore_later(length, Ending::Relieve(host));
@@ -155,6 +168,29 @@ impl World {
             self.restore_later(length, Ending::Whole(from, to));
         }
         self.restore_later(2 * length, Ending::FlapOn(a, b, times - 1, length));
+    }
+
+    fn stall(&mut self, a: HostId, b: HostId, until: u64) {
+        for key in self.net.keys_between(a, b) {
+            let ends = self.net.conn(key).expect("listed").ends;
+            let is_shard =
+                |end: &End| matches!(self.procs[end.proc.index()].core, Some(Core::Shard(_)));
+            if ends.iter().all(is_shard) {
+                self.hold_back(key, usize::from(ends[0].host != a), until);
+            }
+        }
+    }
+
+    fn linger(&mut self, a: HostId, b: HostId, until: u64) {
+        for key in self.net.keys_between(a, b) {
+            let ends = self.net.conn(key).expect("listed").ends;
+            let from = usize::from(ends[0].host != a);
+            let EndState::Open(link) = ends[from].state else { continue };
+            self.hold_back(key, from, until);
+            self.close_end(key, from);
+            self.push(key, from, Payload::End(LinkEnd::Reset));
+            self.deliver(ends[from].proc, Item::Down(link, LinkEnd::Reset));
+        }
     }
 
     /// Cuts what one host sends another.

@@ -135,7 +135,13 @@ impl World {
         for number in std::mem::take(&mut self.host_mut(host).knocks) {
             self.agenda.push(now, Event::Knock(number));
         }
-        for proc in self.host(host).procs.clone() {
+        let mut procs = self.host(host).procs.clone();
+        if self.clock_before_socket {
+            // Threads, each with an old reading in its hand: any may be the first to go on.
+            let first = usize::try_from(self.rng.below(procs.len() as u64)).expect("few");
+            procs.rotate_left(first);
+        }
+        for proc in procs {
             self.resume_proc(proc, since);
         }
     }

@@ -3,7 +3,8 @@
 //!
 //! From the bottom up: [`rng`], [`clock`], [`event`]; [`net`], [`host`] and [`world`] with its
 //! parts [`wire`], [`dial`], [`life`], [`faults`], [`trap`]; [`cluster`] and [`workload`] fill the
-//! world; [`plan`] draws what goes wrong; [`check`] says what must hold; [`run`] is one seed.
+//! world; [`plan`] draws what goes wrong, [`script`] says it, [`ghost`] is part of it; [`check`]
+//! says what must hold; [`run`] is one seed; [`scenario`] and [`canaries`] are many.
 
 pub mod canaries;
 pub mod check;
@@ -14,6 +15,7 @@ pub mod core;
 pub mod dial;
 pub mod event;
 pub mod faults;
+pub mod ghost;
 pub mod host;
 pub mod life;
 pub mod marks;

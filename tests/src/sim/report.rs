@@ -143,12 +143,15 @@ impl Report {
 /// The command that runs a seed again.
 #[must_use]
 pub fn replay(options: &Options) -> String {
-    let mut text = format!(
-        "cargo run --release --bin lockstep-sim -- --seed {} --seconds {} --profile {}",
-        options.seed,
-        options.seconds,
-        options.profile.name()
-    );
+    let mut text = format!("cargo run --release --bin lockstep-sim -- --seed {}", options.seed);
+    match &options.script {
+        Some(script) => write!(text, " --scenario tests/scenarios/{}.txt", script.name),
+        None => {
+            let profile = options.profile.name();
+            write!(text, " --seconds {} --profile {profile}", options.seconds)
+        }
+    }
+    .expect("strings take everything");
     if let Some((groups, replicas)) = options.shape {
         write!(text, " --shape {groups}x{replicas}").expect("strings take everything");
     }

@@ -14,9 +14,11 @@ use super::check::{self, Watchman};
 use super::cluster::{Cluster, Shape, TRANSACTION_IDLE_MS};
 use super::core::Core;
 use super::event::Event;
+use super::ghost;
 use super::host::{HostId, Role};
 use super::plan::{Plan, Profile};
 use super::rng::Rng;
+use super::scenario;
 use super::script::{self, Act, Deed, Expected, Script};
 use super::workload::bank::{AuditTask, TransferTask};
 use super::workload::counters::{CounterReadTask, IncrementTask};
@@ -124,7 +126,13 @@ fn draw_shape(options: &Options, rng: &mut Rng) -> Shape {
 pub fn run(options: &Options) -> Verdict {
     let mut run = Run::new(options);
     let stopped = run.all_phases(options.seconds * SECOND);
-    run.verdict(stopped)
+    let mut verdict = run.verdict(stopped);
+    if let Some(script) = &options.script
+        && verdict.tally.violations.is_empty()
+    {
+        verdict.tally.violations = scenario::unexpected(script, &verdict);
+    }
+    verdict
 }
 
 impl Run {
@@ -351,6 +359,7 @@ impl Run {
             match act.deed(&self.world) {
                 Deed::Fault(fault) => self.world.strike(&fault),
                 Deed::Restart(host) => self.cluster.start_mgmt(&mut self.world, host),
+                Deed::Ghost(host) => ghost::raise(&mut self.world, &self.cluster, host),
             }
         }
     }

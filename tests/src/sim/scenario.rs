@@ -31,15 +31,15 @@ pub fn options(script: &Arc<Script>, seed: u64, canary: Option<Canary>) -> Optio
 ///
 /// # Errors
 /// What did not end as it must, in words.
-pub fn check(text: &str) -> Result<(), String> {
-    let script = Arc::new(Script::parse(text)?);
+pub fn check(name: &str, text: &str) -> Result<(), String> {
+    let script = Arc::new(Script::parse(name, text)?);
     let mut marks: BTreeSet<&'static str> = BTreeSet::new();
     let mut wrong = String::new();
     for seed in 1..=script.seeds {
         let options = options(&script, seed, None);
         let verdict = run(&options);
         marks.extend(verdict.tally.marks.keys());
-        for found in verdict.tally.violations.iter().chain(&unexpected(&script, &verdict)) {
+        for found in &verdict.tally.violations {
             writeln!(wrong, "seed {seed}: {found}").expect("strings take everything");
         }
         if !wrong.is_empty() {
@@ -57,7 +57,8 @@ pub fn check(text: &str) -> Result<(), String> {
     if wrong.is_empty() { Ok(()) } else { Err(wrong) }
 }
 
-fn unexpected(script: &Script, verdict: &Verdict) -> Vec<String> {
+/// In what a run under a script has ended otherwise than it must.
+pub(super) fn unexpected(script: &Script, verdict: &Verdict) -> Vec<String> {
     let mut found = Vec::new();
     for expected in &script.expected {
         match expected {

@@ -5,9 +5,14 @@
 //! * `seconds 3`, `seeds 5`, `pause_us 5000`, `lists 3`, `expiry 50`: the work;
 //! * `at MS kill|power_off|terminate|restart HOST`, `at MS pause HOST MS [holding]`,
 //!   `at MS cut HOST HOST MS [oneway] [reject]`, `at MS split A,B | C,D MS [reject]`,
-//!   `at MS slow HOST HOST EXTRA_MS MS`, `at MS break HOST HOST`: what happens, counted from the
-//!   start of the work;
+//!   `at MS slow HOST HOST EXTRA_MS MS`, `at MS clog HOST HOST MS`, `at MS flap HOST HOST MS`,
+//!   `at MS stall HOST HOST MS`, `at MS linger HOST HOST MS`, `at MS break HOST HOST`,
+//!   `at MS burden HOST FACTOR MS`, `at MS ghost NODE`: what happens, counted from the start of
+//!   the work;
 //! * `on MESSAGE [from HOST] [to HOST] [#N] kill [HOST] before|after`: a death at one message;
+//! * `on MESSAGE [from HOST] [to HOST] [#N] break`: the message is lost with its connection;
+//! * `on MESSAGE [from HOST] [to HOST] [#N] stall MS`: it arrives that much later, and what follows
+//!   it on its connection too;
 //! * `on mark NAME [at HOST] [#N] BLOW`: a blow (`before_outputs`, `only_clients`, `prefix N`,
 //!   `cut_off`, `pause MS`) when a rare branch is reached;
 //! * `expect members HOST…`, `expect stopped`, `expect mark NAME`: how it must end, beside
@@ -17,7 +22,7 @@ use super::cluster::Shape;
 use super::faults::Fault;
 use super::host::HostId;
 use super::net::Cut;
-use super::trap::{Ambush, Blow, Watch};
+use super::trap::{Ambush, Blow, Price, Watch};
 use super::world::World;
 
 const MS: u64 = 1_000_000;
@@ -25,6 +30,8 @@ const MS: u64 = 1_000_000;
 /// A parsed script.
 #[derive(Clone, Debug)]
 pub struct Script {
+    /// Its name: the file's, without the ending.
+    pub name: String,
     /// The cluster.
     pub shape: Shape,
     /// Seconds of work.
@@ -66,6 +73,8 @@ pub enum Deed {
     Fault(Fault),
     /// A dead management server comes back.
     Restart(HostId),
+    /// What an earlier life of this node said arrives late.
+    Ghost(HostId),
 }
 
 impl Script {
@@ -73,8 +82,9 @@ impl Script {
     ///
     /// # Errors
     /// The line that is none.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(name: &str, text: &str) -> Result<Self, String> {
         let mut script = Self {
+            name: name.to_owned(),
             shape: Shape {
                 groups: 2,
                 replicas: 2,
@@ -197,7 +207,10 @@ impl Act {
             "flap" => Fault::Flap(one(1)?, one(2)?, 5, ms(3)?),
             "break" => Fault::Break(one(1)?, one(2)?),
             "burden" => Fault::Burden(one(1)?, ms(2)? / MS, ms(3)?),
+            "stall" => Fault::Stall(one(1)?, one(2)?, ms(3)?),
+            "linger" => Fault::Linger(one(1)?, one(2)?, ms(3)?),
             "restart" => return Some(Deed::Restart(one(1)?)),
+            "ghost" => return Some(Deed::Ghost(one(1)?)),
             _ => return None,
         }))
     }
@@ -241,14 +254,23 @@ fn arm_one(world: &mut World, words: &[String]) -> Option<()> {
         world.ambush = Some(Ambush { host: at.flatten(), mark, left, blow });
         return Some(());
     }
-    let victim = after("kill").filter(|name| !matches!(*name, "before" | "after"));
+    let has = |word: &str| words.iter().any(|other| other == word);
+    let price = if let Some(length) = after("stall") {
+        Price::Time(length.parse::<u64>().ok()? * MS)
+    } else if has("break") {
+        Price::Connection
+    } else if has("kill") {
+        let victim = after("kill").filter(|name| !matches!(*name, "before" | "after"));
+        Price::Death(victim.and_then(|name| host(world, name)), has("before"))
+    } else {
+        return None;
+    };
     world.watches.push(Watch {
         from: after("from").and_then(|name| host(world, name)),
         to: after("to").and_then(|name| host(world, name)),
         name: words.first()?.clone(),
         left: count.unwrap_or(1),
-        victim: victim.and_then(|name| host(world, name)),
-        before: words.iter().any(|word| word == "before"),
+        price,
     });
     Some(())
 }
@@ -261,11 +283,11 @@ mod tests {
     fn a_script_is_read_and_a_wrong_line_is_named() {
         let text = "# why\nshape 1x3\nat 100 kill n1\non Prepare from n1 #2 kill after\n\
                     expect members n2 n3\nexpect mark takeover_begun # or not\n";
-        let script = Script::parse(text).unwrap();
+        let script = Script::parse("some", text).unwrap();
         assert_eq!((script.shape.groups, script.shape.replicas), (1, 3));
         assert_eq!(script.acts.len(), 1);
         assert_eq!(script.traps[0][3], "#2");
         assert_eq!(script.expected[1], Expected::Mark("takeover_begun".into()));
-        assert!(Script::parse("shape 2y2").unwrap_err().contains("shape 2y2"));
+        assert!(Script::parse("some", "shape 2y2").unwrap_err().contains("shape 2y2"));
     }
 }

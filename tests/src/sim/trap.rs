@@ -40,7 +40,18 @@ impl Trap {
     }
 }
 
-/// A frame on the wire at which a host dies.
+/// What a watched frame costs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Price {
+    /// A host dies; the sender if none is named. `true`: the frame itself does not leave.
+    Death(Option<HostId>, bool),
+    /// The connection breaks, and the frame is lost with it.
+    Connection,
+    /// The connection carries nothing more that way for so long, from this frame on.
+    Time(u64),
+}
+
+/// A frame on the wire at which something happens.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Watch {
     /// Who sends it; anyone if not given.
@@ -51,10 +62,8 @@ pub struct Watch {
     pub name: String,
     /// Met when this many more have been sent.
     pub left: u32,
-    /// Whom it costs; the sender if not given.
-    pub victim: Option<HostId>,
-    /// The frame itself does not leave any more.
-    pub before: bool,
+    /// What it costs.
+    pub price: Price,
 }
 
 /// A rare branch at which a host is struck.
@@ -148,9 +157,24 @@ impl World {
                     && watch.from.is_none_or(|host| host == sender)
                     && watch.to.is_none_or(|host| host == receiver);
                 watch.left -= u32::from(fits);
-                if fits && watch.left == 0 {
-                    self.condemned = Some(watch.victim.unwrap_or(sender));
-                    return watch.before;
+                if !fits || watch.left > 0 {
+                    continue;
+                }
+                match watch.price {
+                    Price::Death(victim, before) => {
+                        self.condemned = Some(victim.unwrap_or(sender));
+                        return before;
+                    }
+                    Price::Connection => {
+                        *self.tally.faults.entry("broken_at_message").or_default() += 1;
+                        self.break_conn(key);
+                        return true;
+                    }
+                    Price::Time(length) => {
+                        *self.tally.faults.entry("stalled_at_message").or_default() += 1;
+                        self.hold_back(key, from, self.now + length);
+                        return false;
+                    }
                 }
             }
         }

@@ -152,6 +152,16 @@ impl World {
         way.last = way.last.max(until);
     }
 
+    /// Nothing of what end `from` sends arrives before then.
+    pub(super) fn hold_back(&mut self, key: ConnKey, from: usize, until: u64) {
+        self.hold(key, from, until);
+        let Some(conn) = self.net.conn(key) else { return };
+        if !conn.ways[from].queue.is_empty() {
+            conn.ways[from].scheduled = true;
+            self.agenda.push(until, Event::Arrive(key, u8::from(from == 1)));
+        }
+    }
+
     /// A firewall answered with a reset: the sender's end is gone, the other knows nothing.
     fn reject(&mut self, key: ConnKey, from: usize) {
         let Some(conn) = self.net.conn(key) else { return };

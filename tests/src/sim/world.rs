@@ -419,7 +419,13 @@ impl World {
         let name = &self.procs[id.index()].name;
         self.trace.note(self.now, || format!("{name} {level:?}: {text}"));
         if level == LogLevel::Error {
-            self.tally.errors.push(format!("{name}: {text}"));
+            let text = format!("{name}: {text}");
+            // Data nodes log an error for one reason only: an invariant is broken.
+            let host = self.procs[id.index()].host;
+            if matches!(self.host(host).role, super::host::Role::Data(_)) {
+                self.violation(text.clone());
+            }
+            self.tally.errors.push(text);
         }
     }
 
