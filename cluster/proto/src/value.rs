@@ -437,9 +437,9 @@ impl fmt::Display for ValueRef<'_> {
             Self::Bool(v) => write!(f, "{v}"),
             Self::Int(v) => write!(f, "{v}"),
             Self::UInt(v) => write!(f, "{v}"),
-            Self::F32(v) if plain(f64::from(v)) => write!(f, "{v}"),
+            Self::F32(v) if plain(f64::from(v)) => write_plain(f, v),
             Self::F32(v) => write!(f, "{v:e}"),
-            Self::F64(v) if plain(v) => write!(f, "{v}"),
+            Self::F64(v) if plain(v) => write_plain(f, v),
             Self::F64(v) => write!(f, "{v:e}"),
             Self::String(v) => f.write_str(v),
             Self::Bytes(v) => {
@@ -449,6 +449,20 @@ impl fmt::Display for ValueRef<'_> {
             Self::Timestamp(v) => timestamp::write(f, v),
         }
     }
+}
+
+/// Writes a float in as few digits as give it back. Where two such texts are equally near to it
+/// the even digit is taken, as most programs do that write floats into files: what they wrote
+/// comes back as it was. The standard library takes the odd one.
+fn write_plain<T>(f: &mut fmt::Formatter<'_>, number: T) -> fmt::Result
+where
+    T: fmt::Display + std::str::FromStr + PartialEq,
+{
+    let shortest = number.to_string();
+    let Some((_, fraction)) = shortest.split_once('.') else { return f.write_str(&shortest) };
+    let nearest = format!("{number:.*}", fraction.len());
+    let same = nearest.parse().is_ok_and(|parsed: T| parsed == number);
+    f.write_str(if same { &nearest } else { &shortest })
 }
 
 /// Whether a float is better read without an exponent.

@@ -375,6 +375,17 @@ fn row_bytes_never_change() {
 
 /// Bytes that would be read as a row that has another form are refused.
 #[test]
+fn floats_are_written_as_most_programs_write_them() {
+    for text in ["147.22000122070312", "-69.09719848632812", "0.1", "-6.081689834590001"] {
+        assert_eq!(Value::parse(text, ColumnType::F64).unwrap().to_string(), text);
+    }
+    let plain = |number: f64| Value::F64(number).to_string();
+    assert_eq!([plain(147.220_001_220_703_13), plain(10.0)], ["147.22000122070312", "10"]);
+    assert_eq!([plain(1e16), plain(1e300), plain(-0.0)], ["10000000000000000", "1e300", "-0"]);
+    assert_eq!(Value::F32(0.1).to_string(), "0.1");
+}
+
+#[test]
 fn a_row_has_one_form() {
     let def = golden_table();
     let values = [true.into(), Value::Null, "xy".into(), Value::Null, Value::Null, Value::from(1)];

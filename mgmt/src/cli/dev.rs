@@ -72,7 +72,7 @@ pub(super) struct StartArgs {
 #[derive(clap::Args, Clone, Debug)]
 pub(super) struct NodeArgs {
     /// The node id, as `dev status` shows it
-    #[arg(value_name = "NODE")]
+    #[arg(value_name = "NODE", value_parser = super::node_id)]
     pub(super) node: u16,
 }
 

@@ -40,7 +40,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 cannot reach the cluster, 4 not healthy
 /// A transactional in-memory store that keeps every row on two or more machines in lockstep.
 #[derive(Parser, Debug)]
 #[command(name = "lockstep", version, after_help = EXAMPLES, max_term_width = 100)]
-#[command(propagate_version = false, disable_help_subcommand = true)]
+#[command(propagate_version = false)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -228,7 +228,37 @@ fn block_on<T>(work: impl Future<Output = CliResult<T>>) -> CliResult<T> {
     runtime.block_on(tokio::task::LocalSet::new().run_until(work))
 }
 
+/// A node id as people write it, `3`, or as logs do, `n3`.
+fn node_id(text: &str) -> Result<u16, String> {
+    let digits = text.strip_prefix('n').unwrap_or(text);
+    digits.parse().map_err(|_| "a node is a number, such as 3 or n3".to_owned())
+}
+
 /// What goes wrong with stdout.
 fn stdout_error(error: std::io::Error) -> CliError {
     CliError::new(error::Trouble::File, "cannot write to stdout").why(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_are_named_as_logs_name_them_or_by_number() {
+        assert_eq!([node_id("3"), node_id("n12")], [Ok(3), Ok(12)]);
+        for bad in ["", "n", "nn1", "x3", "-1", "70000"] {
+            assert!(node_id(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_has_help_for_every_command() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+        for words in [&["help"][..], &["help", "dev", "start"], &["table", "help", "import"]] {
+            let args = ["lockstep"].iter().chain(words);
+            let error = Cli::try_parse_from(args).expect_err("help ends the command");
+            assert_eq!(error.kind(), ErrorKind::DisplayHelp, "{words:?}");
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! `lockstep status`: one page about the whole cluster.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lockstep_client::Client;
@@ -14,6 +15,9 @@ use super::{Global, block_on, connect, stdout_error};
 
 /// How long one node may take to tell its state before it counts as silent.
 const NODE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often the nodes are asked while views follow one another.
+const COLLECTIONS_MAX: u32 = 3;
 
 /// Arguments of `lockstep status`.
 #[derive(clap::Args, Clone, Debug)]
@@ -46,8 +50,22 @@ pub(super) fn run(global: &Global, args: &StatusArgs) -> CliResult<ExitKind> {
     Ok(if args.check && !healthy { ExitKind::NotHealthy } else { ExitKind::Done })
 }
 
+/// Asks every node; asks again if the cluster moved on to another view in the meantime, so that
+/// the page does not tell of a node that everybody else has forgotten.
 async fn collect(client: &Client) -> CliResult<Page> {
-    let view = View::clone(&*client.view().await?);
+    let mut page = collect_in(client, client.view().await?).await;
+    for _ in 1..COLLECTIONS_MAX {
+        let now = client.view().await?;
+        if now.number == page.view.number {
+            break;
+        }
+        page = collect_in(client, now).await;
+    }
+    Ok(page)
+}
+
+async fn collect_in(client: &Client, view: Arc<View>) -> Page {
+    let view = View::clone(&view);
     let mut nodes = Vec::new();
     for member in view.members.clone() {
         let mut shards = Vec::new();
@@ -61,7 +79,7 @@ async fn collect(client: &Client) -> CliResult<Page> {
         }
         nodes.push(NodeReport { member, shards });
     }
-    Ok(Page { view, nodes })
+    Page { view, nodes }
 }
 
 /// How the cluster is doing.
@@ -85,19 +103,20 @@ impl Health {
 impl Page {
     fn health(&self) -> Health {
         let wanted = self.view.config.replicas;
-        let full = self.view.groups().iter().all(|group| self.members_of(*group) >= wanted);
-        let talking = self.nodes.iter().all(|node| !node.shards.is_empty());
-        if full && talking { Health::Healthy } else { Health::Degraded }
+        let full = self.view.groups().iter().all(|group| self.serving_in(*group) >= wanted);
+        if full { Health::Healthy } else { Health::Degraded }
     }
 
-    fn members_of(&self, group: GroupId) -> u16 {
-        let count = self.view.members.iter().filter(|m| m.group == group).count();
+    /// How many nodes of a group answer. A silent one is not there to take over from another.
+    fn serving_in(&self, group: GroupId) -> u16 {
+        let of_group = self.nodes.iter().filter(|node| node.member.group == group);
+        let count = of_group.filter(|node| node.is_serving()).count();
         u16::try_from(count).expect("at most NODES_MAX")
     }
 
     /// How many nodes may be lost, one after the other, whichever they are.
     fn can_lose(&self) -> u16 {
-        let smallest = self.view.groups().iter().map(|group| self.members_of(*group)).min();
+        let smallest = self.view.groups().iter().map(|group| self.serving_in(*group)).min();
         smallest.unwrap_or_default().saturating_sub(1)
     }
 
@@ -170,7 +189,7 @@ impl Page {
             "rows": self.rows(),
             "arbitrator": view.arbitrator.is_some().then(|| self.arbitrator()),
             "groups": view.groups().iter().map(|group| {
-                json!({ "group": group.0, "nodes": self.members_of(*group) })
+                json!({ "group": group.0, "nodes": self.serving_in(*group) })
             }).collect::<Vec<_>>(),
             "nodes": self.nodes.iter().map(NodeReport::to_json).collect::<Vec<_>>(),
         })
@@ -203,8 +222,13 @@ impl NodeReport {
         self.shards.iter().map(|s| s.cpu_us).max().unwrap_or_default()
     }
 
+    /// Whether all of its shards answer.
+    fn is_serving(&self) -> bool {
+        self.shards.len() == usize::from(self.member.shards)
+    }
+
     fn state(&self) -> &'static str {
-        if self.shards.is_empty() { "silent" } else { "serving" }
+        if self.is_serving() { "serving" } else { "silent" }
     }
 
     fn cells(&self) -> Vec<String> {

@@ -111,7 +111,7 @@ pub(super) struct ExportArgs {
     #[arg(long, value_enum, value_name = "ORDER")]
     pub(super) order: Option<ExportOrder>,
     /// Read from this data node only, whatever its role
-    #[arg(long, value_name = "NODE")]
+    #[arg(long, value_name = "NODE", value_parser = super::node_id)]
     pub(super) from_node: Option<u16>,
     /// Write to a file instead of stdout
     #[arg(long, value_name = "FILE")]
