@@ -2,6 +2,7 @@
 
 use lockstep_proto::ids::SessionId;
 use lockstep_proto::process::{Effect, LinkId, Outputs};
+use lockstep_proto::schema::CATALOG;
 use lockstep_proto::wire::client::{ClientMessage, ShardStatus};
 use lockstep_proto::wire::codec;
 use lockstep_proto::wire::kind;
@@ -80,7 +81,9 @@ impl ShardCore {
         let count = |leads: bool| {
             u32::try_from(held().filter(|part| part.leads == leads).count()).unwrap_or(u32::MAX)
         };
-        let rows = held().flat_map(|part| part.tables.values()).map(|t| t.rows.len() as u64).sum();
+        // Definitions of tables are rows too, one copy in each partition; nobody put them there.
+        let tables = held().flat_map(|part| &part.tables).filter(|(id, _)| **id != CATALOG);
+        let rows = tables.map(|(_, table)| table.rows.len() as u64).sum();
         let status = ShardStatus {
             instance: self.me.instance,
             shard: self.me.shard,

@@ -2,6 +2,7 @@
 //! signals, and logs that must be clean in the end.
 //!
 //! * [`processes`]: clusters of child processes;
+//! * [`commands`]: the command line as a person uses it, and `dev` clusters;
 //! * [`watch`]: the simplest client, for views;
 //! * [`lists`]: a load whose history can be judged;
 //! * [`raw`]: a client that speaks the wire language by hand;
@@ -11,6 +12,7 @@
 //!
 //! Invariant: whatever a test does or fails to do, no process of it outlives it.
 
+pub mod commands;
 pub mod lists;
 pub mod logs;
 pub mod processes;
