@@ -358,13 +358,17 @@ impl ShardCore {
         self.unblock(p, id, out);
     }
 
-    /// An abort record overtook an open transaction: its coordinator must not wait for ever.
+    /// An abort record overtook an open transaction: its coordinator must not wait for ever for
+    /// the results, or for the vote of a request that executes and prepares in one go.
     fn cancel_open(&mut self, p: PartitionId, id: TxId, open: &OpenTx, out: &mut Outputs) {
         let Some(pending) = &open.pending else { return };
+        out.mark("open_transaction_cancelled");
         if !pending.participants.is_empty() {
+            let vote = Vote::Refused(Code::AbortedByTakeover);
+            let (to, after) = (open.coordinator, self.part(p).end);
+            self.owe(p, after, Owed::Vote { to, tx: id, vote, results: Box::default() }, out);
             return;
         }
-        out.mark("open_transaction_cancelled");
         let message = Message::Forwarded {
             view: self.view_number,
             tx: id,

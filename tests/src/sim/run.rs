@@ -420,7 +420,8 @@ impl Run {
         let notes = self.notes.clone();
         self.advance_until(limit, || notes.borrow().finished);
         if !self.notes.borrow().finished && !self.failed() {
-            self.world.violation("the last reads have not ended within 10 s".into());
+            let stuck = check::replicas::stuck(&self.world, &self.cluster);
+            self.world.violation(format!("the last reads have not ended within 10 s; {stuck}"));
         }
     }
 

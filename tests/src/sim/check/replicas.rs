@@ -81,6 +81,39 @@ impl LogBook {
     }
 }
 
+/// What keeps shards of running nodes from being idle, in words.
+#[must_use]
+pub fn stuck(world: &World, cluster: &Cluster) -> String {
+    let mut text = Vec::new();
+    for node in super::running(world, cluster) {
+        for shard in inspections(world, node, false) {
+            let (open, waiting) = (shard.coordinated, shard.reads_waiting);
+            if open + waiting + shard.takeovers > 0 {
+                let takeovers = shard.takeovers;
+                text.push(format!(
+                    "{} in {}: {open} coordinated, {takeovers} take-overs, {waiting} reads wait",
+                    shard.addr, shard.view
+                ));
+            }
+            for part in shard.partitions.iter().filter(|part| part.leads) {
+                if !part.open.is_empty() || !part.prepared.is_empty() || part.blocked > 0 {
+                    text.push(format!(
+                        "{} of {}: open {:?}, prepared {:?}, {} block others, end {}, stable {}",
+                        part.partition,
+                        shard.addr,
+                        part.open,
+                        part.prepared,
+                        part.blocked,
+                        part.end,
+                        part.stable
+                    ));
+                }
+            }
+        }
+    }
+    if text.is_empty() { "all shards are idle".into() } else { text.join("; ") }
+}
+
 /// When everything is healed and quiet: replicas are equal, and nothing is left without an owner.
 #[must_use]
 pub fn at_rest(world: &World, cluster: &Cluster) -> Vec<String> {
