@@ -4,13 +4,14 @@
 //! A member answers only a higher proposal than it has answered, and tells with every answer what
 //! else it has answered since the view it acts in: each of those may be in force on the other side
 //! of a split. One president's lower attempts are dead once it makes a higher one, so the highest
-//! of each president is enough.
+//! of each president is enough. Two presidents never use one number: a view made by a president
+//! that fell silent right after is told from the one made without it by its number alone.
 //!
 //! Invariant: the next view is a function of the view acted in, the change and the answers of *all*
 //! its members; a partition's new primary is its replica with the longest log.
 
-use crate::ids::{Epoch, NodeInstance, PartitionId, Seq};
-use crate::view::{Placement, View};
+use crate::ids::{Epoch, NodeInstance, PartitionId, Seq, ViewNumber};
+use crate::view::{Placement, View, ViewIdentity};
 use crate::wire::control::{Answer, AnsweredProposal, ViewChange};
 use crate::wire::shard_control::ProposalId;
 
@@ -49,6 +50,27 @@ impl AnswerBook {
         self.highest = proposal;
         self.answered.retain(|a| a.proposal.president != proposal.president);
         self.answered.push(AnsweredProposal { proposal, change: change.clone() });
+    }
+
+    /// What `president` proposes next on top of view `base`: higher than everything answered. Its
+    /// number is its own: another president's proposal may be in force somewhere, so the number of
+    /// none of them, nor one up to `told` (the highest somebody else's answer has named), is used
+    /// again.
+    #[must_use]
+    pub fn next(&self, base: ViewNumber, told: ViewNumber, president: NodeInstance) -> ProposalId {
+        let mut number = told.max(base).next();
+        let mut attempt = 1;
+        for AnsweredProposal { proposal, .. } in &self.answered {
+            if proposal.president != president {
+                number = number.max(proposal.number.next());
+            }
+        }
+        for AnsweredProposal { proposal, .. } in &self.answered {
+            if proposal.president == president && proposal.number >= number {
+                (number, attempt) = (proposal.number, proposal.attempt + 1);
+            }
+        }
+        ProposalId { number, attempt, president }
     }
 
     /// The highest proposal answered; the default if none was.
@@ -115,6 +137,12 @@ impl Collection {
         &self.change
     }
 
+    /// Names the view it would make of `view`.
+    #[must_use]
+    pub fn identity(&self, view: &View) -> ViewIdentity {
+        without(view, self.proposal.number, &self.change).identity()
+    }
+
     /// The members the new view will have.
     #[must_use]
     pub fn members(&self) -> &[NodeInstance] {
@@ -155,13 +183,12 @@ impl Collection {
         self.change.leaving.iter().copied().filter(|node| self.has_answered(*node)).collect()
     }
 
-    /// Other proposals for the same view that somebody here has answered, each once.
+    /// Other proposals to follow the same view that somebody here has answered, each once.
     #[must_use]
     pub fn rivals(&self) -> Vec<AnsweredProposal> {
         let mut rivals: Vec<AnsweredProposal> = Vec::new();
         for rival in self.answers.iter().flat_map(|(_, answer)| &answer.answered) {
-            let same_view = rival.proposal.number == self.proposal.number;
-            if same_view && !rivals.iter().any(|known| known.proposal == rival.proposal) {
+            if !rivals.iter().any(|known| known.proposal == rival.proposal) {
                 rivals.push(rival.clone());
             }
         }
@@ -184,7 +211,7 @@ impl Collection {
     #[must_use]
     pub fn next_view(&self, view: &View) -> View {
         let seal = self.answers.iter().map(|(_, answer)| answer.seal).max().unwrap_or_default();
-        let mut next = without(view, &self.change);
+        let mut next = without(view, self.proposal.number, &self.change);
         next.seal = view.seal.max(seal);
         for partition in view.partitions() {
             let placement = &mut next.placements[usize::from(partition.0)];
@@ -210,9 +237,9 @@ impl Collection {
 
 /// The view a change makes of `view`, but for what only the answers can tell: primaries and seal.
 #[must_use]
-pub fn without(view: &View, change: &ViewChange) -> View {
+pub fn without(view: &View, number: ViewNumber, change: &ViewChange) -> View {
     let mut next = view.clone();
-    next.number = view.number.next();
+    next.number = number;
     next.members.retain(|m| !change.failed.contains(&m.instance));
     next.arbitrator.clone_from(&change.arbitrator);
     let left: Vec<_> = next.members.iter().map(|m| m.instance.node).collect();
@@ -232,7 +259,7 @@ fn end_of(answer: &Answer, partition: PartitionId) -> Seq {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{ClusterId, GroupId, Incarnation, NodeId, ViewNumber};
+    use crate::ids::{ClusterId, GroupId, Incarnation, NodeId};
     use crate::view::{ClusterConfig, Member};
 
     fn node(id: u16) -> NodeInstance {
@@ -323,17 +350,31 @@ mod tests {
     }
 
     #[test]
-    fn rivals_are_other_proposals_for_the_same_view() {
+    fn rivals_are_other_proposals_to_follow_the_same_view() {
         let view = view();
         let mut collection = Collection::new(proposal(3, 2), dropping(&[1]), &view);
         let rival = AnsweredProposal { proposal: proposal(1, 1), change: dropping(&[3]) };
-        let old = ProposalId { number: ViewNumber(1), ..proposal(9, 1) };
-        let stale = AnsweredProposal { proposal: old, change: dropping(&[3]) };
+        let higher = ProposalId { number: ViewNumber(3), ..proposal(1, 3) };
+        let other = AnsweredProposal { proposal: higher, change: dropping(&[2]) };
         for id in [2, 3] {
-            let answered = vec![rival.clone(), stale.clone()];
+            let answered = vec![rival.clone(), other.clone()];
             collection.add(node(id), Answer { answered, ..Default::default() });
         }
-        assert_eq!(collection.rivals(), vec![rival]);
+        assert_eq!(collection.rivals(), vec![rival, other]);
+    }
+
+    #[test]
+    fn two_presidents_never_make_views_of_one_number() {
+        let base = ViewNumber(1);
+        let mut book = AnswerBook::default();
+        assert_eq!(book.next(base, ViewNumber(0), node(2)), proposal(1, 2));
+        book.answer(proposal(1, 2), &dropping(&[3]));
+        assert_eq!(book.next(base, ViewNumber(0), node(2)), proposal(2, 2), "its own: once more");
+        let other = book.next(base, ViewNumber(0), node(1));
+        assert_eq!(other, ProposalId { number: ViewNumber(3), ..proposal(1, 1) });
+        let told = book.next(base, ViewNumber(5), node(2));
+        assert_eq!(told.number, ViewNumber(6), "what others told counts too");
+        assert!(book.judge(other) == Judgement::Higher && book.judge(told) == Judgement::Higher);
     }
 
     #[test]

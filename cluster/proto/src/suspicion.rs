@@ -16,7 +16,7 @@
 
 use std::time::Duration;
 
-use crate::ids::{NodeId, NodeInstance};
+use crate::ids::{GroupId, NodeId, NodeInstance};
 use crate::time::Instant;
 use crate::view::View;
 
@@ -36,6 +36,7 @@ enum Evidence {
 struct PeerState {
     instance: NodeInstance,
     seniority: u64,
+    group: GroupId,
     heard: Instant,
     evidence: Evidence,
     /// Its shard links are dead although heartbeats may pass.
@@ -74,6 +75,7 @@ pub type Gone = Vec<(NodeInstance, Reason)>;
 pub struct Suspicion {
     me: NodeInstance,
     my_seniority: u64,
+    my_group: GroupId,
     silence: Duration,
     peers: Vec<PeerState>,
     /// Nobody is silent before this: the node itself was stalled.
@@ -88,6 +90,7 @@ impl Suspicion {
         let mut suspicion = Self {
             me,
             my_seniority: 0,
+            my_group: GroupId::default(),
             silence: view.config.suspicion(),
             peers: Vec::new(),
             grace_until: now,
@@ -104,6 +107,7 @@ impl Suspicion {
         for member in &view.members {
             if member.instance == self.me {
                 self.my_seniority = member.seniority;
+                self.my_group = member.group;
                 continue;
             }
             let known = before.iter().position(|p| p.instance == member.instance);
@@ -114,6 +118,7 @@ impl Suspicion {
             self.peers.push(PeerState {
                 instance: member.instance,
                 seniority: member.seniority,
+                group: member.group,
                 heard,
                 evidence,
                 links_dead: false,
@@ -310,7 +315,8 @@ impl Suspicion {
         !self.is_silent(peer, now) && !peer.links_dead && !peer.refused
     }
 
-    /// Drops the node with the most broken pairs until nobody left has one.
+    /// Drops the node with the most broken pairs until nobody left has one; of equals the younger.
+    /// The last node of its group goes only if nobody else can: without it all would end.
     fn most_broken(&self, there: &[&PeerState], now: Instant) -> Vec<NodeInstance> {
         if now < self.grace_until {
             // What peers said while this node was stalled is about the past: that they do not hear
@@ -325,7 +331,14 @@ impl Suspicion {
                 left.iter().filter(|other| self.is_pair_broken(*node, **other, now)).count()
             };
             let age = |node: &Option<&PeerState>| node.map_or(self.my_seniority, |p| p.seniority);
-            let worst = (0..left.len()).max_by_key(|at| (broken(&left[*at]), age(&left[*at])));
+            let group = |node: &Option<&PeerState>| node.map_or(self.my_group, |p| p.group);
+            let is_last = |node: &Option<&PeerState>| {
+                left.iter().filter(|other| group(other) == group(node)).count() == 1
+            };
+            let worst = (0..left.len()).max_by_key(|at| {
+                let (node, pairs) = (&left[*at], broken(&left[*at]));
+                (pairs > 0 && !is_last(node), pairs, age(node))
+            });
             let Some(at) = worst.filter(|at| broken(&left[*at]) > 0) else { return dropped };
             dropped.push(left.remove(at).map_or(self.me, |p| p.instance));
         }
@@ -372,7 +385,7 @@ impl Suspicion {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{ClusterId, Epoch, GroupId, Incarnation, ViewNumber};
+    use crate::ids::{ClusterId, Epoch, Incarnation, ViewNumber};
     use crate::view::{ClusterConfig, Member};
 
     fn node(id: u16) -> NodeInstance {
@@ -447,6 +460,24 @@ mod tests {
         check(&mut s, 1051, &[]);
         s.heard(node(1), at(1060));
         check(&mut s, 1100, &[(1, Reason::Asymmetric)]);
+    }
+
+    #[test]
+    fn the_last_node_of_a_group_is_spared_while_another_choice_is_left() {
+        // Two groups: n1 and n2, n3 and n4. n3 is dead; n2 and n4 do not hear each other.
+        let mut two_groups = view(4);
+        for member in &mut two_groups.members[2..] {
+            member.group = GroupId(1);
+        }
+        let mut s = Suspicion::new(node(1), &two_groups, at(0), Duration::ZERO);
+        for id in [2, 3, 4] {
+            s.heard(node(id), at(1000));
+        }
+        s.says_unheard(node(2), &[NodeId(4)], at(1050));
+        s.heard(node(4), at(1060));
+        check(&mut s, 1100, &[(4, Reason::Asymmetric)]);
+        s.refuse(node(3));
+        check(&mut s, 1100, &[(2, Reason::Asymmetric), (3, Reason::Refused)]);
     }
 
     #[test]

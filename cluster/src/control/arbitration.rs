@@ -8,7 +8,7 @@ use lockstep_proto::ids::{MgmtId, ViewNumber};
 use lockstep_proto::process::Outputs;
 use lockstep_proto::time::Instant;
 use lockstep_proto::view::{Arbitrator, View, ViewIdentity};
-use lockstep_proto::wire::control::{ControlMessage, Verdict};
+use lockstep_proto::wire::control::{AnsweredProposal, ControlMessage, Verdict};
 
 use super::ControlCore;
 use super::links::{id_and_addr, send_on};
@@ -85,7 +85,7 @@ impl ControlCore {
             request: *request,
             asked: asked.clone(),
             counted: self.counted_list(),
-            wanted: without(&self.view, proposing.collection.change()).identity(),
+            wanted: proposing.collection.identity(&self.view),
         };
         if let Some(link) = self.links.arbitrator(asked) {
             send_on(link, &question, out);
@@ -98,7 +98,10 @@ impl ControlCore {
         let mut list = self.lineage.listed().to_vec();
         if let Some(proposing) = &self.proposing {
             let rivals = proposing.collection.rivals();
-            let views = rivals.iter().map(|rival| without(&self.view, &rival.change).identity());
+            let of = |rival: &AnsweredProposal| {
+                without(&self.view, rival.proposal.number, &rival.change).identity()
+            };
+            let views = rivals.iter().map(of);
             list.extend(views.chain(proposing.shown.clone()));
         }
         list.dedup();
@@ -166,8 +169,8 @@ impl ControlCore {
     /// is counted against; otherwise the other side goes on.
     fn on_refused(&mut self, now: Instant, register: ViewIdentity, out: &mut Outputs) {
         out.mark("arbitrator_refused");
-        let number = self.view.number.next();
         let Some(proposing) = &mut self.proposing else { return };
+        let number = proposing.collection.proposal().number;
         let survivors = proposing.collection.members();
         let ours = survivors.iter().all(|node| register.members.contains(node))
             && register.number <= number

@@ -115,7 +115,7 @@ impl ControlCore {
     ) {
         let behind = match message {
             ControlMessage::Heartbeat { view, .. } => *view <= self.view.number,
-            ControlMessage::Propose { proposal, .. } => proposal.number <= self.view.number.next(),
+            ControlMessage::Propose { base, .. } => *base <= self.view.number,
             _ => false,
         };
         let pause = self.view.config.suspicion() / 2;

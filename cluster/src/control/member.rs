@@ -45,18 +45,19 @@ impl ControlCore {
         &mut self,
         now: Instant,
         from: NodeInstance,
+        base: ViewNumber,
         proposal: ProposalId,
         change: ViewChange,
         out: &mut Outputs,
     ) {
         let newest = self.newest_view();
-        if proposal.number <= newest.number {
+        if base < newest.number {
             let view = Box::new(newest.clone());
             return self.links.send(from, &ControlMessage::NewView { view }, out);
         }
         let drops_me = change.failed.contains(&self.me) && !change.leaving.contains(&self.me);
-        let mine_is_next = proposal.number == self.view.number.next() && self.state.acts();
-        if proposal.president != from || drops_me || !mine_is_next || !self.is_sane(&change) {
+        let follows = proposal.number > base && base == self.view.number && self.state.acts();
+        if proposal.president != from || drops_me || !follows || !self.is_sane(&change) {
             out.mark("proposal_ignored");
             return;
         }
@@ -91,7 +92,7 @@ impl ControlCore {
             self.proposing = None;
             self.timers.lease_end = None;
         }
-        self.lineage.count(without(&self.view, &change).identity());
+        self.lineage.count(without(&self.view, proposal.number, &change).identity());
         for node in &change.failed {
             self.suspicion.refuse(*node);
         }
@@ -246,7 +247,7 @@ impl ControlCore {
         self.state.transition(State::Entering);
         self.lineage.count(self.view.identity());
         self.book.clear();
-        self.attempt_seen = 0;
+        self.number_told = ViewNumber(0);
         self.suspicion.enter(&self.view, now);
         self.links.enter(&self.view, now);
         let view = &self.view;

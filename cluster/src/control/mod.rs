@@ -33,7 +33,7 @@ use std::time::Duration;
 use lockstep_proto::agreement::AnswerBook;
 use lockstep_proto::canary::Canary;
 use lockstep_proto::epochs::{MemberEpochs, Ticker};
-use lockstep_proto::ids::{Epoch, MgmtId, NodeInstance};
+use lockstep_proto::ids::{Epoch, MgmtId, NodeInstance, ViewNumber};
 use lockstep_proto::lease::Leases;
 use lockstep_proto::process::{Input, LinkId, Outputs, Peer, Process};
 use lockstep_proto::register::Lineage;
@@ -91,7 +91,7 @@ pub struct ControlCore {
     gathering: Option<Gathering>,
     proposing: Option<Proposing>,
     /// The highest attempt of others for the next view, told by a member that answered it.
-    attempt_seen: u64,
+    number_told: ViewNumber,
     /// A new arbitrator did not register: none is tried before this.
     arbitrator_barred_until: Instant,
     pending: Option<Pending>,
@@ -153,7 +153,7 @@ impl ControlCore {
             book: AnswerBook::default(),
             gathering: None,
             proposing: None,
-            attempt_seen: 0,
+            number_told: ViewNumber(0),
             arbitrator_barred_until: start,
             pending: None,
             lineage: Lineage::new(view.identity()),
@@ -291,8 +291,8 @@ impl ControlCore {
             ControlMessage::EpochReport { view, epoch, finished, confirmed } => {
                 self.on_epoch_report(from, view, epoch, (finished, confirmed));
             }
-            ControlMessage::Propose { proposal, change } => {
-                self.on_propose(now, from, proposal, change, out);
+            ControlMessage::Propose { base, proposal, change } => {
+                self.on_propose(now, from, base, proposal, change, out);
             }
             ControlMessage::Answered { proposal, answer } => {
                 self.on_answered(now, from, proposal, *answer, out);

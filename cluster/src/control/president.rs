@@ -126,14 +126,10 @@ impl ControlCore {
 
     /// Starts a proposal higher than everything seen.
     pub(super) fn propose(&mut self, now: Instant, change: ViewChange, out: &mut Outputs) {
-        let number = self.view.number.next();
-        let answered = self.book.highest();
-        let highest = if answered.number == number { answered.attempt } else { 0 };
-        let attempt = highest.max(self.attempt_seen) + 1;
         if self.proposing.is_some() {
             out.mark("proposal_superseded");
         }
-        let proposal = ProposalId { number, attempt, president: self.me };
+        let proposal = self.book.next(self.view.number, self.number_told, self.me);
         let collection = Collection::new(proposal, change.clone(), &self.view);
         self.timers.lease_end = None;
         self.proposing = Some(Proposing {
@@ -151,7 +147,8 @@ impl ControlCore {
         let Some(proposing) = &self.proposing else { return };
         let collection = &proposing.collection;
         let (proposal, change) = (collection.proposal(), collection.change().clone());
-        let message = ControlMessage::Propose { proposal, change };
+        let base = self.view.number;
+        let message = ControlMessage::Propose { base, proposal, change };
         for node in collection.unanswered().filter(|node| *node != self.me) {
             self.links.send(node, &message, out);
         }
@@ -188,6 +185,15 @@ impl ControlCore {
             return;
         }
         let promises = answer.promises.clone();
+        let foreign = answer.answered.iter().map(|rival| rival.proposal);
+        let foreign = foreign.filter(|rival| rival.president != self.me).map(|rival| rival.number);
+        self.number_told = self.number_told.max(foreign.max().unwrap_or_default());
+        if self.number_told >= proposal.number {
+            // A view of that number may be in force somewhere.
+            out.mark("number_taken");
+            let change = proposing.collection.change().clone();
+            return self.propose(now, change, out);
+        }
         if !proposing.collection.add(from, answer) {
             return;
         }
@@ -225,9 +231,9 @@ impl ControlCore {
     ) {
         let Some(proposing) = &self.proposing else { return };
         let mine = proposing.collection.proposal() == proposal;
-        if mine && highest > proposal && highest.number == proposal.number {
-            self.attempt_seen = self.attempt_seen.max(highest.attempt);
+        if mine && highest > proposal {
             let change = proposing.collection.change().clone();
+            self.number_told = self.number_told.max(highest.number);
             self.propose(now, change, out);
         }
     }
@@ -285,7 +291,7 @@ impl ControlCore {
     fn counted_against(&self, proposing: &Proposing) -> Vec<(Counted, Option<Arbitrator>)> {
         let mut counted = vec![(Counted::of(&self.view), self.view.arbitrator.clone())];
         for rival in proposing.collection.rivals() {
-            let view = without(&self.view, &rival.change);
+            let view = without(&self.view, rival.proposal.number, &rival.change);
             counted.push((Counted::of(&view), view.arbitrator));
         }
         if let Some(shown) = &proposing.shown {
@@ -293,7 +299,7 @@ impl ControlCore {
             let failed = failed.filter(|node| !shown.members.contains(node)).collect();
             let arbitrator = self.view.arbitrator.clone();
             let change = ViewChange { failed, leaving: Vec::new(), arbitrator };
-            let view = without(&self.view, &change);
+            let view = without(&self.view, shown.number, &change);
             counted.push((Counted::of(&view), view.arbitrator));
         }
         counted

@@ -189,6 +189,11 @@ impl Plan {
         if hosts.iter().any(|host| self.silent.iter().any(|(other, _)| other == host)) {
             return None;
         }
+        // Nor on top of a grave fault, in which it may tip the balance.
+        let doomed = |host: &HostId| self.doomed.get(host).is_some_and(|until| *until > world.now);
+        if !self.reckless && hosts.iter().any(doomed) {
+            return None;
+        }
         let length = self.rng.range(MS, HARMLESS_NS);
         // The back-off after a cut doubles it; the next one must not follow at once.
         let until = world.now + 4 * length + 200 * MS;

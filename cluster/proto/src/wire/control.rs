@@ -67,6 +67,8 @@ pub enum ControlMessage {
     /// `NewView` from a member that is ahead, and not at all by one that does not act yet; so it
     /// is repeated.
     Propose {
+        /// The view it changes: whoever acts in it answers.
+        base: ViewNumber,
         /// Higher ones win.
         proposal: ProposalId,
         /// What the view will be.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lockstep_cluster::shard::ShardInspection;
-use lockstep_proto::ids::{Epoch, NodeInstance, PartitionId, Seq};
+use lockstep_proto::ids::{Epoch, NodeInstance, PartitionId, Seq, ViewNumber};
 
 use crate::sim::cluster::Cluster;
 use crate::sim::core::Core;
@@ -18,6 +18,8 @@ const REMEMBERED_MAX: usize = 50_000;
 pub struct LogBook {
     digests: BTreeMap<(PartitionId, Seq), (NodeInstance, u64)>,
     stable: BTreeMap<PartitionId, Seq>,
+    /// The newest view anybody was seen in.
+    newest: ViewNumber,
 }
 
 /// What the shards of a running node show.
@@ -38,6 +40,10 @@ impl LogBook {
     pub fn sample(&mut self, world: &mut World, cluster: &Cluster) {
         let Some(view) = cluster.newest_view(world) else { return };
         let (number, members) = (view.number, view.members.clone());
+        if number < self.newest {
+            return; // All members of the newest view have ended: who is left has lost.
+        }
+        self.newest = number;
         let mut found = Vec::new();
         for member in &members {
             let me = member.instance;
