@@ -174,7 +174,24 @@ fn a_half_done_proposal_of_a_dead_president_is_finished_by_the_next() {
     net.kill(1);
     net.hook = None;
     net.run_until(ms(2000), |net| net.acts_alone(&[2, 3, 4, 5]));
-    assert_eq!(net.core(2).view().number, ViewNumber(2));
+    assert_eq!(net.core(2).view().number, ViewNumber(3), "2 may be in force at n1");
+    net.check();
+}
+
+#[test]
+fn a_number_that_only_another_member_has_answered_is_not_used_again() {
+    let mut net = Net::started(2, 3, 1);
+    // Everybody but n2 answers n1; then n1 is silent.
+    net.hook = Some(Box::new(|from, to, message| match message {
+        ControlMessage::Propose { .. } if (from, to) == (1, 2) => Fate::Lose,
+        _ => Fate::Deliver,
+    }));
+    net.kill(6);
+    net.run(ms(30));
+    net.kill(1);
+    net.run_until(ms(2000), |net| net.acts_alone(&[2, 3, 4, 5]));
+    assert!(net.marks.contains("number_taken"));
+    assert_eq!(net.core(2).view().number, ViewNumber(3));
     net.check();
 }
 
@@ -209,7 +226,7 @@ fn a_failure_after_the_grant_counts_against_the_granted_view() {
     net.kill(1);
     net.hook = None;
     net.run_until(ms(1000), |net| net.acts_alone(&[2]));
-    assert_eq!(net.core(2).view().number, ViewNumber(2), "a rival of the granted one");
+    assert_eq!(net.core(2).view().number, ViewNumber(3), "the granted one has number 2");
     assert!(!net.marks.contains("arbitrator_refused"));
 }
 

@@ -127,6 +127,8 @@ struct Timers {
     beats: u64,
     tick: Option<Instant>,
     silence: Option<Instant>,
+    /// When it has settled who else is silent.
+    settled: Option<Instant>,
     lease_end: Option<Instant>,
 }
 
@@ -323,7 +325,8 @@ impl ControlCore {
         if self.timers.tick.is_some_and(|at| now >= at) {
             self.tick(now, out);
         }
-        if self.timers.silence.is_some_and(|at| now > at) {
+        let settled = self.timers.settled.is_some_and(|at| now >= at);
+        if settled || self.timers.silence.is_some_and(|at| now > at) {
             self.reconsider(now, out);
         }
         if self.timers.lease_end.is_some_and(|at| now >= at) && !self.is_over() {
@@ -403,6 +406,7 @@ impl Process for ControlCore {
         let timers = &self.timers;
         // Silence is suspicion only after, not at, the moment it reaches the suspicion time.
         let silence = timers.silence.map(|at| at + Duration::from_nanos(1));
-        [Some(timers.beat), timers.tick, silence, timers.lease_end].into_iter().flatten().min()
+        let others = [timers.tick, silence, timers.settled, timers.lease_end];
+        others.into_iter().flatten().chain([timers.beat]).min()
     }
 }

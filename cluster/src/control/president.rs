@@ -54,6 +54,7 @@ impl ControlCore {
     pub(super) fn reconsider(&mut self, now: Instant, out: &mut Outputs) {
         self.timers.silence = self.suspicion.next_silence(now);
         if !self.state.acts() || self.leave.has_asked() || self.stopping.is_some() {
+            self.timers.settled = None;
             return;
         }
         let gone = self.suspicion.gone(now);
@@ -61,6 +62,10 @@ impl ControlCore {
         let there = self.view.members.iter().filter(|m| !is_gone(m.instance));
         let president = there.min_by_key(|m| m.seniority).map(|m| m.instance);
         if president != Some(self.me) {
+            self.timers.settled = None;
+            return;
+        }
+        if !self.has_settled(&gone, now) {
             return;
         }
         let change = self.change_for(&gone, now);
@@ -76,6 +81,24 @@ impl ControlCore {
             self.mark_reasons(&gone, out);
             self.propose(now, change, out);
         }
+    }
+
+    /// A cut silences several nodes within one heartbeat of each other. Proposing after the first
+    /// would make half of them refuse the rest, though this side may be the one that must end; so
+    /// silence alone is acted on one heartbeat later, evidence of a death at once.
+    fn has_settled(&mut self, gone: &Gone, now: Instant) -> bool {
+        let silence = |reason: &Reason| matches!(reason, Reason::Silent | Reason::Asymmetric);
+        let alone = !gone.is_empty() && gone.iter().all(|(_, reason)| silence(reason));
+        if !alone || self.proposing.is_some() || !self.book.is_empty() {
+            self.timers.settled = None;
+            return true;
+        }
+        let end = now + self.view.config.heartbeat();
+        let settled = now >= *self.timers.settled.get_or_insert(end);
+        if settled {
+            self.timers.settled = None;
+        }
+        settled
     }
 
     /// The change that drops who is gone; a wish to leave is not granted to a group's last node.
