@@ -15,12 +15,18 @@ use lockstep_storage::{Effect, evaluate};
 
 use super::partition::{Partition, Table, row_tag};
 
+/// Writes looked through one by one; more get an index.
+const INDEXED_FROM: usize = 16;
+
 /// Writes of a transaction that are not in the log yet: one arena, so that staging allocates
 /// nothing once the arena has grown.
 #[derive(Default)]
 pub(super) struct Staged {
     arena: Vec<u8>,
     writes: Vec<StagedWrite>,
+    /// Open addressing by row hash: one more than the place in `writes` of a row's last write, 0
+    /// where free. Empty below `INDEXED_FROM`, else a power of two and at least half free.
+    index: Vec<u32>,
 }
 
 struct StagedWrite {
@@ -35,6 +41,7 @@ impl Staged {
     pub(super) fn clear(&mut self) {
         self.arena.clear();
         self.writes.clear();
+        self.index.clear();
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -48,11 +55,51 @@ impl Staged {
 
     /// What the transaction itself has made of a row: `Some(None)` if it deleted it.
     fn own(&self, table: TableId, hash: u64, key: &[u8]) -> Option<Option<&[u8]>> {
-        let found =
-            self.writes.iter().rev().find(|w| {
-                w.hash == hash && w.table == table && &self.arena[w.key.clone()] == key
-            })?;
+        let same = |write: &&StagedWrite| self.is_row(write, table, hash, key);
+        let found = if self.index.is_empty() {
+            self.writes.iter().rev().find(same)?
+        } else {
+            let place = self.index[self.slot_of(table, hash, key)].checked_sub(1)?;
+            &self.writes[place as usize]
+        };
         Some(found.value.clone().map(|range| &self.arena[range]))
+    }
+
+    fn is_row(&self, write: &StagedWrite, table: TableId, hash: u64, key: &[u8]) -> bool {
+        write.hash == hash && write.table == table && &self.arena[write.key.clone()] == key
+    }
+
+    /// Where the index has a row, or has room for it.
+    fn slot_of(&self, table: TableId, hash: u64, key: &[u8]) -> usize {
+        let mask = self.index.len() - 1;
+        let mut slot = (hash >> 16) as usize & mask;
+        loop {
+            match self.index[slot].checked_sub(1) {
+                Some(place) if !self.is_row(&self.writes[place as usize], table, hash, key) => {
+                    slot = (slot + 1) & mask;
+                }
+                _ => return slot,
+            }
+        }
+    }
+
+    /// Enters the last write into the index; all of them when it is made or grows.
+    fn index_last(&mut self) {
+        let count = self.writes.len();
+        if count < INDEXED_FROM {
+            return;
+        }
+        let mut from = count - 1;
+        if count * 2 > self.index.len() {
+            self.index.clear();
+            self.index.resize((count * 4).next_power_of_two(), 0);
+            from = 0;
+        }
+        for place in from..count {
+            let write = &self.writes[place];
+            let slot = self.slot_of(write.table, write.hash, &self.arena[write.key.clone()]);
+            self.index[slot] = u32::try_from(place + 1).expect("bounded by BATCH_OPS_MAX");
+        }
     }
 
     fn push(&mut self, table: TableId, hash: u64, key: &[u8], value: Option<&[u8]>) {
@@ -65,6 +112,7 @@ impl Staged {
             at..self.arena.len()
         });
         self.writes.push(StagedWrite { table, hash, key, value });
+        self.index_last();
     }
 
     /// Hands all writes to a record. A row written twice is written twice: the last one counts.
@@ -188,4 +236,33 @@ fn run_op(
         Effect::Delete => staged.push(op.table, hash, op.key, None),
     }
     Ok(after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_write_of_a_row_is_found_with_and_without_the_index() {
+        let mut staged = Staged::default();
+        let (first, second) = (TableId(1), TableId(2));
+        for round in 0..3_u64 {
+            for row in 0..100_u64 {
+                // Few hashes, many rows: probing must tell them apart.
+                let (hash, key) = ((row % 7) << 16, row.to_le_bytes());
+                let value = (row + round * 1000).to_le_bytes();
+                staged.push(first, hash, &key, (row % 10 != round).then_some(&value));
+                assert_eq!(staged.own(second, hash, &key), None, "another table");
+                for known in 0..=row {
+                    let known_value = (known + round * 1000).to_le_bytes();
+                    let expected = (known % 10 != round).then_some(&known_value[..]);
+                    let key = known.to_le_bytes();
+                    assert_eq!(staged.own(first, (known % 7) << 16, &key), Some(expected));
+                }
+            }
+        }
+        assert_eq!(staged.own(first, 0, b"never written"), None);
+        staged.clear();
+        assert_eq!(staged.own(first, 0, &0_u64.to_le_bytes()), None);
+    }
 }
