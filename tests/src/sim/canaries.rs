@@ -99,6 +99,7 @@ fn drawn(profile: Profile) -> Options {
         shards: None,
         canary: None,
         script: None,
+        trap: None,
         trace: false,
         print: false,
     }

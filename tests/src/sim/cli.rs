@@ -15,6 +15,7 @@ use super::report::{Report, cpu_seconds, explain};
 use super::run::{Options, run};
 use super::scenario;
 use super::script::Script;
+use super::sweep::Swept;
 use crate::checkers::history::write_history;
 
 /// Failures that are explained; the rest is only counted.
@@ -54,6 +55,13 @@ struct Arguments {
     /// Run with each known bug and report which are caught.
     #[arg(long)]
     canaries: bool,
+    /// Let each node fail at each of its steps in a short run of this protocol, once in every
+    /// way: commit, view, silence or arbitration.
+    #[arg(long)]
+    sweep: Option<String>,
+    /// Only one in this many crash points of a sweep.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    every: u64,
     /// Run this scenario script instead of drawn faults; it says for how long.
     #[arg(long)]
     scenario: Option<PathBuf>,
@@ -100,6 +108,7 @@ fn execute(arguments: &Arguments) -> Result<bool, String> {
         shards: arguments.shards,
         canary,
         script: None,
+        trap: None,
         trace: arguments.trace,
         print: arguments.trace,
     };
@@ -114,6 +123,10 @@ fn execute(arguments: &Arguments) -> Result<bool, String> {
     let threads = arguments.threads.unwrap_or_else(|| {
         std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
     });
+    if let Some(name) = &arguments.sweep {
+        let swept = Swept::from_name(name)?;
+        return Ok(super::sweep::command(swept, arguments.seed, arguments.every, threads));
+    }
     if arguments.canaries {
         return Ok(super::canaries::command(threads));
     }

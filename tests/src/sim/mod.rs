@@ -4,7 +4,8 @@
 //! From the bottom up: [`rng`], [`clock`], [`event`]; [`net`], [`host`] and [`world`] with its
 //! parts [`wire`], [`dial`], [`life`], [`faults`], [`trap`]; [`cluster`] and [`workload`] fill the
 //! world; [`plan`] draws what goes wrong, [`script`] says it, [`ghost`] is part of it; [`check`]
-//! says what must hold; [`run`] is one seed; [`scenario`] and [`canaries`] are many.
+//! says what must hold; [`run`] is one seed; [`scenario`], [`sweep`] and
+//! [`canaries`] are many.
 
 pub mod canaries;
 pub mod check;
@@ -26,6 +27,7 @@ pub mod rng;
 pub mod run;
 pub mod scenario;
 pub mod script;
+pub mod sweep;
 pub mod trace;
 pub mod trap;
 pub mod wire;

@@ -19,7 +19,8 @@ use super::host::{HostId, Role};
 use super::plan::{Plan, Profile};
 use super::rng::Rng;
 use super::scenario;
-use super::script::{self, Act, Deed, Expected, Script};
+use super::script::{self, Act, Deed, Script};
+use super::trap::Trap;
 use super::workload::bank::{AuditTask, TransferTask};
 use super::workload::counters::{CounterReadTask, IncrementTask};
 use super::workload::ddl::DdlTask;
@@ -53,6 +54,8 @@ pub struct Options {
     pub canary: Option<Canary>,
     /// A scenario instead of drawn faults.
     pub script: Option<Arc<Script>>,
+    /// A crash point.
+    pub trap: Option<Trap>,
     /// Keep the last events in words.
     pub trace: bool,
     /// Print them as they happen.
@@ -135,6 +138,22 @@ pub fn run(options: &Options) -> Verdict {
     verdict
 }
 
+/// How many turns each host has taken at two moments of the work: name, host, turns, turns.
+#[must_use]
+pub fn turns_between(options: &Options, from: u64, to: u64) -> Vec<(String, HostId, u64, u64)> {
+    let mut run = Run::new(options);
+    run.begin();
+    run.advance(from);
+    let turns = |run: &Run| run.world.hosts.iter().map(|host| host.turns).collect::<Vec<u64>>();
+    let first = turns(&run);
+    run.advance(to - from);
+    let last = turns(&run);
+    let names = run.world.hosts.iter().map(|host| host.name.clone());
+    let hosts = (0..).map(HostId);
+    let counts = first.into_iter().zip(last);
+    names.zip(hosts).zip(counts).map(|((name, host), (a, b))| (name, host, a, b)).collect()
+}
+
 impl Run {
     /// A world with its cluster, before anything has happened.
     #[must_use]
@@ -153,6 +172,7 @@ impl Run {
         let mut world = World::new(options.seed);
         world.trace.on = options.trace;
         world.trace.print = options.print;
+        world.trap = options.trap;
         world.clock_before_socket = options.canary == Some(Canary::ClockBeforeSocket);
         let mut notes = Notebook::new(Tables::new(shape.partitions));
         notes.pause_us = *rng.pick(&[20_000, 60_000, 150_000]);
@@ -191,15 +211,11 @@ impl Run {
 
     /// Everything, in order; true if the cluster stopped itself where it may.
     fn all_phases(&mut self, length: u64) -> bool {
-        self.set_up();
-        if self.failed() {
-            return false;
-        }
-        for index in 0..self.cluster.clients.len() {
-            self.give_tasks(self.cluster.clients[index]);
-        }
-        self.plan_faults();
+        self.begin();
         self.advance(length);
+        if self.world.trap.is_some() {
+            self.world.violation("the crash point was never reached".into());
+        }
         if self.failed() {
             return false;
         }
@@ -229,6 +245,18 @@ impl Run {
         false
     }
 
+    /// Up to the start of the work.
+    fn begin(&mut self) {
+        self.set_up();
+        if self.failed() {
+            return;
+        }
+        for index in 0..self.cluster.clients.len() {
+            self.give_tasks(self.cluster.clients[index]);
+        }
+        self.plan_faults();
+    }
+
     /// The first fault, or the script's first act.
     fn plan_faults(&mut self) {
         let now = self.world.now;
@@ -247,8 +275,7 @@ impl Run {
 
     /// Whether the cluster may bring itself down in this run.
     fn may_stop(&self) -> bool {
-        let stops = |script: &Arc<Script>| script.expected.contains(&Expected::Stopped);
-        self.script.as_ref().map_or(self.plan.reckless, stops)
+        self.script.as_ref().map_or(self.plan.reckless, |script| script.may_stop)
     }
 
     fn failed(&self) -> bool {

@@ -22,6 +22,7 @@ pub fn options(script: &Arc<Script>, seed: u64, canary: Option<Canary>) -> Optio
         shards: None,
         canary,
         script: Some(script.clone()),
+        trap: None,
         trace: false,
         print: false,
     }
@@ -71,7 +72,7 @@ pub(super) fn unexpected(script: &Script, verdict: &Verdict) -> Vec<String> {
             Expected::Members(_) | Expected::Stopped | Expected::Mark(_) => {}
         }
     }
-    if verdict.stopped && !script.expected.contains(&Expected::Stopped) {
+    if verdict.stopped && !script.may_stop {
         found.push("the cluster has stopped itself".into());
     }
     found

@@ -16,7 +16,7 @@
 //! * `on mark NAME [at HOST] [#N] BLOW`: a blow (`before_outputs`, `only_clients`, `prefix N`,
 //!   `cut_off`, `pause MS`) when a rare branch is reached;
 //! * `expect members HOST…`, `expect stopped`, `expect mark NAME`: how it must end, beside
-//!   everything that every run is checked for.
+//!   everything that every run is checked for; `may stop`: the cluster may also stop itself.
 
 use super::cluster::Shape;
 use super::faults::Fault;
@@ -48,6 +48,8 @@ pub struct Script {
     pub acts: Vec<(u64, Act)>,
     /// Watched messages and branches.
     pub traps: Vec<Vec<String>>,
+    /// The cluster may stop itself.
+    pub may_stop: bool,
     /// How it must end.
     pub expected: Vec<Expected>,
 }
@@ -102,6 +104,7 @@ impl Script {
             expiry: lockstep_proto::limits::TX_EXPIRY_EPOCHS,
             acts: Vec::new(),
             traps: Vec::new(),
+            may_stop: false,
             expected: Vec::new(),
         };
         for line in text.lines() {
@@ -138,7 +141,12 @@ impl Script {
             "expiry" => self.expiry = number()?,
             "at" => self.acts.push((number()? * MS, Act(rest[1..].to_vec()))),
             "on" => self.traps.push(rest.to_vec()),
-            "expect" => self.expected.push(expected(rest)?),
+            "may" if rest == ["stop"] => self.may_stop = true,
+            "expect" => {
+                let expected = expected(rest)?;
+                self.may_stop |= expected == Expected::Stopped;
+                self.expected.push(expected);
+            }
             _ => return None,
         }
         Some(())

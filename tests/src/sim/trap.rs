@@ -85,7 +85,9 @@ impl World {
         let entry = self.host_mut(host);
         entry.turns += 1;
         let turn = entry.turns;
-        self.trap.filter(|trap| trap.host == host && trap.turn == turn)
+        let met = self.trap.take_if(|trap| trap.host == host && trap.turn == turn)?;
+        *self.tally.faults.entry("crash_point").or_default() += 1;
+        Some(met)
     }
 
     /// Whether one of these marks, left by a turn at `host`, is one that an ambush waits for.
@@ -109,7 +111,6 @@ impl World {
 
     /// The crash point has come; the turn has been taken but nothing has left.
     pub(super) fn spring(&mut self, trap: Trap, id: ProcId, host: HostId) {
-        self.trap = None;
         match trap.blow {
             Blow::Before | Blow::OutputsLost => self.kill(host),
             Blow::Prefix(links) => {

@@ -3,9 +3,9 @@
 pub mod history;
 pub mod replicas;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use lockstep_proto::ids::{NodeInstance, ViewNumber};
+use lockstep_proto::ids::{NodeId, NodeInstance, ViewNumber};
 use lockstep_proto::view::View;
 
 use super::cluster::Cluster;
@@ -20,11 +20,25 @@ use replicas::LogBook;
 /// Bytes in flight and unsent on one connection beyond which something is not bounded.
 const BACKLOG_MAX: usize = 64 << 20;
 
+/// A view that somebody acted in.
+struct Acted {
+    view: View,
+    by: BTreeSet<NodeId>,
+}
+
+impl Acted {
+    /// Whether it can make a record stable or serve a read: a partition's replicas all act in it.
+    fn is_in_force(&self) -> bool {
+        let placements = &self.view.placements;
+        placements.iter().any(|placement| placement.replicas.iter().all(|n| self.by.contains(n)))
+    }
+}
+
 /// Watches a run while it goes on.
 #[derive(Default)]
 pub struct Watchman {
-    /// Every view anybody ever acted in, by number.
-    views: BTreeMap<ViewNumber, (NodeInstance, View)>,
+    /// Every view anybody ever acted in, by number, and who.
+    views: BTreeMap<ViewNumber, Vec<Acted>>,
     seen: BTreeMap<NodeInstance, ViewNumber>,
     logs: LogBook,
 }
@@ -41,18 +55,22 @@ impl Watchman {
             return;
         }
         self.seen.insert(me, view.number);
-        let view = view.clone();
-        if let Some((first, known)) = self.views.get(&view.number) {
-            if *known != view {
-                let text = format!(
-                    "split: {first} and {me} act in rival views {}: {known:?} and {view:?}",
-                    view.number
-                );
-                world.violation(text);
+        let rivals = self.views.entry(view.number).or_default();
+        match rivals.iter_mut().find(|acted| acted.view == *view) {
+            Some(acted) => {
+                acted.by.insert(me.node);
             }
-            return;
+            None => rivals.push(Acted { view: view.clone(), by: [me.node].into() }),
         }
-        self.views.insert(view.number, (me, view));
+        // A president may find itself alone in a view of its own; that does no harm.
+        let in_force: Vec<&Acted> = rivals.iter().filter(|acted| acted.is_in_force()).collect();
+        if let [first, second, ..] = &in_force[..] {
+            let text = format!(
+                "split: {:?} and {:?} act in rival views: {:?} and {:?}",
+                first.by, second.by, first.view, second.view
+            );
+            world.violation(text);
+        }
     }
 
     /// The sampled checks.

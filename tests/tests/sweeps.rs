@@ -1,0 +1,34 @@
+//! A part of every crash-point sweep; `lockstep-sim --sweep NAME` makes the whole of each.
+
+use lockstep_tests::sim::sweep::{Swept, sweep};
+
+/// Sweeps every `every`-th crash point, which must go well and reach the branches named.
+fn check(what: Swept, every: u64, owed: &[&str]) {
+    let sweep = sweep(what, 1, every, 2);
+    assert!(sweep.failed.is_empty(), "{:#?}", sweep.failed);
+    assert!(sweep.runs >= 40, "only {} runs", sweep.runs);
+    let missing: Vec<&&str> = owed.iter().filter(|mark| !sweep.marks.contains(**mark)).collect();
+    assert!(missing.is_empty(), "never reached: {missing:?} in {:?}", sweep.marks);
+}
+
+#[test]
+fn a_node_fails_at_steps_of_commits() {
+    let owed = ["takeover_commits", "coordinator_asks_anew"];
+    check(Swept::Commit, 16, &owed);
+}
+
+#[test]
+fn another_node_fails_at_steps_of_a_view_change() {
+    let owed = ["president_takeover", "proposal_superseded"];
+    check(Swept::View, 30, &owed);
+}
+
+#[test]
+fn another_node_fails_while_a_silent_one_is_dropped() {
+    check(Swept::Silence, 90, &["suspected_by_silence", "lease_wait"]);
+}
+
+#[test]
+fn a_node_or_the_arbitrator_fails_while_two_halves_ask() {
+    check(Swept::Arbitration, 30, &["arbitrator_granted", "arbitrator_refused"]);
+}
