@@ -87,8 +87,8 @@ impl Swept {
     fn window(self) -> (u64, u64) {
         match self {
             Self::Commit | Self::View => (20 * MS, 32 * MS),
-            Self::Silence => (410 * MS, 450 * MS),
-            Self::Arbitration => (410 * MS, 520 * MS),
+            Self::Silence => (440 * MS, 480 * MS),
+            Self::Arbitration => (480 * MS, 560 * MS),
         }
     }
 
@@ -136,7 +136,7 @@ pub fn sweep(what: Swept, seed: u64, every: u64, threads: usize) -> Sweep {
         // Another blow at each turn of a thinned sweep, so that all get their share.
         for (at, turn) in (first + 1..=last).enumerate() {
             for (index, blow) in BLOWS.iter().enumerate() {
-                if (at * BLOWS.len() + index) as u64 % every == 0 {
+                if ((at * BLOWS.len() + index) as u64).is_multiple_of(every) {
                     traps.push((*name, Trap { host, turn, blow: *blow }));
                 }
             }

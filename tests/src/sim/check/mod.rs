@@ -32,13 +32,18 @@ impl Acted {
         let placements = &self.view.placements;
         placements.iter().any(|placement| placement.replicas.iter().all(|n| self.by.contains(n)))
     }
+
+    /// Whether this view can have been made of that older one.
+    fn comes_of(&self, older: &Self) -> bool {
+        self.view.members.iter().all(|member| older.view.contains(member.instance))
+    }
 }
 
 /// Watches a run while it goes on.
 #[derive(Default)]
 pub struct Watchman {
-    /// Every view anybody ever acted in, by number, and who.
-    views: BTreeMap<ViewNumber, Vec<Acted>>,
+    /// Every view anybody ever acted in, and who.
+    views: BTreeMap<ViewNumber, Acted>,
     seen: BTreeMap<NodeInstance, ViewNumber>,
     logs: LogBook,
 }
@@ -55,19 +60,22 @@ impl Watchman {
             return;
         }
         self.seen.insert(me, view.number);
-        let rivals = self.views.entry(view.number).or_default();
-        match rivals.iter_mut().find(|acted| acted.view == *view) {
-            Some(acted) => {
-                acted.by.insert(me.node);
-            }
-            None => rivals.push(Acted { view: view.clone(), by: [me.node].into() }),
+        let fresh = || Acted { view: view.clone(), by: BTreeSet::new() };
+        let mine = self.views.entry(view.number).or_insert_with(fresh);
+        if mine.view != *view {
+            let text = format!("split: {me} and {:?} act in two views {}", mine.by, view.number);
+            world.violation(text);
+            return;
         }
-        // A president may find itself alone in a view of its own; that does no harm.
-        let in_force: Vec<&Acted> = rivals.iter().filter(|acted| acted.is_in_force()).collect();
-        if let [first, second, ..] = &in_force[..] {
+        mine.by.insert(me.node);
+        // Views that are in force come of each other, so members only ever go. A president may
+        // find itself alone in a view of its own: that one is not in force and does no harm.
+        let in_force: Vec<&Acted> = self.views.values().filter(|v| v.is_in_force()).collect();
+        let split = in_force.windows(2).find(|pair| !pair[1].comes_of(pair[0]));
+        if let Some([older, newer]) = split {
             let text = format!(
-                "split: {:?} and {:?} act in rival views: {:?} and {:?}",
-                first.by, second.by, first.view, second.view
+                "split: {:?} act in {} and {:?} in {}, which does not come of it",
+                older.by, older.view.number, newer.by, newer.view.number
             );
             world.violation(text);
         }
