@@ -20,8 +20,9 @@ use lockstep_proto::wire::shard_control::ShardControl;
 use lockstep_proto::wire::{codec, kind};
 use lockstep_tests::harness::lists::List;
 use lockstep_tests::harness::logs;
-use lockstep_tests::harness::processes::{Cluster, Form};
+use lockstep_tests::harness::processes::{Cluster, Form, Running};
 use lockstep_tests::harness::raw::{RawClient, hello};
+use lockstep_tests::harness::wait::until;
 use lockstep_tests::harness::watch::ViewWatch;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_lockstep-under-test");
@@ -69,6 +70,13 @@ fn malformed(cluster: &Cluster, node: u16) -> u64 {
     status.expect("a status").malformed
 }
 
+/// What went wrong at the edge of a process was counted; the log shows each count's first tick.
+#[track_caller]
+fn assert_counted(process: &Running, count: &str) {
+    let log = process.log();
+    assert!(log.contains(&format!("count=\"{count}\"")), "{count} is not in {log}");
+}
+
 fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
     let length = u32::try_from(body.len() + 1).expect("small");
     [&length.to_le_bytes()[..], &[kind], body].concat()
@@ -103,6 +111,11 @@ fn strangers_at_the_door_are_turned_away() {
         raw.send(&[40, 0]).expect("sent");
         raw.vanish();
         RawClient::connect(addr).expect("connected").end();
+    }
+    for process in [&cluster.mgmt, &cluster.nodes[0]] {
+        for count in ["hello_malformed", "hello_late"] {
+            assert_counted(process, count);
+        }
     }
     still_serves(&cluster, 1);
 }
@@ -141,6 +154,7 @@ fn a_wrong_hello_is_answered_with_the_reason() {
         }
         raw.end();
     }
+    assert_counted(&cluster.nodes[0], "hello_refused");
     still_serves(&cluster, 2);
 }
 
@@ -183,6 +197,7 @@ fn oversized_and_half_sent_frames_cost_nobody_anything() {
     let mut raw = RawClient::welcomed(addr, Wanted::Any).expect("welcomed");
     raw.send(&over.to_le_bytes()).expect("sent");
     raw.end();
+    assert_counted(&cluster.nodes[0], "frame_malformed");
     // Hundreds of clients claim four mebibytes each, send a little, and wait.
     let most = u32::try_from(FRAME_BYTES_MAX).expect("fits");
     let claims: Vec<RawClient> = (0..300)
@@ -220,6 +235,7 @@ fn a_client_that_never_reads_its_answers_disturbs_nobody() {
         connect(&cluster).await.status(NodeId(1), ShardId(0)).await.expect("a status")
     });
     assert!(status.rss_bytes < 400 << 20, "{} bytes of answers", status.rss_bytes);
+    assert_counted(&cluster.nodes[0], "client_paused");
     still_serves(&cluster, 6);
     raw.vanish();
     still_serves(&cluster, 7);
@@ -323,4 +339,59 @@ fn mistakes_of_applications_have_a_kind_and_no_effect() {
         assert_eq!(lists.get(1_u64).await.expect("read").expect("there").elements, [1]);
     });
     still_serves(&cluster, 9);
+}
+
+#[test]
+fn memory_that_is_used_up_refuses_writes_and_nothing_else() {
+    let form = Form { mgmt_args: vec!["--data-memory", "1MiB"], ..Form::pair() };
+    let cluster = Cluster::start(Path::new(BINARY), &form);
+    block_on(async {
+        let client = connect(&cluster).await;
+        client.create_table(TableBuilder::of::<List>()).await.expect("made");
+        let lists = client.table::<List>();
+        let row = |id| List { id, elements: vec![id.to_le_bytes()[0]; 4_000] };
+        let mut held = 0;
+        let error = loop {
+            assert!(held < 1_000, "four megabytes fit into one");
+            match lists.insert(&row(held)).await {
+                Ok(()) => held += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(held > 100, "only {held} rows fit");
+        assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
+        assert_eq!(error.outcome(), Outcome::NotApplied, "{error}");
+        assert!(!error.is_retryable(), "{error}");
+        assert!(lists.get(held).await.expect("read").is_none(), "refused without effect");
+        for id in 0..held {
+            assert_eq!(lists.get(id).await.expect("read").expect("there"), row(id));
+        }
+        // Deleting makes room again.
+        for id in 0..20 {
+            lists.delete(id).await.expect("deleted");
+        }
+        lists.insert(&row(held)).await.expect("there is room");
+    });
+    still_serves(&cluster, 10);
+}
+
+#[test]
+fn a_second_node_of_one_id_is_refused_and_the_cluster_forms_without_it() {
+    let mut cluster = Cluster::empty(Path::new(BINARY), &Form::pair());
+    let mut first = cluster.start_node(1, "n1", &[]);
+    until("the first report", || first.log().contains("1 of 2 data nodes").then_some(()));
+    let mut second = cluster.start_node(1, "n1-too", &[]);
+    assert!(!second.ended().success());
+    let log = second.log();
+    assert!(log.contains("node id 1 is taken"), "{log}");
+    assert!(first.is_running(), "{}", first.log());
+    let other = cluster.start_node(2, "n2", &[]);
+    cluster.nodes = vec![first, other];
+    let mut watch = ViewWatch::open(cluster.mgmt_addr).expect("the management server listens");
+    let (view, _) = watch.until("the first view", |_| true);
+    assert_eq!(view.members.len(), 2);
+    block_on(async {
+        let client = connect(&cluster).await;
+        client.create_table(TableBuilder::of::<List>()).await.expect("made");
+    });
 }

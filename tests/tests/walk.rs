@@ -47,18 +47,23 @@ fn name(id: u64) -> String {
 
 fn airport(id: u64, steps: i64) -> String {
     let degrees = (id as f64 - 300.5) / 1.7;
-    let iata = if id % 5 == 0 { String::new() } else { format!("A{id:03}") };
+    let iata = if id.is_multiple_of(5) { String::new() } else { format!("A{id:03}") };
     format!("{id},{},{iata},{degrees},{}\n", name(id), altitude(id) + steps)
 }
 
 fn airline(id: u64) -> String {
-    format!("{},{},{}\n", id.cast_signed() - 1, name(id), if id % 2 == 0 { "Y" } else { "N" })
+    format!(
+        "{},{},{}\n",
+        id.cast_signed() - 1,
+        name(id),
+        if id.is_multiple_of(2) { "Y" } else { "N" }
+    )
 }
 
 fn route(id: u64) -> String {
     let or_null = |id: u64, null: bool| if null { String::new() } else { id.to_string() };
-    let from = or_null(1 + id * 7 % AIRPORTS, id % 31 == 0);
-    let to = or_null(1 + id * 11 % AIRPORTS, id % 37 == 0);
+    let from = or_null(1 + id * 7 % AIRPORTS, id.is_multiple_of(31));
+    let to = or_null(1 + id * 11 % AIRPORTS, id.is_multiple_of(37));
     format!("{id},{},{from},{to},0\n", id % AIRLINES)
 }
 

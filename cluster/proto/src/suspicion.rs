@@ -177,6 +177,14 @@ impl Suspicion {
         ended.map(|peer| peer.evidence = Evidence::Dead).is_some()
     }
 
+    /// Nobody listens where `peer` did when the cluster was made: there is nothing that the start-up
+    /// grace could wait for. It is silent from now on, like one that was heard; no proof of death.
+    pub fn never_came(&mut self, peer: NodeInstance, now: Instant) {
+        if let Some(peer) = self.peer_mut(peer) {
+            peer.heard = peer.heard.min(now);
+        }
+    }
+
     /// Whether the death-watch of `peer` ended and its death is still to be made sure of.
     #[must_use]
     pub fn wants_proof(&self, peer: NodeInstance) -> bool {
@@ -489,6 +497,18 @@ mod tests {
         check(&mut s, 700, &[]);
         s.says_unheard(node(4), &[NodeId(3)], at(650));
         check(&mut s, 700, &[(3, Reason::Asymmetric)]);
+    }
+
+    #[test]
+    fn a_node_that_died_before_its_first_word_is_not_waited_for_where_nobody_listens() {
+        let mut s = Suspicion::new(node(1), &view(3), at(0), Duration::from_secs(5));
+        s.never_came(node(2), at(100));
+        check(&mut s, 450, &[]);
+        s.heard(node(3), at(500));
+        s.never_came(node(3), at(510));
+        s.says_unheard(node(3), &[NodeId(2)], at(520));
+        check(&mut s, 520, &[(2, Reason::Silent)]);
+        check(&mut s, 901, &[(2, Reason::Silent), (3, Reason::Silent)]);
     }
 
     #[test]

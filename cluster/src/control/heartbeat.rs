@@ -159,6 +159,8 @@ impl ControlCore {
                         out.mark("known_dead_too_late");
                     }
                     self.on_known_dead(now, out);
+                } else if self.view.config.peer_death_by_fin {
+                    self.suspicion.never_came(node, now);
                 }
             }
         }

@@ -64,22 +64,31 @@ async fn collect(client: &Client) -> CliResult<Page> {
     Ok(page)
 }
 
+/// Asks all nodes at once: one that is silent does not keep the others waiting.
 async fn collect_in(client: &Client, view: Arc<View>) -> Page {
     let view = View::clone(&view);
+    let ask = |member: &Member| tokio::spawn(ask_node(client.clone(), member.clone()));
+    let asked: Vec<_> = view.members.iter().map(ask).collect();
     let mut nodes = Vec::new();
-    for member in view.members.clone() {
-        let mut shards = Vec::new();
-        for shard in (0..member.shards).map(ShardId) {
-            let asked = client.status(member.instance.node, shard);
-            match tokio::time::timeout(NODE_TIMEOUT, asked).await {
-                Ok(Ok(status)) => shards.push(*status),
-                // A node that is silent is shown as such; its other shards are not asked.
-                Ok(Err(_)) | Err(_) => break,
-            }
-        }
-        nodes.push(NodeReport { member, shards });
+    for (member, asked) in view.members.iter().zip(asked) {
+        // A task that ended badly has learnt nothing: the node is shown as silent.
+        let shards = asked.await.unwrap_or_default();
+        nodes.push(NodeReport { member: member.clone(), shards });
     }
     Page { view, nodes }
+}
+
+/// What the shards of one node say, up to the first that does not answer.
+async fn ask_node(client: Client, member: Member) -> Vec<ShardStatus> {
+    let mut shards = Vec::new();
+    for shard in (0..member.shards).map(ShardId) {
+        let asked = client.status(member.instance.node, shard);
+        match tokio::time::timeout(NODE_TIMEOUT, asked).await {
+            Ok(Ok(status)) => shards.push(*status),
+            Ok(Err(_)) | Err(_) => break,
+        }
+    }
+    shards
 }
 
 /// How the cluster is doing.
@@ -89,6 +98,8 @@ enum Health {
     Healthy,
     /// It serves, with fewer replicas than it should have, or with silent nodes.
     Degraded,
+    /// Of some node group nobody answers: its rows are out of reach.
+    Down,
 }
 
 impl Health {
@@ -96,6 +107,7 @@ impl Health {
         match self {
             Self::Healthy => "healthy",
             Self::Degraded => "degraded",
+            Self::Down => "down",
         }
     }
 }
@@ -103,8 +115,17 @@ impl Health {
 impl Page {
     fn health(&self) -> Health {
         let wanted = self.view.config.replicas;
-        let full = self.view.groups().iter().all(|group| self.serving_in(*group) >= wanted);
-        if full { Health::Healthy } else { Health::Degraded }
+        match self.smallest_group() {
+            0 => Health::Down,
+            count if count >= wanted => Health::Healthy,
+            _ => Health::Degraded,
+        }
+    }
+
+    /// How many nodes serve in the node group with the fewest.
+    fn smallest_group(&self) -> u16 {
+        let groups = self.view.groups();
+        groups.iter().map(|group| self.serving_in(*group)).min().unwrap_or_default()
     }
 
     /// How many nodes of a group answer. A silent one is not there to take over from another.
@@ -116,8 +137,7 @@ impl Page {
 
     /// How many nodes may be lost, one after the other, whichever they are.
     fn can_lose(&self) -> u16 {
-        let smallest = self.view.groups().iter().map(|group| self.serving_in(*group)).min();
-        smallest.unwrap_or_default().saturating_sub(1)
+        self.smallest_group().saturating_sub(1)
     }
 
     fn epoch(&self) -> u64 {
@@ -144,6 +164,7 @@ impl Page {
             "clients", "address",
         ];
         let lose = match self.can_lose() {
+            _ if self.health() == Health::Down => "of a node group nobody answers".to_owned(),
             0 => "no node may be lost in the smallest group".to_owned(),
             1 => "can lose 1 more node".to_owned(),
             n => format!("can lose {n} more nodes"),

@@ -17,7 +17,7 @@ use crate::sim::rng::Rng;
 
 record! {
     /// A list: elements of eight bytes each.
-    #[derive(Clone, Debug)]
+    #[derive(Clone, PartialEq, Debug)]
     pub struct List in "lists" {
         /// Which list.
         #[key]

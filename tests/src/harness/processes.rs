@@ -161,6 +161,27 @@ impl Cluster {
     /// If one cannot be started.
     #[must_use]
     pub fn start_with(binary: &Path, form: &Form, flags: impl Fn(u16) -> Vec<String>) -> Self {
+        let mut cluster = Self::empty(binary, form);
+        for node in 1..=form.groups * form.replicas {
+            let zone = form.zones.get(usize::from(node - 1) % form.zones.len().max(1));
+            let flags = flags(node);
+            let mut extra: Vec<&str> = zone.iter().flat_map(|zone| ["--zone", zone]).collect();
+            extra.extend(flags.iter().map(String::as_str));
+            let running = cluster.start_node(node, &format!("n{node}"), &extra);
+            cluster.nodes.push(running);
+        }
+        for node in &mut cluster.nodes {
+            node.addr();
+        }
+        cluster
+    }
+
+    /// Starts the management server only: it waits for data nodes.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn empty(binary: &Path, form: &Form) -> Self {
         let dir = tempfile::tempdir().expect("temporary directory");
         let words = |word: &str| OsString::from(word);
         let mut args: Vec<OsString> = ["run", "mgmt", "--listen", "127.0.0.1:0"].map(words).into();
@@ -174,20 +195,7 @@ impl Cluster {
         args.extend(["--dir".into(), dir.path().join("mgmt").into()]);
         let mut mgmt = Running::start(binary, "mgmt", dir.path(), &args);
         let mgmt_addr = mgmt.addr();
-        let mut cluster =
-            Self { binary: binary.to_owned(), mgmt, mgmt_addr, nodes: Vec::new(), dir };
-        for node in 1..=form.groups * form.replicas {
-            let zone = form.zones.get(usize::from(node - 1) % form.zones.len().max(1));
-            let flags = flags(node);
-            let mut extra: Vec<&str> = zone.iter().flat_map(|zone| ["--zone", zone]).collect();
-            extra.extend(flags.iter().map(String::as_str));
-            let running = cluster.start_node(node, &format!("n{node}"), &extra);
-            cluster.nodes.push(running);
-        }
-        for node in &mut cluster.nodes {
-            node.addr();
-        }
-        cluster
+        Self { binary: binary.to_owned(), mgmt, mgmt_addr, nodes: Vec::new(), dir }
     }
 
     /// Starts a data node that wishes to be `node`, in the directory `dir` of the cluster's.

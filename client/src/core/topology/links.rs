@@ -56,6 +56,9 @@ impl Topology {
         if self.links.len() <= slot {
             self.links.resize_with(slot + 1, || None);
         }
+        if let (None, Peer::Mgmt(id)) = (&self.view, peer) {
+            self.trouble = format!("{id} is there, but waits for the data nodes of its cluster");
+        }
         self.links[slot] = Some(Link { id: link, peer, up: now, heard: now, probed: None });
         watch_view(link, out);
         self.reroute();
