@@ -13,6 +13,7 @@ use lockstep_proto::schema::{ColumnDef, TableDef};
 use lockstep_proto::value::Value;
 use lockstep_proto::wire::op::{OpKind, OpList, OpResult};
 use parking_lot::RwLock;
+use tokio::time::Instant;
 
 use crate::catalog::results_of;
 use crate::client::Shared;
@@ -267,22 +268,35 @@ impl TableCore {
 }
 
 /// Counts tries with definitions that turned out to be out of date.
-#[derive(Default)]
-pub(crate) struct StaleTries(u32);
+pub(crate) struct StaleTries {
+    count: u32,
+    /// Until when a table that is known to be on its way is waited for.
+    give_up: Instant,
+}
 
 impl StaleTries {
+    /// For one call, which may take until the deadline of its client.
+    pub(crate) fn new(deadline: Duration) -> Self {
+        Self { count: 0, give_up: Instant::now() + deadline }
+    }
+
     /// Waits before another try; false if there have been enough. The first is free.
-    pub(crate) async fn wait(&mut self) -> bool {
-        if self.0 > 0 {
-            tokio::time::sleep(STALE_WAIT * (1 << self.0.min(4))).await;
+    pub(crate) async fn wait(&mut self, code: Code) -> bool {
+        if self.count > 0 {
+            tokio::time::sleep(STALE_WAIT * (1 << self.count.min(4))).await;
         }
-        self.0 += 1;
-        self.0 <= STALE_TRIES_MAX
+        self.count += 1;
+        match code {
+            Code::NotServing => Instant::now() < self.give_up,
+            _ => self.count <= STALE_TRIES_MAX,
+        }
     }
 }
 
+/// Whether a definition is out of date, or ahead of a replica: that one has a creation prepared,
+/// which was acknowledged, but not its commit.
 fn is_stale(code: Code) -> bool {
-    matches!(code, Code::WrongSchema | Code::NoSuchTable)
+    matches!(code, Code::WrongSchema | Code::NoSuchTable | Code::NotServing)
 }
 
 /// Encodes the operations of one request; returns the bindings and keys.
@@ -301,7 +315,7 @@ pub(crate) async fn encode(
 
 /// Carries out operations outside of transactions, anew if a table definition is out of date.
 pub(crate) async fn run(shared: &Shared, items: &[Item], how: How) -> Result<Ran> {
-    let mut tries = StaleTries::default();
+    let mut tries = StaleTries::new(shared.deadline);
     loop {
         let mut ops = OpList::default();
         let subjects = encode(items, &mut ops).await?;
@@ -318,7 +332,7 @@ pub(crate) async fn run(shared: &Shared, items: &[Item], how: How) -> Result<Ran
         };
         let error = explain(error, items, &subjects);
         let stale = items.iter().fold(false, |stale, item| item.table.forget(&error) | stale);
-        if !stale || !tries.wait().await {
+        if !stale || !tries.wait(error.error_code()).await {
             return Err(error);
         }
     }

@@ -172,7 +172,7 @@ impl Tx {
 
     /// Carries out operations in the transaction.
     pub(crate) async fn run(&self, items: &[Item]) -> Result<Ran> {
-        let mut tries = StaleTries::default();
+        let mut tries = StaleTries::new(self.0.steps.shared().deadline);
         loop {
             let mut ops = OpList::default();
             let subjects = encode(items, &mut ops).await?;
@@ -182,7 +182,7 @@ impl Tx {
             items.iter().for_each(|item| {
                 item.table.forget(&error);
             });
-            if !tries.wait().await {
+            if !tries.wait(code).await {
                 return Err(error);
             }
         }

@@ -281,6 +281,36 @@ async fn a_table_that_was_dropped_and_made_anew_is_found_by_old_handles() {
     assert_eq!(other.table::<Account>().get(1_u64).await.unwrap(), Some(account(1, 1)));
 }
 
+/// The answer to a creation comes before its commit at the replicas. Who is told is not to notice.
+#[tokio::test]
+async fn a_table_serves_everywhere_from_the_moment_its_maker_is_told() {
+    let world = World::start(2, 2);
+    let db = world.client("a").connect().await.unwrap();
+    for round in 0..30 {
+        let name = format!("accounts_{round}");
+        let made = TableBuilder::new(&name).column("id", ColumnType::U64).key(["id"]);
+        db.create_table(made).await.unwrap();
+        let table = db.table_named(&name).await.unwrap();
+        let mut asked = Vec::new();
+        for id in 0..24_u64 {
+            for node in [1, 2] {
+                let copy = table.reading_from(ReadFrom::Node(NodeId(node)));
+                asked
+                    .push(tokio::spawn(async move { copy.get(id).await.map(|row| row.is_some()) }));
+            }
+            let (db, name) = (db.clone(), name.clone());
+            asked.push(tokio::spawn(async move {
+                let tx = db.begin().await?;
+                let row = tx.table_named(&name).get(id).await?;
+                tx.commit().await.map(|()| row.is_some())
+            }));
+        }
+        for asked in asked {
+            assert!(!asked.await.unwrap().unwrap(), "the table is empty");
+        }
+    }
+}
+
 #[tokio::test]
 async fn every_replica_scans_to_the_same_rows() {
     let world = World::start(2, 2);
