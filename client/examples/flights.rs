@@ -2,6 +2,7 @@
 //!
 //! ```sh
 //! lockstep table import airports.csv --key airport_id       # and airlines, routes
+//! export LOCKSTEP_URL=lockstep://127.0.0.1:PORT             # as `lockstep dev status` says
 //! cargo run --release -p lockstep-client --example flights 30 > changes.csv &
 //! lockstep dev kill 2
 //! ```

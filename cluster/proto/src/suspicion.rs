@@ -177,8 +177,9 @@ impl Suspicion {
         ended.map(|peer| peer.evidence = Evidence::Dead).is_some()
     }
 
-    /// Nobody listens where `peer` did when the cluster was made: there is nothing that the start-up
-    /// grace could wait for. It is silent from now on, like one that was heard; no proof of death.
+    /// Nobody listens where `peer` did when the cluster was made: there is nothing that the
+    /// start-up grace could wait for. It is silent from now on, like one that was heard; that is
+    /// no proof of death.
     pub fn never_came(&mut self, peer: NodeInstance, now: Instant) {
         if let Some(peer) = self.peer_mut(peer) {
             peer.heard = peer.heard.min(now);
