@@ -29,6 +29,13 @@ fn refused(ran: &Ran, code: i32, says: &str) {
     assert!(ran.stderr.contains(says), "{ran:?}");
 }
 
+/// What `dev status` says of a data node's process.
+fn state_of(user: &User, node: usize) -> String {
+    let ran = user.runs("dev status -o json");
+    let told: Value = serde_json::from_str(&ran.stdout).expect("an object");
+    told["nodes"][node - 1]["state"].as_str().expect("a word").to_owned()
+}
+
 /// Every helper here reads a command's output to its end, which comes only when no process holds
 /// the other end of the pipe: a child that kept it would hang the test.
 #[test]
@@ -62,21 +69,18 @@ fn a_cluster_serves_when_start_returns_and_is_gone_when_stop_does() {
 fn a_paused_node_is_silent_and_a_killed_one_gone() {
     let (user, _) = user_with_pair("");
     assert_eq!(user.asked("dev pause n2")["done"], "paused");
-    let ran = user.runs("dev status -o json");
-    assert_eq!(ran.code, Some(4), "{ran:?}");
-    let told: Value = serde_json::from_str(&ran.stdout).expect("an object");
-    assert_eq!(told["nodes"][1]["state"], "paused");
+    until("the kernel to pause it", || (state_of(&user, 2) == "paused").then_some(()));
+    assert_eq!(user.runs("dev status").code, Some(4));
     until("the cluster to go on without it", || {
         let status = user.asked("status");
         (status["view"] == 2 && status["can_lose"] == 0).then_some(())
     });
     assert_eq!(user.runs("status --check").code, Some(4));
     assert_eq!(user.asked("dev continue 2")["done"], "continued");
-    until("it to find that it is excluded", || {
-        let ran = user.runs("dev kill 2");
-        (ran.code == Some(5) && ran.stderr.contains("gone already")).then_some(())
-    });
+    until("it to find that it is excluded", || (state_of(&user, 2) == "gone").then_some(()));
+    refused(&user.runs("dev kill 2"), 5, "gone already");
     assert_eq!(user.asked("dev kill 1")["done"], "killed");
+    until("the kernel to end it", || (state_of(&user, 1) == "gone").then_some(()));
     let status = user.asked("status --timeout 5s");
     assert_eq!((&status["health"], &status["can_lose"]), (&"down".into(), &0.into()));
     let stopped = user.asked("dev stop");
