@@ -24,6 +24,8 @@ pub enum Event {
     Stored(HostId, u32),
     /// The next step of the fault plan.
     Fault,
+    /// A fault that a watched frame has provoked.
+    Provoked(usize),
     /// A fault ends.
     Restore(u32),
     /// Time for the sampled checks.

@@ -48,6 +48,9 @@ pub enum Fault {
     /// What the shards of one host send those of another arrives only after so long, while
     /// everything else between them passes.
     Stall(HostId, HostId, u64),
+    /// What the control core of one host sends that of another arrives only after so long, while
+    /// everything else between them passes.
+    Mute(HostId, HostId, u64),
     /// The first host loses its connections to the second; what it has sent on them arrives all
     /// the same, so much later.
     Linger(HostId, HostId, u64),
@@ -89,6 +92,7 @@ impl Fault {
             Self::Flap(..) => "flap",
             Self::Burden(..) => "slow_processor",
             Self::Stall(..) => "stalled_link",
+            Self::Mute(..) => "muted_control",
             Self::Linger(..) => "lingering_bytes",
         }
     }
@@ -133,7 +137,12 @@ impl World {
                 }
             }
             Fault::Flap(a, b, times, length) => self.flap(a, b, times, length),
-            Fault::Stall(a, b, length) => self.stall(a, b, now + length),
+            Fault::Stall(a, b, length) => {
+                self.stall(a, b, now + length, |core| matches!(core, Core::Shard(_)));
+            }
+            Fault::Mute(a, b, length) => {
+                self.stall(a, b, now + length, |core| matches!(core, Core::Control(_)));
+            }
             Fault::Linger(a, b, late) => self.linger(a, b, now + late),
             Fault::Burden(host, factor, length) => {
                 self.host_mut(host).slowness = factor;
@@ -170,12 +179,12 @@ impl World {
         self.restore_later(2 * length, Ending::FlapOn(a, b, times - 1, length));
     }
 
-    fn stall(&mut self, a: HostId, b: HostId, until: u64) {
+    fn stall(&mut self, a: HostId, b: HostId, until: u64, between: impl Fn(&Core) -> bool) {
         for key in self.net.keys_between(a, b) {
             let ends = self.net.conn(key).expect("listed").ends;
-            let is_shard =
-                |end: &End| matches!(self.procs[end.proc.index()].core, Some(Core::Shard(_)));
-            if ends.iter().all(is_shard) {
+            let meant =
+                |end: &End| self.procs[end.proc.index()].core.as_ref().is_some_and(&between);
+            if ends.iter().all(meant) {
                 self.hold_back(key, usize::from(ends[0].host != a), until);
             }
         }

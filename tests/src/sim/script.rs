@@ -6,13 +6,14 @@
 //! * `at MS kill|power_off|terminate|restart HOST`, `at MS pause HOST MS [holding]`,
 //!   `at MS cut HOST HOST MS [oneway] [reject]`, `at MS split A,B | C,D MS [reject]`,
 //!   `at MS slow HOST HOST EXTRA_MS MS`, `at MS clog HOST HOST MS`, `at MS flap HOST HOST MS`,
-//!   `at MS stall HOST HOST MS`, `at MS linger HOST HOST MS`, `at MS break HOST HOST`,
-//!   `at MS burden HOST FACTOR MS`, `at MS ghost NODE`: what happens, counted from the start of
-//!   the work;
+//!   `at MS stall HOST HOST MS`, `at MS mute HOST HOST MS`, `at MS linger HOST HOST MS`,
+//!   `at MS break HOST HOST`, `at MS burden HOST FACTOR MS`, `at MS ghost NODE`: what happens,
+//!   counted from the start of the work;
 //! * `on MESSAGE [from HOST] [to HOST] [#N] kill [HOST] before|after`: a death at one message;
 //! * `on MESSAGE [from HOST] [to HOST] [#N] break`: the message is lost with its connection;
 //! * `on MESSAGE [from HOST] [to HOST] [#N] stall MS`: it arrives that much later, and what follows
 //!   it on its connection too;
+//! * `on MESSAGE [from HOST] [to HOST] [#N] do FAULT`: what may stand after `at MS`, at a message;
 //! * `on mark NAME [at HOST] [#N] BLOW`: a blow (`before_outputs`, `only_clients`, `prefix N`,
 //!   `cut_off`, `pause MS`) when a rare branch is reached;
 //! * `expect members HOST…`, `expect stopped`, `expect mark NAME`: how it must end, beside
@@ -215,6 +216,7 @@ impl Act {
             "flap" => Fault::Flap(one(1)?, one(2)?, 5, ms(3)?),
             "break" => Fault::Break(one(1)?, one(2)?),
             "burden" => Fault::Burden(one(1)?, ms(2)? / MS, ms(3)?),
+            "mute" => Fault::Mute(one(1)?, one(2)?, ms(3)?),
             "stall" => Fault::Stall(one(1)?, one(2)?, ms(3)?),
             "linger" => Fault::Linger(one(1)?, one(2)?, ms(3)?),
             "restart" => return Some(Deed::Restart(one(1)?)),
@@ -263,7 +265,11 @@ fn arm_one(world: &mut World, words: &[String]) -> Option<()> {
         return Some(());
     }
     let has = |word: &str| words.iter().any(|other| other == word);
-    let price = if let Some(length) = after("stall") {
+    let price = if let Some(at) = words.iter().position(|word| word == "do") {
+        let Deed::Fault(fault) = Act(words[at + 1..].to_vec()).find(world)? else { return None };
+        world.provoked.push(fault);
+        Price::Fault(world.provoked.len() - 1)
+    } else if let Some(length) = after("stall") {
         Price::Time(length.parse::<u64>().ok()? * MS)
     } else if has("break") {
         Price::Connection

@@ -1,6 +1,7 @@
 //! Crash points and wire watches: the two ways in which sweeps and scenarios take hold of a run at
 //! one exact event.
 
+use super::event::Event;
 use super::host::{HostId, Life, ProcId};
 use super::net::{ConnKey, Cut};
 use super::trace::message_name;
@@ -49,6 +50,8 @@ pub enum Price {
     Connection,
     /// The connection carries nothing more that way for so long, from this frame on.
     Time(u64),
+    /// This happens when it has left: the fault of that number in [`World::provoked`].
+    Fault(usize),
 }
 
 /// A frame on the wire at which something happens.
@@ -174,6 +177,10 @@ impl World {
                     Price::Time(length) => {
                         *self.tally.faults.entry("stalled_at_message").or_default() += 1;
                         self.hold_back(key, from, self.now + length);
+                        return false;
+                    }
+                    Price::Fault(index) => {
+                        self.agenda.push(self.now, Event::Provoked(index));
                         return false;
                     }
                 }

@@ -73,6 +73,8 @@ pub struct World {
     pub trap: Option<Trap>,
     /// What a scenario waits for on the wire.
     pub watches: Vec<Watch>,
+    /// Faults that watched frames provoke.
+    pub provoked: Vec<super::faults::Fault>,
     /// Whom a watched frame has just cost.
     pub condemned: Option<HostId>,
     /// The rare branch at which somebody is struck.
@@ -103,6 +105,7 @@ impl World {
             trace: Trace::default(),
             trap: None,
             watches: Vec::new(),
+            provoked: Vec::new(),
             condemned: None,
             ambush: None,
             clock_before_socket: false,
@@ -181,6 +184,10 @@ impl World {
             Event::DialTimeout(dial) => self.on_dial_timeout(dial),
             Event::Stored(host, number) => self.on_stored(host, number),
             Event::Restore(index) => self.on_restore(index),
+            Event::Provoked(index) => {
+                let fault = self.provoked[index].clone();
+                self.strike(&fault);
+            }
             Event::Fault | Event::Check => {}
         }
         Some(event)
