@@ -71,3 +71,18 @@ pub const ADDR_BYTES_MAX: usize = 256;
 /// Answers of a management server that wait for its disk; more are dropped, and who asked asks
 /// again.
 pub const ANSWERS_HELD_MAX: usize = 100_000;
+
+/// Bytes of a redo segment: small enough that space comes back in steps, large enough that a busy
+/// shard makes a new file every second at most.
+pub const REDO_SEGMENT_BYTES: u64 = 64 << 20;
+
+/// Bytes of records after which a redo group is handed to the disk without waiting for its epoch:
+/// bounds the buffers, and the write that one damaged group costs.
+pub const REDO_GROUP_BYTES: usize = 1 << 20;
+
+/// Bytes after which a block of a checkpoint is full: what one core loads in well under a
+/// millisecond, and what one checksum has to vouch for.
+pub const CHECKPOINT_BLOCK_BYTES: usize = 256 << 10;
+
+/// Most slices a partition's rows are cut into for checkpoints: a restore reads as many files.
+pub const CHECKPOINT_SLICES_MAX: u16 = 1024;
