@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::net::TcpStream;
 
 use crate::handshake;
-use crate::limits::DIAL_TIME_MAX;
+use crate::limits::{DIAL_TIME_MAX, UNACKNOWLEDGED_MAX};
 use crate::link::reset_on_drop;
 
 /// What every dial of one core has in common.
@@ -116,10 +116,26 @@ async fn connect(addr: &str) -> Result<TcpStream, DialError> {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         stream.set_nodelay(true)?;
+        socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))?;
         Ok(stream)
     });
     connected.map_err(|error| match error.kind() {
         io::ErrorKind::ConnectionRefused => DialError::Refused,
         _ => DialError::Failed,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dialled_link_does_not_wait_for_acknowledgements_for_ever() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let stream = connect(&addr).await.unwrap();
+        let limit = socket2::SockRef::from(&stream).tcp_user_timeout().unwrap();
+        assert_eq!(limit, Some(UNACKNOWLEDGED_MAX));
+        assert!(stream.nodelay().unwrap());
+    }
 }

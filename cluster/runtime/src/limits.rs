@@ -41,6 +41,14 @@ pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 /// See [`KEEPALIVE_IDLE`].
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How long bytes between two nodes may stay unacknowledged by the other kernel before the link
+/// ends: one that is dead in the middle of the network, while heartbeats pass on another, is then
+/// made anew, and what was lost on it is said again. Far above what a busy or stopped process
+/// causes, because kernels acknowledge for it.
+pub const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(3);
+/// The same for the links of clients, who may sleep without costing anybody else anything.
+pub const CLIENT_UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
+
 /// Writes of small files waiting for the disk thread: cores store views and registers one by one.
 pub const STORES_WAITING_MAX: usize = 1024;
 

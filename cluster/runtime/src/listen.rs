@@ -16,7 +16,8 @@ use crate::counters::{Count, Counters};
 use crate::handshake;
 use crate::host::AbortOnPanic;
 use crate::limits::{
-    ACCEPT_BACK_OFF, HANDSHAKES_MAX, HELLO_TIME_MAX, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL,
+    ACCEPT_BACK_OFF, CLIENT_UNACKNOWLEDGED_MAX, HANDSHAKES_MAX, HELLO_TIME_MAX, KEEPALIVE_IDLE,
+    KEEPALIVE_INTERVAL, UNACKNOWLEDGED_MAX,
 };
 use crate::link::reset_on_drop;
 use crate::ready::{Notice, ReadyQueue};
@@ -175,11 +176,15 @@ impl Listener {
         permit: OwnedSemaphorePermit,
     ) -> io::Result<()> {
         stream.set_nodelay(true)?;
+        let socket = socket2::SockRef::from(&stream);
         if hello.from == Speaker::Client {
             let keepalive = socket2::TcpKeepalive::new()
                 .with_time(KEEPALIVE_IDLE)
                 .with_interval(KEEPALIVE_INTERVAL);
-            socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+            socket.set_tcp_keepalive(&keepalive)?;
+            socket.set_tcp_user_timeout(Some(CLIENT_UNACKNOWLEDGED_MAX))?;
+        } else {
+            socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))?;
         }
         handshake::send(&mut stream, welcome).await?;
         let peer = handshake::peer_of(hello.from);
