@@ -5,13 +5,14 @@
 //! * [`Fragment`]: one table's rows in one partition;
 //! * [`LockTable`]: the row locks of one partition, at its primary;
 //! * [`mod@evaluate`]: an operation and the row it meets in, what becomes of the row out;
-//! * [`redo`]: what a data node writes, and reads after a restart;
+//! * [`redo`], [`checkpoint`]: what a data node writes, and reads after a restart;
 //! * [`disk`]: what they ask of a disk, and a disk for tests that fails when told to.
 //!
 //! Invariant: what comes out depends on what went in and on nothing else, not on addresses or on
 //! the order of a hash map, so replicas that apply the same records hold the same bytes.
 
 mod block;
+pub mod checkpoint;
 pub mod disk;
 mod evaluate;
 mod fragment;

@@ -6,6 +6,7 @@ mod support;
 use std::collections::BTreeMap;
 
 use lockstep_proto::ids::{ClusterId, Epoch, Incarnation, NodeId, RestartGeneration, ShardId};
+use lockstep_proto::record::Record;
 use lockstep_storage::Generations;
 use lockstep_storage::disk::{FaultKind, FileFault, FileName, SegmentName, SimulatedDisk};
 use lockstep_storage::redo::{Expected, LogIdentity, RedoFiles, RedoWriter, Survey};
@@ -38,8 +39,8 @@ fn log() -> Files {
 }
 
 fn seqs(records: &[Box<[u8]>]) -> Vec<u64> {
-    let seq = |r: &Box<[u8]>| u64::from_le_bytes(r[16..24].try_into().unwrap());
-    records.iter().map(seq).collect()
+    let seq = |r: &[u8]| Record::decode(r).expect("a record").header.seq.0;
+    records.iter().map(|record| seq(record)).collect()
 }
 
 /// The records of whole epochs up to this one.

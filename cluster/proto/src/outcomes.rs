@@ -8,7 +8,20 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use bytes::BufMut;
+
 use crate::ids::{Epoch, SessionId, TxId};
+use crate::wire::WireError;
+use crate::wire::bytes::{Reader, WriteWords};
+
+/// Outcomes in one piece of a saved table.
+const PIECE_ENTRIES: usize = 1024;
+
+/// Bytes of a piece before its outcomes.
+const PIECE_HEADER_BYTES: usize = 10 + 8 + 8 + 4;
+
+/// In place of the epoch of a commit.
+const ABORTED: u64 = u64::MAX;
 
 /// What became of a transaction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -146,6 +159,69 @@ impl Outcomes {
         });
     }
 
+    /// The table as of a closed epoch, for a checkpoint: calls `take` with one piece after the
+    /// other, each of bounded size and to be given to [`Outcomes::load`]. Commits of later epochs
+    /// are left out, because a restore to this epoch undoes them; aborts and low marks stay true.
+    ///
+    /// A piece is the session (10 bytes), its low mark u64, its expiry u64, `count u32`, then
+    /// `sequence u64, expiry u64, epoch u64` (`u64::MAX`: aborted) in order of sequence.
+    pub fn save(&self, as_of: Epoch, mut take: impl FnMut(&[u8])) {
+        let mut piece = Vec::new();
+        for (id, session) in &self.sessions {
+            let kept = |entry: &&Entry| match entry.outcome {
+                Outcome::Aborted => true,
+                Outcome::Committed(epoch) => epoch <= as_of,
+            };
+            let mut entries = session.entries.iter().filter(kept).peekable();
+            loop {
+                piece.clear();
+                piece.put_instance(id.origin);
+                piece.put_u32_le(id.counter);
+                piece.put_u64_le(session.low);
+                piece.put_u64_le(session.expiry.0);
+                piece.put_u32_le(0);
+                let mut count = 0_u32;
+                for entry in entries.by_ref().take(PIECE_ENTRIES) {
+                    piece.put_u64_le(entry.sequence);
+                    piece.put_u64_le(entry.expiry.0);
+                    piece.put_u64_le(match entry.outcome {
+                        Outcome::Committed(epoch) => epoch.0,
+                        Outcome::Aborted => ABORTED,
+                    });
+                    count += 1;
+                }
+                piece[PIECE_HEADER_BYTES - 4..PIECE_HEADER_BYTES]
+                    .copy_from_slice(&count.to_le_bytes());
+                take(&piece);
+                if entries.peek().is_none() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Takes a piece that `save` made.
+    ///
+    /// # Errors
+    /// [`WireError`] if it is not one; the table may have taken a part of it.
+    pub fn load(&mut self, piece: &[u8]) -> Result<(), WireError> {
+        let mut r = Reader::new(piece);
+        let session = SessionId { origin: r.instance()?, counter: r.u32()? };
+        let (low, expiry, count) = (r.u64()?, r.epoch()?, r.u32()?);
+        let known = self.sessions.entry(session).or_default();
+        known.low = known.low.max(low);
+        known.expiry = known.expiry.max(expiry);
+        for _ in 0..count {
+            let (sequence, expiry, epoch) = (r.u64()?, r.epoch()?, r.u64()?);
+            let aborted = epoch == ABORTED;
+            let outcome = if aborted { Outcome::Aborted } else { Outcome::Committed(Epoch(epoch)) };
+            let Err(at) = known.position(sequence) else { return Err(WireError::BadValue) };
+            known.entries.insert(at, Entry { sequence, expiry, outcome });
+            self.entries += 1;
+        }
+        r.finish()
+    }
+
     /// How many outcomes are kept.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -199,5 +275,36 @@ mod tests {
         assert!(table.record(tx(3), Outcome::Aborted, 1, Epoch(0)));
         assert!(!table.record(tx(3), Outcome::Committed(Epoch(1)), 1, Epoch(0)));
         assert_eq!(table.known(tx(3)), Some(Outcome::Aborted));
+    }
+
+    #[test]
+    fn a_saved_table_is_as_of_its_epoch() {
+        let mut table = Outcomes::default();
+        for sequence in 1..=3000 {
+            let outcome = match sequence % 3 {
+                0 => Outcome::Aborted,
+                _ => Outcome::Committed(Epoch(sequence)),
+            };
+            table.record(tx(sequence), outcome, 1, Epoch(0));
+        }
+        let other = SessionId { counter: 7, ..SessionId::default() };
+        table.raise_low(TxId { session: other, ..tx(1) }, 50);
+        let mut pieces = Vec::new();
+        table.save(Epoch(2000), |piece| pieces.push(piece.to_vec()));
+        assert!(pieces.len() > 3);
+        let mut loaded = Outcomes::default();
+        pieces.iter().for_each(|piece| loaded.load(piece).unwrap());
+        for sequence in 1..=3000 {
+            let known = table.known(tx(sequence));
+            let later = matches!(known, Some(Outcome::Committed(epoch)) if epoch > Epoch(2000));
+            assert_eq!(loaded.known(tx(sequence)), known.filter(|_| !later));
+        }
+        assert_eq!(loaded.len(), 2000 - 2000 / 3 + 1000);
+        let below = TxId { session: other, ..tx(49) };
+        assert_eq!(loaded.check(below, Epoch(0)), Err(Unusable::Expired));
+        for cut in 0..pieces[0].len() {
+            assert!(Outcomes::default().load(&pieces[0][..cut]).is_err());
+        }
+        assert!(loaded.load(&pieces[0]).is_err(), "no outcome is known twice");
     }
 }
