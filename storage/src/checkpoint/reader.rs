@@ -1,8 +1,8 @@
 //! Reading a finished checkpoint in place, from a slice that may be memory-mapped.
 //!
-//! [`CheckpointFile::open`] checks header, trailer and index, which are small. Each block is checked
-//! when its items are asked for; blocks do not depend on each other, so many threads may load one
-//! file. No item is copied.
+//! [`CheckpointFile::open`] checks header, trailer and index, which are small. Each block is
+//! checked when its items are asked for; blocks do not depend on each other, so many threads may
+//! load one file. No item is copied.
 //!
 //! Invariant: an item is handed out only from a block that matches its checksum. Whoever meets a
 //! fault in a later block must throw away what he has loaded.

@@ -2,9 +2,9 @@
 //! the simulator.
 //!
 //! A file has a durable image and the writes since its last sync, cut into sectors; a directory has
-//! durable names and the changes since its last sync. A power loss keeps none of what is not synced,
-//! all, a prefix, or any part of it. A sync that fails loses what it should have made durable,
-//! though reads still see it and the next sync succeeds, as Linux does.
+//! durable names and the changes since its last sync. A power loss keeps none of what is not
+//! synced, all, a prefix, or any part of it. A sync that fails loses what it should have made
+//! durable, though reads still see it and the next sync succeeds, as Linux does.
 //!
 //! Invariant: what was synced without an error survives every power loss.
 
