@@ -109,6 +109,23 @@ fn every_cut_is_noticed_unless_a_group_ends_there() {
 }
 
 #[test]
+fn groups_without_any_header_are_damage() {
+    let mut files = log();
+    files.truncate(1);
+    files[0].1[20] ^= 1;
+    let found = survey(&expected(0), &files);
+    let kind = FaultKind::Damaged("the header is not what was written");
+    assert_eq!(found.reached, None);
+    assert_eq!(found.faults, [FileFault { file: FileName::Segment(files[0].0), offset: 0, kind }]);
+    let redo = RedoFiles::open(expected(0), support::borrowed(&files));
+    assert_eq!(redo.superfluous(), [], "nobody removes what is damaged");
+    // Of a life that is not the only one: the last segment of a log whose others are whole.
+    let mut files = log();
+    files[2].1[20] ^= 1;
+    assert_eq!(survey(&expected(0), &files).faults[0].kind, kind);
+}
+
+#[test]
 fn damage_before_durable_data_is_named_by_file_and_offset() {
     let files = log();
     let mut bad = files.clone();

@@ -13,7 +13,7 @@ use lockstep_proto::ids::{ClusterId, Epoch, Incarnation, NodeId, ShardId};
 
 use super::format::{LogIdentity, SegmentHeader, salt};
 use super::log::{Extent, Log};
-use super::segment::Segment;
+use super::segment::{HEADLESS, Segment};
 use crate::disk::{FaultKind, FileFault, FileName, SegmentName};
 use crate::generations::Generations;
 
@@ -51,6 +51,12 @@ struct Life<'a> {
     logs: BTreeMap<ShardId, Log<'a>>,
     /// Up to where later lives and restart generations let it count.
     limit: Epoch,
+}
+
+impl<'a> Life<'a> {
+    fn segments(&self) -> impl Iterator<Item = &Segment<'a>> {
+        self.logs.values().flat_map(|log| &log.segments)
+    }
 }
 
 /// See the module text.
@@ -140,11 +146,11 @@ impl<'a> RedoFiles<'a> {
             if life.identity.is_some() && !is_last && !self.contributes(life) {
                 continue;
             }
-            judgement.note(own);
             let Some(identity) = life.identity else {
-                sound &= own.iter().all(|extent| extent.fault.is_none());
+                sound &= judgement.note_headless(life);
                 continue;
             };
+            judgement.note(own);
             if !std::mem::replace(&mut begun, true) {
                 sound &= self.check_beginning(life, &identity, &mut judgement);
             }
@@ -179,7 +185,10 @@ impl<'a> RedoFiles<'a> {
     pub fn superfluous(&self) -> Vec<FileName> {
         let mut names = Vec::new();
         for life in &self.lives {
-            let done = life.identity.is_some() && life.limit <= self.expected.covered;
+            let done = match life.identity {
+                Some(_) => life.limit <= self.expected.covered,
+                None => !life.segments().any(Segment::has_groups),
+            };
             for log in life.logs.values() {
                 names.extend(log.superfluous.iter().copied());
                 names.extend(log.segments.iter().filter(|_| done).map(|segment| segment.name));
@@ -236,6 +245,21 @@ impl Judgement {
     fn note(&mut self, extents: &[Extent]) {
         self.faults.extend(extents.iter().filter_map(|extent| extent.fault.clone()));
         self.torn.extend(extents.iter().filter_map(|extent| extent.torn));
+    }
+
+    /// A life without any header: it ended before its first one was durable, or what is left of it
+    /// was being removed. Groups without a header are damage, whatever the life was.
+    fn note_headless(&mut self, life: &Life<'_>) -> bool {
+        let faults = self.faults.len();
+        for segment in life.segments() {
+            if segment.has_groups() {
+                self.faults.push(segment.damaged(0, HEADLESS));
+            } else {
+                let (file, bytes) = (segment.file(), segment.bytes.len() as u64);
+                self.torn.push(Torn { file, offset: 0, bytes });
+            }
+        }
+        self.faults.len() == faults
     }
 
     /// Takes a life into account. `aim`: the epoch it must reach, because a later life went on from

@@ -8,7 +8,7 @@ use lockstep_proto::ids::{Epoch, ShardId};
 use super::files::Torn;
 use super::format::SegmentHeader;
 use super::replay::Replay;
-use super::segment::{End, Segment};
+use super::segment::{End, HEADLESS, Segment};
 use crate::disk::{FaultKind, FileFault, FileName, SegmentName};
 
 /// See the module text.
@@ -137,10 +137,9 @@ impl<'a> Log<'a> {
 
     /// A segment without a header: of a switch that was not finished, or damaged.
     fn judge_headless(&self, at: usize, segment: &Segment<'_>) -> Stop {
-        let what = "the header is not what was written";
         // The header is durable before anything is written behind it, and before the next file.
         if at + 1 < self.segments.len() || segment.has_groups() {
-            return Stop::Fault(segment.damaged(0, what));
+            return Stop::Fault(segment.damaged(0, HEADLESS));
         }
         Stop::Torn(Torn { file: segment.file(), offset: 0, bytes: segment.bytes.len() as u64 })
     }

@@ -10,6 +10,9 @@ use super::format::{
 };
 use crate::disk::{FaultKind, FileFault, FileName, SegmentName};
 
+/// What is wrong with a segment that has groups and no header.
+pub(super) const HEADLESS: &str = "the header is not what was written";
+
 /// A segment's file.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Segment<'a> {

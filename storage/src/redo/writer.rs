@@ -82,6 +82,8 @@ pub struct RedoWriter {
     sync_wanted: bool,
 
     current: Option<Segment>,
+    /// The segment before the current one, until that is durable: it may not go before.
+    replaced: Option<(SegmentName, Epoch)>,
     /// Segments written to their end, each with the highest epoch in it and before it.
     finished: VecDeque<(SegmentName, Epoch)>,
     /// What is out, in the order of its writes of groups; empty if nothing is.
@@ -115,6 +117,7 @@ impl RedoWriter {
             waiting_bytes: 0,
             sync_wanted: false,
             current: None,
+            replaced: None,
             finished: VecDeque::new(),
             out: VecDeque::new(),
             waits: false,
@@ -315,7 +318,7 @@ impl RedoWriter {
             if last.dirty {
                 ops.push(Op::Sync(FileName::Segment(last.name)));
             }
-            self.finished.push_back((last.name, last.epoch_max));
+            self.replaced = Some((last.name, last.epoch_max));
         }
         let name =
             SegmentName { incarnation: self.incarnation, shard: self.shard, segment: number };
@@ -367,7 +370,8 @@ impl RedoWriter {
                 self.synced = self.written;
                 self.durable = self.closed_written;
             }
-            Op::Write { .. } | Op::Create(_) | Op::SyncDirectory(_) => {}
+            Op::SyncDirectory(_) => self.finished.extend(self.replaced.take()),
+            Op::Write { .. } | Op::Create(_) => {}
             Op::Rename { .. } | Op::Remove(_) => unreachable!("never asked for"),
         }
     }
