@@ -326,6 +326,43 @@ fn a_block_of_another_file_or_place_is_never_taken() {
     assert_eq!(verify(&files(&first)).expect_err("of another place").offset, 96);
 }
 
+/// Signs index and trailer anew, as a faulty writer would that makes every checksum right.
+fn sign(bytes: &mut [u8]) {
+    let trailer = bytes.len() - 56;
+    let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+    let (file, index) = ((word(8) & 0xffff_ffff) as u32, word(trailer + 8) as usize);
+    let sum = crc32c::crc32c_append(file, &bytes[index..trailer]);
+    bytes[trailer + 20..trailer + 24].copy_from_slice(&sum.to_le_bytes());
+    let sum = crc32c::crc32c_append(file, &bytes[trailer + 8..]);
+    bytes[trailer + 4..trailer + 8].copy_from_slice(&sum.to_le_bytes());
+}
+
+#[test]
+fn an_index_of_other_places_than_the_blocks_is_noticed() {
+    let (files, _) = chain();
+    let trailer = files[0].1.len() - 56;
+    let at = trailer + 8;
+    let index = u64::from_le_bytes(files[0].1[at..at + 8].try_into().expect("eight bytes"));
+    let fault = |change: &dyn Fn(&mut [u8])| {
+        let mut bad = files.clone();
+        change(&mut bad[0].1);
+        sign(&mut bad[0].1);
+        verify(&bad).expect_err("an index that is wrong").kind
+    };
+    let wrong = FaultKind::Damaged("the index is not what was written");
+    let leaves_out_one = |bytes: &mut [u8]| {
+        bytes[at..at + 8].copy_from_slice(&(index + 24).to_le_bytes());
+        bytes[at + 8] -= 1;
+    };
+    assert_eq!(fault(&leaves_out_one), wrong);
+    let leads_nowhere = |bytes: &mut [u8]| {
+        let entry = index as usize;
+        bytes[entry..entry + 8].copy_from_slice(&u64::MAX.to_le_bytes());
+    };
+    assert_eq!(fault(&leads_nowhere), wrong);
+    verify(&files).expect("as written");
+}
+
 #[test]
 fn everything_comes_back_that_was_put_in() {
     let mut model = Model::new();

@@ -249,6 +249,41 @@ fn what_a_restart_generation_dropped_does_not_come_back() {
     assert_eq!(seqs(&records[0]), wanted(5));
 }
 
+/// The two first groups of a segment; they are equally long.
+fn two_groups(bytes: &[u8]) -> [std::ops::Range<usize>; 2] {
+    let starts: Vec<usize> =
+        (0..bytes.len() - 4).filter(|at| &bytes[*at..at + 4] == b"LKSG").collect();
+    assert_eq!(starts[1] - starts[0], starts[2] - starts[1]);
+    [starts[0]..starts[1], starts[1]..starts[2]]
+}
+
+#[test]
+fn a_group_or_record_in_the_place_of_another_is_noticed() {
+    let files = log();
+    let [first, second] = two_groups(&files[0].1);
+    let fault = |files: &Files, offset: usize| {
+        let found = survey(&expected(0), files);
+        assert_eq!(found.faults.len(), 1);
+        assert_eq!(found.faults[0].offset, offset as u64);
+        check_prefix(files, "misplaced");
+    };
+    // A write that went to the wrong place: each group is whole, for itself.
+    let mut twice = files.clone();
+    twice[0].1.copy_within(first.clone(), second.start);
+    fault(&twice, second.start);
+    let mut early = files.clone();
+    early[0].1.copy_within(second.clone(), first.start);
+    fault(&early, first.start);
+    // A record of the next group, as long as its own and no later than its latest.
+    let record = |group: &std::ops::Range<usize>| group.start + 56 + 4;
+    let length =
+        u32::from_le_bytes(files[0].1[first.start + 56..][..4].try_into().expect("four bytes"));
+    let mut mixed = files;
+    let other = record(&second);
+    mixed[0].1.copy_within(other..other + length as usize, record(&first));
+    fault(&mixed, first.start);
+}
+
 #[test]
 fn a_later_life_proves_what_an_earlier_one_must_have() {
     let mut disk = SimulatedDisk::default();

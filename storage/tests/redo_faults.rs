@@ -283,8 +283,13 @@ fn live_and_die(seed: u64, lives: u32) {
     }
 }
 
+/// A seed that fails belongs into a test of its own, not into a file.
+fn cases() -> ProptestConfig {
+    ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
+    #![proptest_config(cases())]
     #[test]
     fn lives_follow_each_other(seed in any::<u64>(), lives in 2_u32..6) {
         live_and_die(seed, lives);
