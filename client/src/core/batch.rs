@@ -166,7 +166,7 @@ impl ClientCore {
         } else if let Some(batch) = batch_mut(&mut self.calls, key)
             && request == request_of(key, batch.ask_part())
         {
-            self.on_ask_refused(now, key);
+            self.on_ask_refused(now, key, refusal.code, out);
         }
     }
 

@@ -43,10 +43,20 @@ impl ClientCore {
         self.topology.primary(anchor).is_ok_and(|primary| primary == link)
     }
 
-    /// The question was refused; that says nothing about the transaction.
-    pub(super) fn on_ask_refused(&mut self, now: Instant, key: Key) {
-        self.set_phase(key, Phase::Asking(None));
-        self.retry_at(now + ASK_AGAIN_REFUSED, key);
+    /// The question was refused, which says nothing about the transaction. A name that has expired
+    /// is forgotten everywhere: nobody can say any more, however long one asks.
+    pub(super) fn on_ask_refused(&mut self, now: Instant, key: Key, code: Code, out: &mut Outputs) {
+        if code != Code::TransactionExpired {
+            self.set_phase(key, Phase::Asking(None));
+            return self.retry_at(now + ASK_AGAIN_REFUSED, key);
+        }
+        out.mark("client_outcome_forgotten");
+        let Some(pending) = self.calls.find_mut(key) else { return };
+        pending.grace = true;
+        match pending.work {
+            Work::Batch(_) => self.on_batch_late(now, key, out),
+            _ => self.on_step_late(now, key, out),
+        }
     }
 
     pub(super) fn on_outcome(

@@ -210,7 +210,7 @@ impl ClientCore {
     ) {
         let key = key_of(request);
         if request == request_of(key, ASK_PART) {
-            return self.on_ask_refused(now, key);
+            return self.on_ask_refused(now, key, refusal.code, out);
         }
         let Some((step, transaction)) = self.step_mut(key) else { return };
         if !step.is_owed(key, request) {

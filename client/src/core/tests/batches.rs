@@ -116,6 +116,21 @@ fn an_abort_told_by_the_anchor_leads_to_a_new_id() {
 }
 
 #[test]
+fn a_question_that_came_when_the_name_had_expired_is_not_asked_again() {
+    let mut rig = Rig::new();
+    let id = rig.submit(Call::Batch { ops: writes(&[0]) });
+    rig.sent_one(1);
+    rig.unlink(1);
+    rig.next_view(2, 2, &[2]);
+    let (request, ..) = ask(&mut rig, 2);
+    rig.refuse(2, request, Code::TransactionExpired);
+    let error = rig.completed_one(id).unwrap_err();
+    assert_eq!(error.outcome, Outcome::Unknown);
+    assert!(rig.sent(2).is_empty());
+    assert!(rig.marks().contains(&"client_outcome_forgotten"));
+}
+
+#[test]
 fn a_question_follows_the_anchor_and_survives_refusal_and_loss() {
     let mut rig = Rig::new();
     let id = rig.submit(Call::Batch { ops: writes(&[1]) });
