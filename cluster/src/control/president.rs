@@ -130,16 +130,15 @@ impl ControlCore {
             out.mark("president_takeover");
         }
         for (node, reason) in gone {
-            let mark = match reason {
-                Reason::Silent => "suspected_by_silence",
-                Reason::Dead => "suspected_by_death",
-                Reason::Leaving => "view_change_leave",
+            match reason {
+                Reason::Silent => out.mark("suspected_by_silence"),
+                Reason::Dead => out.mark("suspected_by_death"),
+                Reason::Leaving => out.mark("view_change_leave"),
                 Reason::Refused if self.proposing.is_some() => continue,
-                Reason::Refused => "half_done_proposal",
-                Reason::Asymmetric => "asymmetric_loss",
-                Reason::Stuck => "suspected_stuck",
-            };
-            out.mark(mark);
+                Reason::Refused => out.mark("half_done_proposal"),
+                Reason::Asymmetric => out.mark("asymmetric_loss"),
+                Reason::Stuck => out.mark("suspected_stuck"),
+            }
             out.log(LogLevel::Info, format!("{node} is dropped: {reason:?}"));
             if *reason != Reason::Leaving {
                 out.mark("view_change_failure");

@@ -1,0 +1,227 @@
+//! Who counts as gone, by what was heard and said when.
+
+use super::*;
+use crate::ids::{ClusterId, Epoch, Incarnation, ViewNumber};
+use crate::view::{ClusterConfig, Member};
+
+fn node(id: u16) -> NodeInstance {
+    NodeInstance { node: NodeId(id), incarnation: Incarnation(1) }
+}
+
+fn at(ms: u64) -> Instant {
+    Instant(ms * 1_000_000)
+}
+
+fn view(nodes: u16) -> View {
+    let member = |id| Member {
+        instance: node(id),
+        group: GroupId(0),
+        zone: String::new(),
+        addr: String::new(),
+        shards: 1,
+        seniority: u64::from(id),
+    };
+    View {
+        cluster: ClusterId(1),
+        number: ViewNumber(1),
+        config: ClusterConfig::default(),
+        members: (1..=nodes).map(member).collect(),
+        placements: Vec::new(),
+        arbitrator: None,
+        arbitrators_possible: Vec::new(),
+        seal: Epoch(0),
+        restart_generation: 0,
+    }
+}
+
+/// Node `me` of `nodes`, everybody heard at 1000 ms.
+fn suspicion(me: u16, nodes: u16) -> Suspicion {
+    let mut suspicion = Suspicion::new(node(me), &view(nodes), at(0), Duration::ZERO);
+    for id in (1..=nodes).filter(|id| *id != me) {
+        suspicion.heard(node(id), at(1000));
+    }
+    suspicion
+}
+
+fn check(suspicion: &mut Suspicion, ms: u64, expected: &[(u16, Reason)]) {
+    let expected: Gone = expected.iter().map(|(id, why)| (node(*id), *why)).collect();
+    assert_eq!(suspicion.gone(at(ms)), expected);
+}
+
+#[test]
+fn silence_counts_only_when_nobody_heard_vouches_for_the_silent() {
+    let mut s = suspicion(1, 3);
+    check(&mut s, 1400, &[]);
+    s.heard(node(2), at(1400));
+    check(&mut s, 1401, &[(3, Reason::Asymmetric)]);
+    assert!(s.says_unheard(node(2), &[NodeId(3)], at(1401)));
+    check(&mut s, 1401, &[(3, Reason::Silent)]);
+}
+
+#[test]
+fn the_younger_of_two_that_do_not_hear_each_other_is_dropped_even_if_it_is_this_node() {
+    let mut s = suspicion(3, 3);
+    s.heard(node(2), at(1400));
+    check(&mut s, 1401, &[(3, Reason::Asymmetric)]);
+    // Nobody drops it: the one it cannot hear must be gone after all.
+    s.heard(node(2), at(2300));
+    check(&mut s, 2300, &[(1, Reason::Silent)]);
+}
+
+#[test]
+fn the_node_with_most_broken_pairs_is_dropped_whatever_its_age() {
+    let mut s = suspicion(2, 4);
+    s.says_unheard(node(3), &[NodeId(1)], at(1050));
+    s.says_unheard(node(4), &[NodeId(1)], at(1050));
+    check(&mut s, 1051, &[]);
+    s.heard(node(1), at(1060));
+    check(&mut s, 1100, &[(1, Reason::Asymmetric)]);
+}
+
+#[test]
+fn the_last_node_of_a_group_is_spared_while_another_choice_is_left() {
+    // Two groups: n1 and n2, n3 and n4. n3 is dead; n2 and n4 do not hear each other.
+    let mut two_groups = view(4);
+    for member in &mut two_groups.members[2..] {
+        member.group = GroupId(1);
+    }
+    let mut s = Suspicion::new(node(1), &two_groups, at(0), Duration::ZERO);
+    for id in [2, 3, 4] {
+        s.heard(node(id), at(1000));
+    }
+    s.says_unheard(node(2), &[NodeId(4)], at(1050));
+    s.heard(node(4), at(1060));
+    check(&mut s, 1100, &[(4, Reason::Asymmetric)]);
+    s.refuse(node(3));
+    check(&mut s, 1100, &[(2, Reason::Asymmetric), (3, Reason::Refused)]);
+}
+
+#[test]
+fn a_node_that_died_before_its_first_word_goes_and_not_the_one_that_misses_it() {
+    let mut s = Suspicion::new(node(1), &view(4), at(0), Duration::from_secs(5));
+    for id in [2, 4] {
+        s.heard(node(id), at(600));
+    }
+    check(&mut s, 700, &[]);
+    s.says_unheard(node(4), &[NodeId(3)], at(650));
+    check(&mut s, 700, &[(3, Reason::Asymmetric)]);
+}
+
+#[test]
+fn a_node_that_died_before_its_first_word_is_not_waited_for_where_nobody_listens() {
+    let mut s = Suspicion::new(node(1), &view(3), at(0), Duration::from_secs(5));
+    s.never_came(node(2), at(100));
+    check(&mut s, 450, &[]);
+    s.heard(node(3), at(500));
+    s.never_came(node(3), at(510));
+    s.says_unheard(node(3), &[NodeId(2)], at(520));
+    check(&mut s, 520, &[(2, Reason::Silent)]);
+    check(&mut s, 901, &[(2, Reason::Silent), (3, Reason::Silent)]);
+}
+
+#[test]
+fn who_first_notices_a_silent_node_is_not_dropped_for_it() {
+    let mut s = suspicion(1, 3);
+    s.heard(node(3), at(1380));
+    s.says_unheard(node(3), &[NodeId(2)], at(1380));
+    check(&mut s, 1390, &[]);
+    check(&mut s, 1401, &[(2, Reason::Silent)]);
+}
+
+#[test]
+fn a_half_that_nobody_hears_is_gone_as_a_whole() {
+    let mut s = suspicion(3, 4);
+    s.heard(node(4), at(1400));
+    s.says_unheard(node(4), &[NodeId(1), NodeId(2)], at(1401));
+    check(&mut s, 1401, &[(1, Reason::Silent), (2, Reason::Silent)]);
+}
+
+#[test]
+fn death_needs_the_end_of_the_watch_and_a_refused_dial() {
+    let mut s = suspicion(1, 2);
+    assert!(!s.dial_refused(node(2)));
+    s.watch_ended(node(2));
+    assert!(s.wants_proof(node(2)));
+    check(&mut s, 1001, &[]);
+    assert!(s.dial_refused(node(2)));
+    check(&mut s, 1001, &[(2, Reason::Dead)]);
+    assert!(s.is_known_dead(node(2)));
+}
+
+#[test]
+fn a_watch_that_comes_up_again_takes_the_evidence_back() {
+    let mut s = suspicion(1, 2);
+    s.watch_ended(node(2));
+    s.watch_up(node(2));
+    assert!(!s.dial_refused(node(2)));
+    check(&mut s, 1001, &[]);
+}
+
+#[test]
+fn a_stalled_node_suspects_nobody_for_a_while() {
+    let mut s = suspicion(1, 2);
+    s.stalled(at(3100));
+    check(&mut s, 3000, &[]);
+    assert_eq!(s.next_silence(at(3000)), Some(at(3100)));
+    check(&mut s, 3100, &[(2, Reason::Silent)]);
+}
+
+#[test]
+fn what_was_said_while_a_node_was_stalled_is_no_ground_to_drop_who_said_it() {
+    let mut s = suspicion(1, 3);
+    s.stalled(at(1100));
+    for id in [2, 3] {
+        s.heard(node(id), at(1001));
+        s.says_unheard(node(id), &[NodeId(1)], at(1001));
+    }
+    check(&mut s, 1001, &[]);
+    s.says_unheard(node(2), &[], at(1050));
+    check(&mut s, 1100, &[(3, Reason::Asymmetric)]);
+}
+
+#[test]
+fn refusal_and_dead_links_end_with_the_view_but_a_wish_to_leave_does_not() {
+    let mut s = suspicion(1, 3);
+    s.refuse(node(2));
+    s.leaves(node(3));
+    check(&mut s, 1001, &[(2, Reason::Refused), (3, Reason::Leaving)]);
+    s.enter(&view(3), at(1001));
+    check(&mut s, 1001, &[(3, Reason::Leaving)]);
+}
+
+#[test]
+fn another_life_of_a_peer_is_not_the_peer() {
+    let mut s = suspicion(1, 2);
+    let later = NodeInstance { node: NodeId(2), incarnation: Incarnation(2) };
+    s.heard(later, at(1400));
+    check(&mut s, 1401, &[(2, Reason::Silent)]);
+}
+
+/// Six nodes of which the first is not heard by nodes 2 and 3, and by all others: node 2 at
+/// `last`, when everybody but node 1 was last heard.
+fn two_that_do_not_hear_the_first(last: u64) -> Suspicion {
+    let mut s = suspicion(2, 6);
+    for id in 3..=6 {
+        s.heard(node(id), at(last));
+    }
+    s.says_unheard(node(3), &[NodeId(1)], at(1401));
+    s
+}
+
+#[test]
+fn who_is_heard_by_some_is_dropped_for_those_who_cannot_hear_it_however_senior_it_is() {
+    let mut s = two_that_do_not_hear_the_first(1610);
+    check(&mut s, 1611, &[(1, Reason::Asymmetric)]);
+}
+
+#[test]
+fn who_has_only_not_noticed_a_silence_yet_does_not_vouch_for_the_silent() {
+    // Nodes 4 to 6 may hear node 1 or not have noticed. Nobody but this node is to wait for that:
+    // it drops itself, which only means that it does not lead.
+    let mut s = two_that_do_not_hear_the_first(1590);
+    check(&mut s, 1591, &[(2, Reason::Asymmetric)]);
+    for id in 4..=6 {
+        s.says_unheard(node(id), &[NodeId(1)], at(1595));
+    }
+    check(&mut s, 1595, &[(1, Reason::Silent)]);
+}
