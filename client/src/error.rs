@@ -190,6 +190,8 @@ fn kind_of(code: Code) -> ErrorKind {
         | Code::KeyTooLong
         | Code::Malformed
         | Code::BatchTooLarge
+        | Code::TransactionTooLarge
+        | Code::AnswerTooLarge
         | Code::KeyImmutable => ErrorKind::InvalidData,
         Code::NoSuchTable
         | Code::NoSuchColumn

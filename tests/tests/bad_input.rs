@@ -342,6 +342,43 @@ fn mistakes_of_applications_have_a_kind_and_no_effect() {
 }
 
 #[test]
+fn what_no_frame_can_hold_is_refused_and_costs_nobody_anything() {
+    let (cluster, _) = serving();
+    block_on(async {
+        let client = connect(&cluster).await;
+        let lists = client.table::<List>();
+        // More in one transaction than the records of sixteen partitions hold.
+        let wide = |id| List { id, elements: vec![1; 900_000] };
+        let refused = client.transaction(|tx| async move {
+            for id in 0..80_u64 {
+                tx.table::<List>().upsert(&wide(id)).await?;
+            }
+            Ok::<_, lockstep_client::Error>(())
+        });
+        let error = refused.await.expect_err("too large");
+        assert_eq!(error.error_code(), Code::TransactionTooLarge, "{error}");
+        assert!(!error.is_retryable(), "{error}");
+        assert_eq!(error.outcome(), Outcome::NotApplied, "{error}");
+        // Many small writes are no harm, wherever they go.
+        let many = client.transaction(|tx| async move {
+            for id in 100..6_100_u64 {
+                tx.table::<List>().upsert(&List { id, elements: vec![1] }).await?;
+            }
+            Ok::<_, lockstep_client::Error>(())
+        });
+        many.await.expect("committed");
+        for id in 0..20_u64 {
+            lists.upsert(&wide(id)).await.expect("one by one they fit");
+        }
+        let error = lists.get_many(0..20_u64).await.expect_err("18 megabytes");
+        assert_eq!(error.error_code(), Code::AnswerTooLarge, "{error}");
+        assert!(!error.is_retryable(), "{error}");
+        assert_eq!(lists.get_many(0..2_u64).await.expect("read").len(), 2);
+    });
+    still_serves(&cluster, 11);
+}
+
+#[test]
 fn memory_that_is_used_up_refuses_writes_and_nothing_else() {
     let form = Form { mgmt_args: vec!["--data-memory", "1MiB"], ..Form::pair() };
     let cluster = Cluster::start(Path::new(BINARY), &form);

@@ -90,6 +90,10 @@ codes! {
     BadSchema = 1016, Permanent, "the table definition is not valid";
     /// Where the cluster is to be found makes no sense.
     BadAddress = 1017, Permanent, "the address of the cluster cannot be understood";
+    /// More writes or bytes in one partition than one record of its log holds.
+    TransactionTooLarge = 1018, Permanent, "the transaction writes more than allowed: split it";
+    /// The rows asked for do not fit one answer.
+    AnswerTooLarge = 1019, Permanent, "the answer would be larger than allowed: ask for fewer rows";
 
     /// The schema changed under the request.
     WrongSchema = 2001, Retry, "the table has changed since the request was made";

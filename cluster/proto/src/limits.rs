@@ -63,7 +63,7 @@ pub const SCAN_PAGE_BYTES_MAX: usize = 1 << 20;
 pub const LINEAGE_VIEWS_MAX: usize = 64;
 
 /// Most shard cores of a node; the shard is in the high 12 bits of a session's counter.
-pub const SHARDS_MAX: u16 = 4095;
+pub const SHARDS_MAX: u16 = 255;
 
 /// Longest `host:port` and longest zone name accepted from a newcomer; they travel in every view.
 pub const ADDR_BYTES_MAX: usize = 256;
@@ -86,3 +86,20 @@ pub const CHECKPOINT_BLOCK_BYTES: usize = 256 << 10;
 
 /// Most slices a partition's rows are cut into for checkpoints: a restore reads as many files.
 pub const CHECKPOINT_SLICES_MAX: u16 = 1024;
+
+/// Bytes of the operations of one request: with what is added when they are forwarded, they still
+/// fit a frame.
+pub const REQUEST_BYTES_MAX: usize = FRAME_BYTES_MAX - (64 << 10);
+
+/// Bytes of the results of one answer, for the same reason.
+pub const RESULTS_BYTES_MAX: usize = FRAME_BYTES_MAX - (64 << 10);
+
+/// Writes of one transaction in one partition.
+pub const TX_WRITES_MAX: usize = 32_768;
+
+/// Bytes of keys and values a transaction may write in one partition: its record is replicated as
+/// one frame, and says which locks it holds, too.
+pub const TX_WRITES_BYTES_MAX: usize = FRAME_BYTES_MAX - (1 << 20);
+
+/// Bytes of one record of a partition log.
+pub const RECORD_BYTES_MAX: usize = FRAME_BYTES_MAX - 1024;

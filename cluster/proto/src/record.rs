@@ -23,7 +23,7 @@
 use bytes::BufMut;
 
 use crate::ids::{Epoch, PartitionId, Seq, ShardAddr, StartOrder, TableId, TxId, ViewNumber};
-use crate::limits::{BATCH_OPS_MAX, KEY_BYTES_MAX, ROW_BYTES_MAX};
+use crate::limits::{KEY_BYTES_MAX, RECORD_BYTES_MAX, ROW_BYTES_MAX, TX_WRITES_MAX};
 use crate::wire::WireError;
 use crate::wire::bytes::{Reader, WriteWords};
 use crate::wire::data::Partitions;
@@ -138,7 +138,7 @@ fn read_key<'a>(r: &mut Reader<'a>) -> Result<(TableId, &'a [u8]), WireError> {
 impl<'a> Writes<'a> {
     fn read_rest(r: &mut Reader<'a>) -> Result<Self, WireError> {
         let count = r.u16()?;
-        if usize::from(count) > BATCH_OPS_MAX {
+        if usize::from(count) > TX_WRITES_MAX {
             return Err(WireError::TooLong);
         }
         let bytes = r.take_rest();
@@ -286,7 +286,12 @@ impl RecordBuilder {
         let mut count: u16 = 0;
         for (table, key) in shared {
             put_key(&mut bytes, table, key);
-            count += 1;
+            // Past the limit of bytes long before it would wrap: an entry has six or more.
+            count = count.wrapping_add(1);
+            if bytes.len() > RECORD_BYTES_MAX || count == 0 {
+                bytes.resize(RECORD_BYTES_MAX + 1, 0);
+                break;
+            }
         }
         bytes[count_at..count_at + 2].copy_from_slice(&count.to_le_bytes());
         let writes_at = bytes.len();
@@ -311,7 +316,14 @@ impl RecordBuilder {
                 self.bytes.put_slice(value);
             }
         }
-        self.writes += 1;
+        self.writes = self.writes.saturating_add(1);
+    }
+
+    /// Whether the record is one that others can read. The owner of a transaction that is too large
+    /// refuses it instead.
+    #[must_use]
+    pub fn fits(&self) -> bool {
+        self.bytes.len() <= RECORD_BYTES_MAX && usize::from(self.writes) <= TX_WRITES_MAX
     }
 
     /// How many writes there are.
@@ -401,6 +413,37 @@ mod tests {
         assert_eq!(body.shared.iter().collect::<Vec<_>>(), shared);
         assert_eq!(body.writes.iter().collect::<Vec<_>>(), [put, delete]);
         assert_eq!(body.participants.iter().count(), 2);
+    }
+
+    #[test]
+    fn what_a_builder_says_fits_can_be_read() {
+        let header = header(RecordKind::Write);
+        let mut builder = RecordBuilder::write(&header, 0);
+        for id in 0..u32::try_from(TX_WRITES_MAX).unwrap() {
+            let key = id.to_le_bytes();
+            builder.push(&RowWrite { table: TableId(1), key: &key, value: Some(b"value") });
+        }
+        assert!(builder.fits());
+        let bytes = builder.finish();
+        let writes = Record::decode(&bytes).unwrap().writes().unwrap();
+        assert_eq!(writes.iter().count(), TX_WRITES_MAX);
+        let mut many = RecordBuilder::write(&header, 0);
+        for _ in 0..=TX_WRITES_MAX {
+            many.push(&RowWrite { table: TableId(1), key: b"k", value: None });
+        }
+        assert!(!many.fits(), "too many");
+        let mut large = RecordBuilder::write(&header, 0);
+        let row = vec![0; ROW_BYTES_MAX];
+        for _ in 0..4 {
+            large.push(&RowWrite { table: TableId(1), key: b"k", value: Some(&row) });
+        }
+        assert!(!large.fits(), "too large");
+        let participants = Partitions::from_bytes(&[]).unwrap();
+        let key = [0; 8];
+        let locks = std::iter::repeat_n((TableId(1), &key[..]), 400_000);
+        let (coordinator, order) = (ShardAddr::default(), StartOrder::default());
+        let locked = RecordBuilder::prepare(&header, coordinator, order, participants, locks);
+        assert!(!locked.fits(), "too many locks");
     }
 
     #[test]

@@ -18,6 +18,7 @@
 
 use lockstep_proto::error::Code;
 use lockstep_proto::ids::{Epoch, PartitionId, ShardAddr, StartOrder, TxId};
+use lockstep_proto::limits::RESULTS_BYTES_MAX;
 use lockstep_proto::process::{LinkId, Outputs};
 use lockstep_proto::time::Instant;
 use lockstep_proto::wire::bytes::Reader;
@@ -116,7 +117,12 @@ impl CoordTx {
         for (index, p) in self.routing.iter().enumerate() {
             let reader = readers.iter_mut().find(|(id, _)| id == p).map(|(_, r)| r);
             let result = reader.and_then(|r| OpResult::read(r).ok());
-            let result = result.unwrap_or(OpResult::Failed(Code::ResultsLost));
+            let result = match result.unwrap_or(OpResult::Failed(Code::ResultsLost)) {
+                OpResult::Row(row) if merged.len() + row.len() > RESULTS_BYTES_MAX => {
+                    OpResult::Failed(Code::AnswerTooLarge)
+                }
+                result => result,
+            };
             if let (OpResult::Failed(code), None) = (result, failed) {
                 failed = Some((code, u16::try_from(index).expect("bounded by BATCH_OPS_MAX")));
             }

@@ -51,7 +51,8 @@ impl ShardCore {
         let results = tx.merged_results().unwrap_or_default();
         let part = self.part_mut(p);
         let intact = part.open.get(&id).is_some_and(|open| open.steps == steps);
-        if !intact || part.outcomes.check(id, closed).is_err() {
+        let known = part.prepared.contains_key(&id) || part.outcomes.check(id, closed).is_err();
+        if !intact || known {
             self.abort(id, Code::LocksLost, None, out);
             return;
         }
@@ -60,6 +61,7 @@ impl ShardCore {
         let header = self.next_header(p, RecordKind::Write, id, low);
         let mut builder = RecordBuilder::write(&header, open.staged.size());
         open.staged.write_to(&mut builder);
+        assert!(builder.fits(), "writes are bounded when they are staged");
         let seq = self.append(p, builder.finish(), out);
         self.stats.committed += 1;
         let results = results.into_boxed_slice();

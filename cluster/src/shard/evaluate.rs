@@ -7,7 +7,9 @@ use std::ops::Range;
 use bytes::BytesMut;
 use lockstep_proto::error::Code;
 use lockstep_proto::ids::{Seq, TableId};
-use lockstep_proto::limits::KEY_BYTES_MAX;
+use lockstep_proto::limits::{
+    KEY_BYTES_MAX, RESULTS_BYTES_MAX, TX_WRITES_BYTES_MAX, TX_WRITES_MAX,
+};
 use lockstep_proto::placement::{key_hash, partition_of};
 use lockstep_proto::record::{RecordBuilder, RowWrite};
 use lockstep_proto::wire::op::{Op, OpFlags, OpKind, OpResult, Ops};
@@ -46,6 +48,11 @@ impl Staged {
 
     pub(super) fn is_empty(&self) -> bool {
         self.writes.is_empty()
+    }
+
+    /// Whether one more write of this size still makes a record that others can read.
+    fn has_room(&self, bytes: usize) -> bool {
+        self.writes.len() < TX_WRITES_MAX && self.size() + bytes < TX_WRITES_BYTES_MAX
     }
 
     /// Bytes of the staged writes in a record: a count, and lengths and table with each.
@@ -98,7 +105,7 @@ impl Staged {
         for place in from..count {
             let write = &self.writes[place];
             let slot = self.slot_of(write.table, write.hash, &self.arena[write.key.clone()]);
-            self.index[slot] = u32::try_from(place + 1).expect("bounded by BATCH_OPS_MAX");
+            self.index[slot] = u32::try_from(place + 1).expect("bounded by TX_WRITES_MAX");
         }
     }
 
@@ -229,6 +236,19 @@ fn run_op(
         (Effect::Delete, _) if returning => current.map_or(OpResult::Done, OpResult::Row),
         _ => OpResult::Done,
     };
+    if let OpResult::Row(row) = result
+        && results.len() + row.len() > RESULTS_BYTES_MAX
+    {
+        return Err((Code::AnswerTooLarge, after));
+    }
+    let written = match &effect {
+        Effect::Keep => 0,
+        Effect::Put(value) => op.key.len() + value.len(),
+        Effect::Delete => op.key.len(),
+    };
+    if written > 0 && !staged.has_room(written) {
+        return Err((Code::TransactionTooLarge, after));
+    }
     result.write(results);
     match effect {
         Effect::Keep => {}

@@ -4,8 +4,10 @@
 
 use lockstep_proto::canary::Canary;
 use lockstep_proto::error::Code;
-use lockstep_proto::ids::{PartitionId, StartOrder};
-use lockstep_proto::limits::{ANSWERS_OWED_MAX, EPOCH_AHEAD_MAX, TRANSACTIONS_OPEN_MAX};
+use lockstep_proto::ids::{PartitionId, StartOrder, TxId};
+use lockstep_proto::limits::{
+    ANSWERS_OWED_MAX, EPOCH_AHEAD_MAX, REQUEST_BYTES_MAX, TRANSACTIONS_OPEN_MAX, TX_EXPIRY_EPOCHS,
+};
 use lockstep_proto::outcomes::Unusable;
 use lockstep_proto::placement::key_hash;
 use lockstep_proto::process::{LinkId, Outputs};
@@ -124,6 +126,12 @@ impl ShardCore {
         if !self.raise_epoch_of_client(e.epoch) {
             return Err(Code::EpochAhead);
         }
+        if self.expires_too_late(e.tx) {
+            return Err(Code::EpochAhead);
+        }
+        if e.ops.byte_len() > REQUEST_BYTES_MAX {
+            return Err(Code::BatchTooLarge);
+        }
         if e.step == 0 && self.draining {
             return Err(Code::Leaving);
         }
@@ -139,17 +147,26 @@ impl ShardCore {
         Ok(())
     }
 
+    /// An id that nobody will ever forget is none of ours.
+    pub(super) fn expires_too_late(&self, tx: TxId) -> bool {
+        tx.expiry.0 > self.epoch.0.saturating_add(EPOCH_AHEAD_MAX + TX_EXPIRY_EPOCHS)
+    }
+
     /// The fast path. Nobody holds a conflicting lock, so the batch runs now, as a whole.
     fn execute_alone(&mut self, link: LinkId, p: PartitionId, e: &Execute<'_>, out: &mut Outputs) {
         let (closed, partitions) = (self.closed, self.partitions());
         let careless = self.canary == Some(Canary::ApplyTwice);
         let part = self.parts[usize::from(p.0)].as_ref().expect("led partitions exist");
+        if part.prepared.contains_key(&e.tx) || part.open.contains_key(&e.tx) {
+            self.refuse_request(link, e.request, Code::TransactionKnown, out);
+            return;
+        }
         let usable = part.outcomes.check(e.tx, closed);
         if let (Err(unusable), false) = (usable, careless) {
             self.refuse_request(link, e.request, refusal_of(unusable), out);
             return;
         }
-        if part.owed.len() >= ANSWERS_OWED_MAX {
+        if part.owed.len().max(self.lease_waiting.len()) >= ANSWERS_OWED_MAX {
             self.refuse_request(link, e.request, Code::Busy, out);
             return;
         }

@@ -70,6 +70,10 @@ impl ShardCore {
             self.late_records += 1;
         }
         let settled = self.apply(p, &record, out);
+        if self.ended {
+            // What this replica cannot apply must not reach the others.
+            return self.part(p).end;
+        }
         let view = self.view_number;
         let part = self.parts[usize::from(p.0)].as_mut().expect("led partitions exist");
         let (seq, stable) = (part.end.next(), part.stable);
@@ -303,5 +307,6 @@ impl ShardCore {
              keep the logs and report it, the rest of the cluster goes on"
         );
         out.effect(Effect::Exit(Exit { code: 1, reason }));
+        self.ended = true;
     }
 }

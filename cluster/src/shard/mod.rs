@@ -116,6 +116,8 @@ pub struct ShardCore {
     reads: Reads,
     leases: BTreeMap<NodeId, (NodeInstance, Instant)>,
     lease_waiting: Vec<(PartitionId, Owed)>,
+    /// An invariant is broken: the process is ending.
+    ended: bool,
     watermarks_due: Vec<PartitionId>,
     /// Status questions waiting for a measurement, by token.
     measuring: VecDeque<(LinkId, u64)>,
@@ -161,6 +163,7 @@ impl ShardCore {
             reads: Reads::default(),
             leases: BTreeMap::new(),
             lease_waiting: Vec::new(),
+            ended: false,
             watermarks_due: Vec::new(),
             measuring: VecDeque::new(),
             late_records: 0,

@@ -222,6 +222,18 @@ impl ShardCore {
         let mut builder =
             RecordBuilder::prepare(&header, open.coordinator, open.order, participants, shared);
         open.staged.write_to(&mut builder);
+        if !builder.fits() {
+            self.refuse_prepare(
+                open.coordinator,
+                p,
+                id,
+                open.low,
+                Code::TransactionTooLarge,
+                None,
+                out,
+            );
+            return;
+        }
         let seq = self.append(p, builder.finish(), out);
         let careless = self.canary == Some(Canary::CommitBeforePreparesStable);
         let after = if careless { Seq(0) } else { seq };
@@ -245,7 +257,8 @@ impl ShardCore {
         let part = self.part(p);
         let after = match part.outcomes.known(id) {
             Some(Outcome::Aborted) => part.end,
-            Some(Outcome::Committed(_)) => return,
+            // Somebody has used the id twice: one of the two is refused.
+            Some(Outcome::Committed(_)) => part.end,
             None if part.prepared.contains_key(&id) => return,
             None => self.append_abort(p, id, low, out),
         };

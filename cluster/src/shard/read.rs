@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use lockstep_proto::canary::Canary;
 use lockstep_proto::error::Code;
 use lockstep_proto::ids::{PartitionId, Seq, StartOrder, TxId};
-use lockstep_proto::limits::ANSWERS_OWED_MAX;
+use lockstep_proto::limits::{ANSWERS_OWED_MAX, RESULTS_BYTES_MAX};
 use lockstep_proto::process::{LinkId, Outputs};
 use lockstep_proto::wire::data::{Message, Results};
 use lockstep_proto::wire::op::{Op, OpKind, OpList, OpResult, Ops};
@@ -56,6 +56,8 @@ struct WaitingRead {
     ops: OpList,
     /// Captured results, encoded; `None` while a prepared transaction is in the way.
     captured: Vec<Option<Box<[u8]>>>,
+    /// Bytes of what is captured.
+    bytes: usize,
     /// Captures and stable positions still missing.
     missing: usize,
 }
@@ -66,6 +68,16 @@ enum Met<'p> {
     Captured(OpResult<'p>, Seq),
     /// An undecided transaction.
     Prepared(TxId),
+}
+
+/// A row that would make the answer larger than a frame is refused instead.
+fn bounded(result: OpResult<'_>, held: usize) -> OpResult<'_> {
+    match result {
+        OpResult::Row(row) if held + row.len() > RESULTS_BYTES_MAX => {
+            OpResult::Failed(Code::AnswerTooLarge)
+        }
+        result => result,
+    }
 }
 
 impl Partition {
@@ -135,7 +147,7 @@ impl ShardCore {
             let part = self.parts[usize::from(p.0)].as_ref().expect("checked by admit_read");
             match part.meet(partitions, &op, careless) {
                 Met::Captured(result, after) if after <= part.stable => {
-                    result.write(&mut self.results);
+                    bounded(result, self.results.len()).write(&mut self.results);
                 }
                 Met::Captured(..) | Met::Prepared(_) => return false,
             }
@@ -159,6 +171,7 @@ impl ShardCore {
             request,
             ops: ops.to_list(),
             captured: vec![None; ops.len()],
+            bytes: 0,
             missing: ops.len() + 1,
         };
         self.reads.waiting.insert(id, read);
@@ -182,12 +195,14 @@ impl ShardCore {
                 return;
             }
             Met::Captured(result, after) => {
+                let held = self.reads.waiting.get(&id).map_or(0, |read| read.bytes);
                 let mut bytes = BytesMut::new();
-                result.write(&mut bytes);
+                bounded(result, held).write(&mut bytes);
                 (Vec::from(bytes).into_boxed_slice(), after)
             }
         };
         let Some(read) = self.reads.waiting.get_mut(&id) else { return };
+        read.bytes += bytes.len();
         read.captured[index] = Some(bytes);
         self.owe(p, after, Owed::Read { read: id }, out);
     }

@@ -226,6 +226,10 @@ impl ShardCore {
             self.refuse_request(link, request, Code::NotPrimary, out);
             return;
         }
+        if self.expires_too_late(id) {
+            self.refuse_request(link, request, Code::EpochAhead, out);
+            return;
+        }
         let closed = self.closed;
         let part = self.part_mut(anchor);
         if part.prepared.contains_key(&id) {
