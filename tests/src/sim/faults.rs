@@ -7,7 +7,11 @@ use super::core::Core;
 use super::event::Event;
 use super::host::{HostId, Item};
 use super::net::{Cut, End, EndState, Payload};
+use super::trap::{Ambush, Blow};
 use super::world::World;
+
+/// How long an ambush is kept up.
+pub const AMBUSH_NS: u64 = 3_000_000_000;
 
 /// Something bad that happens to hosts or to paths between them.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -54,6 +58,8 @@ pub enum Fault {
     /// The first host loses its connections to the second; what it has sent on them arrives all
     /// the same, so much later.
     Linger(HostId, HostId, u64),
+    /// A host is struck when it reaches a branch that leaves this mark, if it does so soon.
+    Ambush(HostId, &'static str, Blow),
 }
 
 /// What ends a fault.
@@ -69,6 +75,8 @@ pub enum Ending {
     FlapOn(HostId, HostId, u32, u64),
     /// A processor is as fast as before.
     Relieve(HostId),
+    /// Nobody is waited for any more.
+    Disarm,
 }
 
 /// A planned ending; taken once.
@@ -94,6 +102,7 @@ impl Fault {
             Self::Stall(..) => "stalled_link",
             Self::Mute(..) => "muted_control",
             Self::Linger(..) => "lingering_bytes",
+            Self::Ambush(..) => "ambush_laid",
         }
     }
 }
@@ -144,6 +153,11 @@ impl World {
                 self.stall(a, b, now + length, |core| matches!(core, Core::Control(_)));
             }
             Fault::Linger(a, b, late) => self.linger(a, b, now + late),
+            Fault::Ambush(host, mark, blow) => {
+                let (host, mark) = (Some(host), Some(mark.to_owned()));
+                self.ambush = Some(Ambush { host, mark, left: 0, blow });
+                self.restore_later(AMBUSH_NS, Ending::Disarm);
+            }
             Fault::Burden(host, factor, length) => {
                 self.host_mut(host).slowness = factor;
                 self.restore_later(length, Ending::Relieve(host));
@@ -244,6 +258,7 @@ impl World {
             Ending::Fast(a, b, extra) => self.net.path_mut(a, b).delay_ns -= extra,
             Ending::FlapOn(a, b, times, length) => self.flap(a, b, times, length),
             Ending::Relieve(host) => self.host_mut(host).slowness = 1,
+            Ending::Disarm => self.ambush = None,
         }
     }
 

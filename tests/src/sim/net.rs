@@ -260,6 +260,21 @@ impl Net {
     }
 }
 
+impl Way {
+    /// Loses a reset, and what was sent behind it, to which nobody would listen.
+    pub fn lose_reset(&mut self) {
+        let is_reset = |chunk: &Chunk| matches!(chunk.payload, Payload::End(LinkEnd::Reset));
+        if let Some(at) = self.queue.iter().position(is_reset) {
+            self.queue.truncate(at);
+            let sizes = self.queue.iter().map(|chunk| match &chunk.payload {
+                Payload::Bytes(bytes) => bytes.len(),
+                Payload::End(_) => 0,
+            });
+            self.bytes = sizes.sum();
+        }
+    }
+}
+
 impl Conn {
     /// Loses what end `from` has in flight from a random point on (a reset does that).
     pub fn lose_tail(&mut self, from: usize, rng: &mut Rng) {

@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use lockstep_proto::view::{Arbitrator, View};
 
 use super::cluster::Cluster;
-use super::faults::Fault;
+use super::faults::{AMBUSH_NS, Fault};
 use super::host::{HostId, Life, Role};
 use super::net::Cut;
 use super::rng::Rng;
+use super::trap::Blow;
 use super::world::World;
 
 /// Kinds of weather.
@@ -66,6 +67,26 @@ const HARMLESS_NS: u64 = 120 * MS;
 /// Time after the end of a fault in which it is settled who is still a member.
 const SETTLED_NS: u64 = 3_000 * MS;
 
+/// Steps of a recovery at which another node is struck: by chance alone a second failure hardly
+/// ever falls into the milliseconds in which the first is dealt with.
+const AMBUSHED: &[&str] = &[
+    "view_change_failure",
+    "president_takeover",
+    "arbitrator_asked",
+    "arbitrator_granted",
+    "lease_wait",
+    "view_entered",
+    "shard_entered_view",
+    "takeover_begun",
+    "takeover_commits",
+    "takeover_aborts",
+    "orphan_resolved_by_anchor",
+    "coordinator_asks_anew",
+    "inquiry_makes_tombstone",
+    "locks_end_with_coordinator",
+    "outcome_makes_tombstone",
+];
+
 /// The plan of one run.
 pub struct Plan {
     profile: Profile,
@@ -80,6 +101,8 @@ pub struct Plan {
     grave_after: u64,
     /// Hosts that are silent until then.
     silent: Vec<(HostId, u64)>,
+    /// What is done together with the fault that was drawn.
+    second: Option<Fault>,
     /// What was done, for the report.
     pub done: Vec<(u64, Fault)>,
 }
@@ -99,6 +122,7 @@ impl Plan {
             doomed: BTreeMap::new(),
             grave_after: 0,
             silent: Vec::new(),
+            second: None,
             done: Vec::new(),
         }
     }
@@ -118,7 +142,7 @@ impl Plan {
         } else {
             self.draw_harmless(world, cluster)
         };
-        if let Some(fault) = fault {
+        for fault in fault.into_iter().chain(self.second.take()) {
             self.note(now, &fault);
             world.strike(&fault);
         }
@@ -221,7 +245,9 @@ impl Plan {
             Profile::Crash => false,
             Profile::Mixed | Profile::Calm => self.rng.coin(),
         };
-        let fault = if network {
+        let fault = if self.rng.percent(40) {
+            self.draw_ambush(world, cluster, view, &targets, network)
+        } else if network {
             self.draw_cut(world, cluster, view, &targets)
         } else {
             self.draw_death(world, cluster, view, &targets)
@@ -258,6 +284,42 @@ impl Plan {
         };
         self.doomed.insert(victim, until);
         Some(fault)
+    }
+
+    /// One node is lost, and another at some step of the recovery from that, if it takes it.
+    fn draw_ambush(
+        &mut self,
+        world: &World,
+        cluster: &Cluster,
+        view: &View,
+        targets: &[HostId],
+        network: bool,
+    ) -> Option<Fault> {
+        let mut pair = || (*self.rng.pick(targets), *self.rng.pick(targets));
+        let pairs: Vec<_> = (0..6).map(|_| pair()).filter(|(a, b)| a != b).collect();
+        let fits = |(a, b): &(HostId, HostId)| self.may_lose(world, cluster, view, &[*a, *b]);
+        let (first, second) = pairs.into_iter().find(fits)?;
+        let length = self.rng.range(500 * MS, 5_000 * MS);
+        let (blow, fault) = if network {
+            let count = u16::try_from(world.hosts.len()).expect("at most HOSTS_MAX hosts");
+            let rest = (0..count).map(HostId).filter(|host| *host != first).collect();
+            let side = vec![first];
+            let split = Fault::Split { side, rest, cut: Cut::Silent, one_way: false, length };
+            (Blow::CutOff, split)
+        } else {
+            let blow = match self.rng.below(6) {
+                0 => Blow::OutputsLost,
+                1 => Blow::OnlyClients,
+                2 => Blow::Pause(self.rng.range(300 * MS, 2_000 * MS)),
+                _ => Blow::Prefix(usize::try_from(self.rng.range(1, 6)).expect("small")),
+            };
+            let silent = self.rng.one_in(4);
+            (blow, if silent { Fault::PowerOff(first) } else { Fault::Kill(first) })
+        };
+        let until = world.now + AMBUSH_NS + length + SETTLED_NS;
+        self.doomed.extend([(first, until), (second, until)]);
+        self.second = Some(fault);
+        Some(Fault::Ambush(second, *self.rng.pick(AMBUSHED), blow))
     }
 
     /// A management server or a client dies; the run starts another in its place.
@@ -343,7 +405,11 @@ impl Plan {
         let until = world.now + length + SETTLED_NS;
         self.doomed.extend([(a, until), (b, until)]);
         let one_way = self.rng.coin();
-        Some(Fault::Split { side: vec![a], rest: vec![b], cut: Cut::Silent, one_way, length })
+        Some(match self.rng.below(6) {
+            0 => Fault::Stall(a, b, length),
+            1 => Fault::Mute(a, b, length),
+            _ => Fault::Split { side: vec![a], rest: vec![b], cut: Cut::Silent, one_way, length },
+        })
     }
 
     /// Whether the cluster goes on without `lost` and everything doomed before.

@@ -118,7 +118,7 @@ fn draw_shape(options: &Options, rng: &mut Rng) -> Shape {
         shards: options.shards.unwrap_or(drawn_shards),
         partitions: *rng.pick(&[8, 8, 16]),
         zones: *rng.pick(&[1, 2, 2, 3]),
-        mgmts: *rng.pick(&[1, 1, 2]),
+        mgmts: *rng.pick(&[1, 2, 2]),
         clients: *rng.pick(&[2, 3, 4]),
         drift_ppm: *rng.pick(&[0, 100, 450]),
     }
@@ -401,7 +401,7 @@ impl Run {
             }
         }
         for mgmt in self.cluster.mgmts.clone() {
-            if self.world.is_dead(mgmt) && self.rng.coin() {
+            if self.world.is_dead(mgmt) && self.rng.one_in(8) {
                 self.cluster.start_mgmt(&mut self.world, mgmt);
             }
         }

@@ -131,9 +131,12 @@ impl World {
                 false
             }
             Cut::Silent => {
-                // A reset is sent once and is lost; everything else is sent again later.
-                let queue = &mut conn.ways[from].queue;
-                queue.retain(|chunk| !matches!(chunk.payload, Payload::End(LinkEnd::Reset)));
+                // A reset is sent once and is lost; everything else is sent again later. But where
+                // something between the two broke the connection, its ends go on sending until
+                // they hear of it: then it waits, or the stream would go on with a gap.
+                if conn.ends[from].state == EndState::Closed {
+                    conn.ways[from].lose_reset();
+                }
                 false
             }
             Cut::Reject => {
