@@ -7,8 +7,12 @@ use std::time::Duration;
 use control_net::{Fate, Id, MGMT, Net, first_view, instance};
 use lockstep_cluster::control::exit_code;
 use lockstep_proto::canary::Canary;
-use lockstep_proto::ids::{Epoch, NodeId, ViewNumber};
+use lockstep_proto::ids::{Epoch, Incarnation, MgmtId, NodeId, ViewNumber};
+use lockstep_proto::view::Arbitrator;
 use lockstep_proto::wire::control::ControlMessage;
+
+/// The API node that offers itself, in tests that have one.
+const API: Id = MGMT + 1;
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -363,6 +367,65 @@ fn an_absent_arbitrator_is_replaced_and_the_new_one_decides() {
     net.check();
 }
 
+/// Two groups of two with one management server and one API node that offers itself, when the
+/// server has died and the API node has been named.
+fn arbitrated_by_an_api_node() -> Net {
+    let mut view = first_view(2, 2, 1);
+    let (id, addr) = (MgmtId(1), "a1".to_owned());
+    let incarnation = Incarnation(0);
+    view.arbitrators_possible.push(Arbitrator::Api { id, incarnation, addr });
+    let mut net = Net::new(&view, None);
+    net.start_api(API);
+    net.run(ms(3000));
+    net.kill_mgmt(MGMT);
+    let named = |net: &Net| matches!(net.core(4).view().arbitrator, Some(Arbitrator::Api { .. }));
+    net.run_until(ms(5000), |net| named(net) && net.core(4).acts());
+    net.run(ms(500));
+    net
+}
+
+#[test]
+fn an_api_node_decides_when_no_management_server_is_there() {
+    let mut net = arbitrated_by_an_api_node();
+    net.split(&[1, 2], &[3, 4]);
+    net.run(ms(8000));
+    assert!(net.marks.contains("api_arbitrator_granted"));
+    assert!(net.marks.contains("api_arbitrator_refused"));
+    assert!(net.acts_alone(&[1, 2]) != net.acts_alone(&[3, 4]), "exactly one side");
+    net.check();
+}
+
+#[test]
+fn a_restarted_api_node_answers_nobody_until_a_view_names_it_again() {
+    let mut net = arbitrated_by_an_api_node();
+    net.hook = Some(Box::new(|from, _, message| match message {
+        ControlMessage::AskArbitrator { .. } if from > 2 => Fate::Lose,
+        _ => Fate::Deliver,
+    }));
+    net.split(&[1, 2], &[3, 4]);
+    net.run_until(ms(2000), |net| net.marks.contains("api_arbitrator_granted"));
+    net.kill_mgmt(API);
+    net.start_api(API);
+    net.hook = None;
+    net.run(ms(9000));
+    assert!(net.marks.contains("api_arbitrator_silent"));
+    assert!(net.acts_alone(&[1, 2]) && net.exit(3) == Some(exit_code::LOST));
+    let again =
+        Arbitrator::Api { id: MgmtId(1), incarnation: Incarnation(2), addr: "a1".to_owned() };
+    assert_eq!(net.core(1).view().arbitrator, Some(again), "its new life is named");
+    net.check();
+}
+
+#[test]
+fn an_api_node_gives_way_to_a_management_server_that_is_back() {
+    let mut net = arbitrated_by_an_api_node();
+    net.revive_mgmt(MGMT);
+    net.run_until(ms(8000), |net| {
+        matches!(net.core(4).view().arbitrator, Some(Arbitrator::Mgmt { .. }))
+    });
+    net.check();
+}
+
 #[test]
 fn peers_that_are_late_at_the_start_are_not_dropped_at_once() {
     let mut net = Net::new(&first_view(2, 2, 1), None);
@@ -380,6 +443,7 @@ fn a_stuck_shard_ends_its_node() {
     net.shard(2).stuck = true;
     net.run(ms(1000));
     assert_eq!(net.exit(2), Some(exit_code::STUCK));
+    assert!(net.marks.contains("shard_stuck"));
     assert!(net.acts_alone(&[1, 3, 4]));
 }
 

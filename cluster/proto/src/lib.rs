@@ -11,6 +11,7 @@
 //! random number; `clippy.toml` and the tidy test enforce it.
 
 pub mod agreement;
+pub mod arbitrator;
 pub mod canary;
 pub mod change;
 pub mod epochs;

@@ -49,7 +49,9 @@ impl ControlCore {
     pub(super) fn arbitrator_wanted(&self, now: Instant) -> Option<Arbitrator> {
         let current = self.view.arbitrator.as_ref();
         let barred = self.arbitrator_barred_until > now;
-        let best = self.view.arbitrators_possible.iter().find(|candidate| {
+        let possible = self.view.arbitrators_possible.iter();
+        let mut live = possible.filter_map(|candidate| self.links.as_it_lives(candidate));
+        let best = live.find(|candidate| {
             matches!(self.links.arbitrator_for(candidate, now), (true, up) if up > ARBITRATOR_AWAY)
         });
         let Some(best) = best.filter(|_| !barred) else { return current.cloned() };
@@ -57,10 +59,10 @@ impl ControlCore {
             None => true,
             Some(current) => {
                 let (up, since) = self.links.arbitrator_for(current, now);
-                (!up && since > ARBITRATOR_AWAY) || rank(best) < rank(current)
+                (!up && since > ARBITRATOR_AWAY) || rank(&best) < rank(current)
             }
         };
-        if replace { Some(best.clone()) } else { current.cloned() }
+        if replace { Some(best) } else { current.cloned() }
     }
 
     /// Asks the arbitrators one after the other; with none to ask, goes on.
@@ -121,6 +123,10 @@ impl ControlCore {
             }
             ControlMessage::RegisteredView { view, registered } => {
                 self.on_registered(now, from, &view, registered, out);
+            }
+            ControlMessage::ArbitratorReady { incarnation } => {
+                out.mark("api_node_offers_itself");
+                self.links.arbitrator_ready(from, incarnation);
             }
             ControlMessage::Heartbeat { .. }
             | ControlMessage::HeartbeatAnswer { .. }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
-use lockstep_proto::ids::{MgmtId, NodeInstance, ShardId, ViewNumber};
+use lockstep_proto::ids::{Incarnation, MgmtId, NodeInstance, ShardId, ViewNumber};
 use lockstep_proto::limits::NODES_MAX;
 use lockstep_proto::process::{Effect, LinkId, Outputs, Peer, Target};
 use lockstep_proto::time::Instant;
@@ -57,6 +57,8 @@ pub(super) struct MgmtLink {
     /// The newest view it has confirmed, and when it was last sent one.
     pub(super) registered: ViewNumber,
     pub(super) sent: Option<Instant>,
+    /// An API node's process has said which life of it this is.
+    life: Option<Incarnation>,
 }
 
 /// One wanted link.
@@ -163,7 +165,15 @@ impl Links {
         }
         let route = Route::down(now);
         let registered = ViewNumber(0);
-        self.mgmt.push(MgmtLink { id, addr, route, since: now, registered, sent: None });
+        self.mgmt.push(MgmtLink {
+            id,
+            addr,
+            route,
+            since: now,
+            registered,
+            sent: None,
+            life: None,
+        });
         self.mgmt.sort_unstable_by_key(|m| m.id);
     }
 
@@ -183,7 +193,7 @@ impl Links {
             Peer::Control(node) => self.peer_mut(node).and_then(|p| p.control.came_up(link)),
             Peer::Watch(node) => self.peer_mut(node).and_then(|p| p.watch.came_up(link)),
             Peer::Mgmt(id) => self.mgmt_mut(id).and_then(|mgmt| {
-                (mgmt.since, mgmt.sent) = (now, None);
+                (mgmt.since, mgmt.sent, mgmt.life) = (now, None, None);
                 mgmt.route.came_up(link)
             }),
             Peer::Newcomer | Peer::Client => None,
@@ -354,17 +364,43 @@ impl Links {
         self.mgmt.iter_mut().find(|m| m.id == id)
     }
 
+    /// An API node's process says which life of it answers.
+    pub(super) fn arbitrator_ready(&mut self, id: MgmtId, incarnation: Incarnation) {
+        if let Some(mgmt) = self.mgmt_mut(id) {
+            mgmt.life = Some(incarnation);
+        }
+    }
+
+    /// A possible arbitrator as a view would have to name it now; `None` for an API node that has
+    /// not said which life it is in.
+    pub(super) fn as_it_lives(&self, possible: &Arbitrator) -> Option<Arbitrator> {
+        match possible {
+            Arbitrator::Mgmt { .. } => Some(possible.clone()),
+            Arbitrator::Api { id, addr, .. } => {
+                let incarnation = self.mgmt.iter().find(|m| m.id == *id)?.life?;
+                Some(Arbitrator::Api { id: *id, incarnation, addr: addr.clone() })
+            }
+        }
+    }
+
     /// The link to an arbitrator, if it is up.
     pub(super) fn arbitrator(&self, arbitrator: &Arbitrator) -> Option<LinkId> {
         let id = id_and_addr(arbitrator).0;
         self.mgmt.iter().find(|m| m.id == id)?.route.link()
     }
 
-    /// For how long an arbitrator has been connected (true) or away (false).
+    /// For how long an arbitrator has been connected (true) or away (false). Another life of an
+    /// API node's process is not it.
     pub(super) fn arbitrator_for(&self, arbitrator: &Arbitrator, now: Instant) -> (bool, Duration) {
         let id = id_and_addr(arbitrator).0;
-        let mgmt = self.mgmt.iter().find(|m| m.id == id);
-        mgmt.map_or((false, Duration::ZERO), |m| (m.route.link().is_some(), now.since(m.since)))
+        let Some(mgmt) = self.mgmt.iter().find(|m| m.id == id) else {
+            return (false, Duration::ZERO);
+        };
+        let same = match arbitrator {
+            Arbitrator::Mgmt { .. } => true,
+            Arbitrator::Api { incarnation, .. } => mgmt.life == Some(*incarnation),
+        };
+        (same && mgmt.route.link().is_some(), now.since(mgmt.since))
     }
 
     fn peer_mut(&mut self, node: NodeInstance) -> Option<&mut PeerLinks> {

@@ -268,6 +268,7 @@ impl ControlCore {
 
     /// Tells a view to everybody in it and to those it leaves out.
     fn announce(&mut self, view: &View, out: &mut Outputs) {
+        out.mark("view_announced");
         let message = ControlMessage::NewView { view: Box::new(view.clone()) };
         for member in self.view.members.iter().filter(|m| m.instance != self.me) {
             for link in self.links.links_to(member.instance) {

@@ -314,7 +314,8 @@ impl ControlCore {
             | ControlMessage::Report { .. }
             | ControlMessage::AdmissionPending { .. }
             | ControlMessage::Admitted { .. }
-            | ControlMessage::AdmissionRefused { .. } => out.mark("control_message_misplaced"),
+            | ControlMessage::AdmissionRefused { .. }
+            | ControlMessage::ArbitratorReady { .. } => out.mark("control_message_misplaced"),
         }
     }
 

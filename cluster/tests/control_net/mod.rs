@@ -4,6 +4,7 @@
 //! It is not the simulator: no randomness, one fixed delay, no load. It exists so that a broken
 //! agreement is found where it is written.
 
+mod api;
 mod shard;
 
 use std::cmp::Reverse;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 
 use lockstep_cluster::{ControlCore, ControlOptions};
+use lockstep_proto::arbitrator::ApiArbitrator;
 use lockstep_proto::canary::Canary;
 use lockstep_proto::ids::{
     ClusterId, Epoch, GroupId, Incarnation, MgmtId, NodeId, NodeInstance, PartitionId, ShardId,
@@ -77,6 +79,9 @@ pub(crate) struct Net {
     pub(crate) nodes: BTreeMap<Id, Node>,
     registers: BTreeMap<Id, Register>,
     mgmt_down: BTreeSet<Id>,
+    apis: BTreeMap<Id, ApiArbitrator>,
+    /// Processes of API nodes so far.
+    lives: u32,
     /// Both ends of every connection.
     conns: BTreeMap<(Id, LinkId), (Id, LinkId)>,
     kinds: BTreeMap<(Id, LinkId), Peer>,
@@ -134,6 +139,8 @@ impl Net {
             nodes: BTreeMap::new(),
             registers: BTreeMap::new(),
             mgmt_down: BTreeSet::new(),
+            apis: BTreeMap::new(),
+            lives: 0,
             conns: BTreeMap::new(),
             kinds: BTreeMap::new(),
             cuts: BTreeSet::new(),
@@ -221,6 +228,9 @@ impl Net {
         };
         if let Event::Dial(from, to) = event {
             return self.dial(from, to);
+        }
+        if self.apis.contains_key(&id) {
+            return self.api_event(id, event);
         }
         if id >= MGMT {
             if let Event::Frame(_, link, bytes) = event {
@@ -343,6 +353,7 @@ impl Net {
         if other < MGMT {
             self.at(DELAY, Event::Up(other, there, peer_there));
         }
+        self.api_up(other, there, peer_there);
     }
 
     fn out(&mut self, id: Id) -> &mut Outputs {

@@ -215,7 +215,8 @@ impl MgmtCore {
             | ControlMessage::RegisteredView { .. }
             | ControlMessage::AdmissionPending { .. }
             | ControlMessage::Admitted { .. }
-            | ControlMessage::AdmissionRefused { .. } => {
+            | ControlMessage::AdmissionRefused { .. }
+            | ControlMessage::ArbitratorReady { .. } => {
                 close(link, "a control message that is none of a management server's", out);
             }
         }

@@ -43,7 +43,8 @@ struct Arguments {
     /// Output format; only json exists.
     #[arg(short, long, default_value = "json")]
     output: String,
-    /// Fail if a rare branch that the profile owes was never reached.
+    /// Fail if a rare branch that the profile owes was never reached. What is owed is what 500
+    /// seeds of 20 seconds reach; a shorter run reports `marks_missing` and fails only with this.
     #[arg(long)]
     require_marks: bool,
     /// Node groups and replicas of every run, as 2x2; drawn per seed without it.

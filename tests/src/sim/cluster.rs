@@ -11,6 +11,7 @@ use lockstep_cluster::control::{ControlCore, ControlOptions};
 use lockstep_cluster::shard::{ShardCore, ShardOptions};
 use lockstep_mgmt::core::plan::ClusterPlan;
 use lockstep_mgmt::core::{MgmtCore, MgmtOptions, MgmtStored};
+use lockstep_proto::arbitrator::{ApiArbitrator, ApiArbitratorOptions};
 use lockstep_proto::canary::Canary;
 use lockstep_proto::ids::{
     ClusterId, Epoch, GroupId, Incarnation, MgmtId, NodeId, NodeInstance, ShardId, ViewNumber,
@@ -45,6 +46,8 @@ pub struct Shape {
     pub zones: u16,
     /// Management servers.
     pub mgmts: u16,
+    /// API nodes that offer themselves as arbitrators.
+    pub apis: u16,
     /// Clients.
     pub clients: u16,
     /// Largest drift of a clock from true time, parts per million.
@@ -62,6 +65,8 @@ pub struct Cluster {
     pub nodes: Vec<HostId>,
     /// Management servers.
     pub mgmts: Vec<HostId>,
+    /// API nodes that offer themselves as arbitrators.
+    pub apis: Vec<HostId>,
     /// Clients.
     pub clients: Vec<HostId>,
     /// The bug to run with.
@@ -79,6 +84,10 @@ fn node_addr(id: u16) -> String {
 
 fn mgmt_addr(id: u16) -> String {
     format!("m{id}:1")
+}
+
+fn api_addr(id: u16) -> String {
+    format!("a{id}:1")
 }
 
 /// The first view of a cluster of this shape.
@@ -114,9 +123,14 @@ pub fn first_view(shape: &Shape) -> View {
             replicas,
         });
     }
-    let arbitrators: Vec<Arbitrator> = (1..=shape.mgmts)
+    let mut arbitrators: Vec<Arbitrator> = (1..=shape.mgmts)
         .map(|id| Arbitrator::Mgmt { id: MgmtId(id), addr: mgmt_addr(id) })
         .collect();
+    arbitrators.extend((1..=shape.apis).map(|index| Arbitrator::Api {
+        id: MgmtId(shape.mgmts + index),
+        incarnation: Incarnation(0),
+        addr: api_addr(index),
+    }));
     View {
         cluster: ClusterId(0x5eed),
         number: ViewNumber(1),
@@ -173,8 +187,15 @@ impl Cluster {
         rng: &mut Rng,
     ) -> Self {
         let view = first_view(&shape);
-        let mut cluster =
-            Self { shape, view, nodes: vec![], mgmts: vec![], clients: vec![], canary };
+        let mut cluster = Self {
+            shape,
+            view,
+            nodes: vec![],
+            mgmts: vec![],
+            apis: vec![],
+            clients: vec![],
+            canary,
+        };
         for id in 1..=cluster.shape.mgmts {
             let zone = (id - 1) % cluster.shape.zones;
             let name = format!("m{id}");
@@ -184,6 +205,15 @@ impl Cluster {
             cluster.mgmts.push(host);
             cluster.first_files(world, host, MgmtId(id));
             cluster.start_mgmt(world, host);
+        }
+        for index in 1..=cluster.shape.apis {
+            let id = MgmtId(cluster.shape.mgmts + index);
+            let zone = index % cluster.shape.zones;
+            let clock = clock(&cluster.shape, rng);
+            let host = host(format!("a{index}"), Role::Mgmt(id), zone, api_addr(index), clock);
+            let host = world.add_host(host);
+            cluster.apis.push(host);
+            cluster.start_api(world, host);
         }
         for member in cluster.view.members.clone() {
             let node = cluster.add_node(world, &member, rng);
@@ -291,6 +321,48 @@ impl Cluster {
         world.host_mut(host).life = Life::Running;
         let proc = world.add_proc(host, name, Core::Mgmt(Box::new(core)));
         world.plan_next_turn(proc);
+    }
+
+    /// Starts the process of an API node's arbitrator: nothing is left of an earlier one.
+    pub fn start_api(&self, world: &mut World, host: HostId) {
+        let Role::Mgmt(id) = world.host(host).role else { return };
+        let core = ApiArbitrator::new(ApiArbitratorOptions {
+            id,
+            cluster: self.view.cluster,
+            // No two processes of the world have one number.
+            incarnation: Incarnation(u32::try_from(world.procs.len()).expect("few processes")),
+            canary: self.canary,
+        });
+        let name = world.host(host).name.clone();
+        world.host_mut(host).procs.clear();
+        world.host_mut(host).life = Life::Running;
+        let proc = world.add_proc(host, name, Core::Api(Box::new(core)));
+        world.plan_next_turn(proc);
+    }
+
+    /// Starts a management server or an API node's arbitrator again.
+    pub fn restart(&self, world: &mut World, host: HostId) {
+        if self.apis.contains(&host) {
+            self.start_api(world, host);
+        } else {
+            self.start_mgmt(world, host);
+        }
+    }
+
+    /// The host of a view's arbitrator, if the process there is the one that is named.
+    #[must_use]
+    pub fn arbitrator(&self, world: &World, view: &View) -> Option<HostId> {
+        match view.arbitrator.as_ref()? {
+            Arbitrator::Mgmt { id, .. } => Some(self.mgmts[usize::from(id.0) - 1]),
+            Arbitrator::Api { id, incarnation, .. } => {
+                let host = self.apis[usize::from(id.0 - self.shape.mgmts) - 1];
+                let proc = world.host(host).procs.first()?;
+                match world.procs[proc.index()].core.as_ref()? {
+                    Core::Api(core) if core.incarnation() == *incarnation => Some(host),
+                    _ => None,
+                }
+            }
+        }
     }
 
     /// Starts a client process without tasks.

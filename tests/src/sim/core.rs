@@ -4,6 +4,7 @@
 use lockstep_cluster::control::ControlCore;
 use lockstep_cluster::shard::ShardCore;
 use lockstep_mgmt::core::MgmtCore;
+use lockstep_proto::arbitrator::ApiArbitrator;
 use lockstep_proto::process::{Input, Outputs, Process};
 use lockstep_proto::time::Instant;
 
@@ -17,6 +18,8 @@ pub enum Core {
     Shard(Box<ShardCore>),
     /// A management server.
     Mgmt(Box<MgmtCore>),
+    /// An API node's arbitrator.
+    Api(Box<ApiArbitrator>),
     /// A client with its tasks.
     Client(Box<ClientProcess>),
     /// A process of the simulator's own tests.
@@ -29,6 +32,7 @@ impl Core {
             Self::Control(core) => core.as_mut(),
             Self::Shard(core) => core.as_mut(),
             Self::Mgmt(core) => core.as_mut(),
+            Self::Api(core) => core.as_mut(),
             Self::Client(core) => core.as_mut(),
             Self::Toy(core) => core.as_mut(),
         }
@@ -51,6 +55,7 @@ impl Core {
             Self::Control(core) => core.next_timeout(),
             Self::Shard(core) => core.next_timeout(),
             Self::Mgmt(core) => core.next_timeout(),
+            Self::Api(core) => core.next_timeout(),
             Self::Client(core) => core.next_timeout(),
             Self::Toy(core) => core.next_timeout(),
         }

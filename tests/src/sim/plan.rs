@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use lockstep_proto::view::{Arbitrator, View};
+use lockstep_proto::view::View;
 
 use super::cluster::Cluster;
 use super::faults::{AMBUSH_NS, Fault};
@@ -71,6 +71,8 @@ const SETTLED_NS: u64 = 3_000 * MS;
 /// ever falls into the milliseconds in which the first is dealt with.
 const AMBUSHED: &[&str] = &[
     "view_change_failure",
+    "view_announced",
+    "view_announced",
     "president_takeover",
     "arbitrator_asked",
     "arbitrator_granted",
@@ -157,6 +159,7 @@ impl Plan {
             .nodes
             .iter()
             .chain(&cluster.mgmts)
+            .chain(&cluster.apis)
             .chain(&cluster.clients)
             .copied()
             .filter(|host| !world.is_dead(*host))
@@ -295,7 +298,13 @@ impl Plan {
         targets: &[HostId],
         network: bool,
     ) -> Option<Fault> {
-        let mut pair = || (*self.rng.pick(targets), *self.rng.pick(targets));
+        // Half of the time the one who leads the recovery, as far as one can tell beforehand.
+        let eldest = view.members.iter().min_by_key(|member| member.seniority);
+        let eldest = eldest.map(|member| cluster.node(member.instance.node));
+        let mut pair = || {
+            let second = eldest.filter(|node| targets.contains(node) && self.rng.coin());
+            (*self.rng.pick(targets), second.unwrap_or_else(|| *self.rng.pick(targets)))
+        };
         let pairs: Vec<_> = (0..6).map(|_| pair()).filter(|(a, b)| a != b).collect();
         let fits = |(a, b): &(HostId, HostId)| self.may_lose(world, cluster, view, &[*a, *b]);
         let (first, second) = pairs.into_iter().find(fits)?;
@@ -319,7 +328,7 @@ impl Plan {
         let until = world.now + AMBUSH_NS + length + SETTLED_NS;
         self.doomed.extend([(first, until), (second, until)]);
         self.second = Some(fault);
-        Some(Fault::Ambush(second, *self.rng.pick(AMBUSHED), blow))
+        Some(Fault::Ambush(second, self.rng.pick(AMBUSHED), blow))
     }
 
     /// A management server or a client dies; the run starts another in its place.
@@ -327,6 +336,7 @@ impl Plan {
         let hosts: Vec<HostId> = cluster
             .mgmts
             .iter()
+            .chain(&cluster.apis)
             .chain(&cluster.clients)
             .copied()
             .filter(|host| !world.is_dead(*host))
@@ -447,8 +457,7 @@ impl Plan {
         view: &View,
         lost: &[HostId],
     ) -> bool {
-        let Some(Arbitrator::Mgmt { id, .. }) = &view.arbitrator else { return false };
-        let host = cluster.mgmts[usize::from(id.0) - 1];
+        let Some(host) = cluster.arbitrator(world, view) else { return false };
         world.runs(host)
             && !lost.contains(&host)
             && cluster.nodes.iter().all(|node| {

@@ -119,6 +119,7 @@ fn draw_shape(options: &Options, rng: &mut Rng) -> Shape {
         partitions: *rng.pick(&[8, 8, 16]),
         zones: *rng.pick(&[1, 2, 2, 3]),
         mgmts: *rng.pick(&[1, 2, 2]),
+        apis: *rng.pick(&[0, 0, 1]),
         clients: *rng.pick(&[2, 3, 4]),
         drift_ppm: *rng.pick(&[0, 100, 450]),
     }
@@ -385,7 +386,7 @@ impl Run {
             let Some((_, act)) = self.acts.pop_front() else { return };
             match act.deed(&self.world) {
                 Deed::Fault(fault) => self.world.strike(&fault),
-                Deed::Restart(host) => self.cluster.start_mgmt(&mut self.world, host),
+                Deed::Restart(host) => self.cluster.restart(&mut self.world, host),
                 Deed::Ghost(host) => ghost::raise(&mut self.world, &self.cluster, host),
             }
         }
@@ -400,9 +401,10 @@ impl Run {
                 self.give_tasks(client);
             }
         }
-        for mgmt in self.cluster.mgmts.clone() {
-            if self.world.is_dead(mgmt) && self.rng.one_in(8) {
-                self.cluster.start_mgmt(&mut self.world, mgmt);
+        let servers = self.cluster.mgmts.iter().chain(&self.cluster.apis).copied();
+        for server in servers.collect::<Vec<HostId>>() {
+            if self.world.is_dead(server) && self.rng.one_in(8) {
+                self.cluster.restart(&mut self.world, server);
             }
         }
     }
@@ -413,9 +415,10 @@ impl Run {
     }
 
     fn drain(&mut self) {
-        for mgmt in self.cluster.mgmts.clone() {
-            if self.world.is_dead(mgmt) {
-                self.cluster.start_mgmt(&mut self.world, mgmt);
+        let servers = self.cluster.mgmts.iter().chain(&self.cluster.apis).copied();
+        for server in servers.collect::<Vec<HostId>>() {
+            if self.world.is_dead(server) {
+                self.cluster.restart(&mut self.world, server);
             }
         }
         let limit = self.world.now + 15 * SECOND;

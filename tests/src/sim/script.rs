@@ -1,7 +1,7 @@
 //! Scenario scripts: one situation as a short text, so that it can be read, reviewed and run under
 //! any seed. Words per line:
 //!
-//! * `shape 2x2`, `shards 1`, `zones 2`, `mgmts 1`, `clients 3`, `partitions 8`: the cluster;
+//! * `shape 2x2`, `shards 1`, `zones 2`, `mgmts 1`, `apis 0`, `clients 3`, `partitions 8`: the cluster;
 //! * `seconds 3`, `seeds 5`, `pause_us 5000`, `lists 3`, `expiry 50`: the work;
 //! * `at MS kill|power_off|terminate|restart HOST`, `at MS pause HOST MS [holding]`,
 //!   `at MS cut HOST HOST MS [oneway] [reject]`, `at MS split A,B | C,D MS [reject]`,
@@ -95,6 +95,7 @@ impl Script {
                 partitions: 8,
                 zones: 2,
                 mgmts: 1,
+                apis: 0,
                 clients: 3,
                 drift_ppm: 100,
             },
@@ -132,6 +133,7 @@ impl Script {
             "shards" => self.shape.shards = small()?,
             "zones" => self.shape.zones = small()?,
             "mgmts" => self.shape.mgmts = small()?,
+            "apis" => self.shape.apis = small()?,
             "clients" => self.shape.clients = small()?,
             "partitions" => self.shape.partitions = small()?,
             "drift_ppm" => self.shape.drift_ppm = i64::try_from(number()?).ok()?,

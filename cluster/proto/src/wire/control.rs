@@ -8,7 +8,9 @@
 use ::bytes::BytesMut;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{ClusterId, Epoch, NodeId, NodeInstance, PartitionId, Seq, ViewNumber};
+use crate::ids::{
+    ClusterId, Epoch, Incarnation, NodeId, NodeInstance, PartitionId, Seq, ViewNumber,
+};
 use crate::view::{Arbitrator, View, ViewIdentity};
 use crate::wire::codec::{decode, frame_cold};
 use crate::wire::shard_control::ProposalId;
@@ -180,6 +182,14 @@ pub enum ControlMessage {
     AdmissionRefused {
         /// What, why, what to do now.
         text: String,
+    },
+
+    // --- API node to control core ---
+    /// The first thing a process says that an API node's operator offers as arbitrator: which life
+    /// of it a view has to name.
+    ArbitratorReady {
+        /// Drawn at its start.
+        incarnation: Incarnation,
     },
 }
 

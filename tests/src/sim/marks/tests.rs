@@ -6,18 +6,128 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::tidy::{Tree, root};
 
-/// Marks that no profile owes, and who reaches them: a unit test, by its file, or a script.
-const ELSEWHERE: &[(&str, &str)] = &[
-    // The arbitrator's rarer answers need a server in one particular state.
-    ("arbitrator_asked_again", "mgmt/src/core/tests.rs"),
-    ("arbitrator_asked_in_vain", "mgmt/src/core/tests.rs"),
-    ("arbitrator_without_register", "mgmt/src/core/tests.rs"),
-    ("registration_refused", "mgmt/src/core/tests.rs"),
-    ("mgmt_copy_received", "mgmt/src/core/tests.rs"),
-    // Simulated clusters begin with view 1 on disk; creation is tested by itself.
-    ("cluster_created", "mgmt/src/core/tests.rs"),
-    ("newcomer_admitted_again", "mgmt/src/core/tests.rs"),
-    ("newcomer_refused", "mgmt/src/core/tests.rs"),
-    // A race of two presidents that differ in whom they have told.
-    ("number_taken", "cluster/tests/control.rs"),
+/// Who reaches a mark that no profile owes.
+enum Reached {
+    /// A test in this file, which asserts it.
+    Test(&'static str),
+    /// This script, which expects it.
+    Script(&'static str),
+    /// Nothing that simulated clusters do, for this reason.
+    Not(&'static str),
+}
+
+use Reached::{Not, Script, Test};
+
+const MGMT: Reached = Test("mgmt/src/core/tests.rs");
+const CONTROL: Reached = Test("cluster/tests/control.rs");
+const BORN: Reached = Not("simulated clusters begin with view 1 on disk; creation has unit tests");
+const RUBBISH: Reached = Not("nobody in the simulator sends what is no message; real sockets do");
+const RACE: Reached = Not("a race within one round of agreement that no fault is aimed at");
+
+/// Marks that no profile owes.
+const ELSEWHERE: &[(&str, Reached)] = &[
+    // The arbitrator and its register.
+    ("arbitrator_asked_again", MGMT),
+    ("arbitrator_asked_in_vain", MGMT),
+    ("arbitrator_without_register", MGMT),
+    ("registration_refused", MGMT),
+    ("arbitrator_unreachable", Script("split_in_halves_reached_by_none")),
+    ("arbitrator_kept", RACE),
+    ("arbitrator_register_lagged", RACE),
+    ("arbitrator_showed_own_view", RACE),
+    ("api_node_offers_itself", Script("api_node_arbitrates")),
+    ("api_arbitrator_appointed", Script("api_node_arbitrates")),
+    ("api_arbitrator_granted", Script("api_node_arbitrates")),
+    ("api_arbitrator_refused", CONTROL),
+    ("api_arbitrator_silent", Script("api_node_restarts_between_two_requests")),
+    // Birth of a cluster.
+    ("cluster_created", MGMT),
+    ("mgmt_copy_received", MGMT),
+    ("newcomer_admitted_again", MGMT),
+    ("newcomer_refused", MGMT),
+    ("newcomer_admitted", BORN),
+    ("newcomer_link_lost", BORN),
+    ("mgmt_watched_before_creation", BORN),
+    // Agreement: what a president told some and not others before it died.
+    ("number_taken", CONTROL),
+    ("view_adopted_from_peer", CONTROL),
+    ("proposal_ignored", Script("president_dies_after_telling_one")),
+    ("view_from_refused", Script("split_while_the_arbitrator_changes")),
+    ("suspected_stuck", Not("a member that answers heartbeats and no proposal has a defect")),
+    // Leaving, and shards that do not answer.
+    ("leave_last_of_group", CONTROL),
+    ("shard_stuck", CONTROL),
+    ("peer_suspected_by_stream", Script("split_in_halves_reached_by_one")),
+    ("shard_suspects", Script("split_in_halves_reached_by_one")),
+    // Reads without a lease.
+    ("answer_waits_for_lease", Script("heartbeats_alone_are_lost")),
+    ("read_check_without_lease", Script("heartbeats_alone_are_lost")),
+    ("scan_waits_for_prepared", Not("the workload scans tables when everything else is done")),
+    ("client_read_batch_sent_again", Not("the workload reads by look-ups, and batches write")),
+    // What only a defect or a stranger sends.
+    ("append_from_non_primary_ignored", RUBBISH),
+    ("control_frame_malformed", RUBBISH),
+    ("control_message_misplaced", RUBBISH),
+    ("frame_of_stranger_ignored", RUBBISH),
+    ("malformed_frame", RUBBISH),
+    ("mgmt_message_misplaced", RUBBISH),
+    ("shard_message_misplaced", RUBBISH),
+    ("mgmt_answer_dropped", Not("so many answers wait for a disk only if it hangs")),
 ];
+
+/// The marks in the shipped source, and how many calls name none in place.
+fn in_source(tree: &Tree) -> (BTreeSet<String>, usize) {
+    let (mut marks, mut unnamed) = (BTreeSet::new(), 0);
+    let shipped = |path: &str| {
+        ["cluster/", "client/src/", "mgmt/src/"].iter().any(|start| path.starts_with(start))
+            && path.ends_with(".rs")
+            && !path.contains("/tests")
+    };
+    for file in tree.files().filter(|file| shipped(&file.path)) {
+        for call in file.text.split(".mark(").skip(1) {
+            match call.trim_start().strip_prefix('"').and_then(|rest| rest.split('"').next()) {
+                Some(name) => {
+                    marks.insert(name.to_owned());
+                }
+                None => unnamed += 1,
+            }
+        }
+    }
+    (marks, unnamed)
+}
+
+#[test]
+fn every_mark_is_owed_or_reached_elsewhere_and_none_is_made_up() {
+    let tree = Tree::load(&root()).expect("the tree can be read");
+    let (marks, unnamed) = in_source(&tree);
+    assert!(marks.len() > 80, "only {} marks were found", marks.len());
+    assert_eq!(unnamed, 0, "a mark is named where it is made, or this test cannot find it");
+    let elsewhere = ELSEWHERE.iter().map(|(name, _)| *name);
+    let listed: Vec<&str> =
+        [ALWAYS, LOSSES, CUTS, DEATHS].into_iter().flatten().copied().chain(elsewhere).collect();
+    let known: BTreeSet<String> = listed.iter().map(|name| (*name).to_owned()).collect();
+    assert_eq!(known.len(), listed.len(), "a mark stands in two tables");
+    let unknown: Vec<_> = marks.difference(&known).collect();
+    assert!(unknown.is_empty(), "say who reaches them: {unknown:?}");
+    let gone: Vec<_> = known.difference(&marks).collect();
+    assert!(gone.is_empty(), "nobody makes them any more: {gone:?}");
+}
+
+#[test]
+fn whoever_is_said_to_reach_a_mark_names_it() {
+    let tree = Tree::load(&root()).expect("the tree can be read");
+    for (mark, reached) in ELSEWHERE {
+        let (path, text) = match reached {
+            Test(path) => ((*path).to_owned(), format!("\"{mark}\"")),
+            Script(name) => {
+                (format!("tests/scenarios/{name}.txt"), format!("expect mark {mark}\n"))
+            }
+            Not(reason) => {
+                assert!(reason.len() > 20, "{mark}: say why");
+                continue;
+            }
+        };
+        let file = tree.file(&path).unwrap_or_else(|| panic!("{mark}: no file {path}"));
+        assert!(file.text.contains(&text), "{path} does not look for {mark}");
+    }
+}
