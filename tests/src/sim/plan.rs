@@ -328,7 +328,7 @@ impl Plan {
         let until = world.now + AMBUSH_NS + length + SETTLED_NS;
         self.doomed.extend([(first, until), (second, until)]);
         self.second = Some(fault);
-        Some(Fault::Ambush(second, self.rng.pick(AMBUSHED), blow))
+        Some(Fault::Ambush(second, self.rng.pick::<&str>(AMBUSHED), blow))
     }
 
     /// A management server or a client dies; the run starts another in its place.

@@ -1,7 +1,8 @@
 //! Scenario scripts: one situation as a short text, so that it can be read, reviewed and run under
 //! any seed. Words per line:
 //!
-//! * `shape 2x2`, `shards 1`, `zones 2`, `mgmts 1`, `apis 0`, `clients 3`, `partitions 8`: the cluster;
+//! * `shape 2x2`, `shards 1`, `zones 2`, `mgmts 1`, `apis 0` (API nodes that offer themselves as
+//!   arbitrators), `clients 3`, `partitions 8`: the cluster;
 //! * `seconds 3`, `seeds 5`, `pause_us 5000`, `lists 3`, `expiry 50`: the work;
 //! * `at MS kill|power_off|terminate|restart HOST`, `at MS pause HOST MS [holding]`,
 //!   `at MS cut HOST HOST MS [oneway] [reject]`, `at MS split A,B | C,D MS [reject]`,
