@@ -40,7 +40,6 @@ fn hunt(canary: Canary) -> Hunt {
     match canary {
         Canary::AcknowledgeBeforeBackup
         | Canary::CommitBeforePreparesStable
-        | Canary::ReadWithoutLease
         | Canary::ArbitratorAnswersTwice
         | Canary::MinorityGoesOn
         | Canary::IgnoreWoundOfPrepared
@@ -53,7 +52,9 @@ fn hunt(canary: Canary) -> Hunt {
         Canary::CloseEpochWithOrphan => scripted!("take_over_across_a_close"),
         Canary::DropPrepareAtExpiry => scripted!("vote_that_outlasts_its_id"),
         Canary::SkipLeaseWait => scripted!("reader_at_a_dropped_backup"),
-        Canary::ClockBeforeSocket => scripted!("sleeping_node_and_its_cut_off_reader"),
+        Canary::ReadWithoutLease | Canary::ClockBeforeSocket => {
+            scripted!("sleeping_node_and_its_cut_off_reader")
+        }
     }
 }
 
