@@ -231,9 +231,9 @@ impl Process for NewcomerCore {
 #[cfg(test)]
 mod tests {
     use bytes::BytesMut;
-    use lockstep_proto::ids::{Epoch, GroupId, Incarnation, ViewNumber};
+    use lockstep_proto::ids::{Epoch, GroupId, Incarnation, RestartGeneration, ViewNumber};
     use lockstep_proto::process::{DialError, LinkEnd, StoredFile};
-    use lockstep_proto::view::{ClusterConfig, Member};
+    use lockstep_proto::view::{ClusterConfig, Member, Standing};
 
     use super::*;
 
@@ -309,6 +309,7 @@ mod tests {
             addr: "n1:1".to_owned(),
             shards: 2,
             seniority: 0,
+            standing: Standing::InSync,
         };
         let view = View {
             cluster: ClusterId(7),
@@ -319,7 +320,8 @@ mod tests {
             arbitrator: None,
             arbitrators_possible: Vec::new(),
             seal: Epoch(0),
-            restart_generation: 0,
+            restart_generation: RestartGeneration(0),
+            cuts: Vec::new(),
         };
         ControlMessage::Admitted { cluster: ClusterId(7), instance, view: Box::new(view) }
     }

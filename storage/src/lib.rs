@@ -16,7 +16,7 @@ pub mod checkpoint;
 pub mod disk;
 mod evaluate;
 mod fragment;
-mod generations;
+
 mod index;
 mod locks;
 pub mod redo;
@@ -24,5 +24,5 @@ pub mod redo;
 pub use block::Row;
 pub use evaluate::{Effect, evaluate};
 pub use fragment::{Fragment, Page, ROW_OVERHEAD_BYTES};
-pub use generations::Generations;
 pub use locks::{Acquired, LockTable, Mode, Owner};
+pub use lockstep_proto::generations::Generations;

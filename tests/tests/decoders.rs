@@ -11,7 +11,8 @@ use std::hint::black_box;
 
 use bytes::BytesMut;
 use lockstep_proto::ids::{
-    Epoch, PartitionId, SchemaVersion, Seq, ShardAddr, StartOrder, TableId, TxId, ViewNumber,
+    Epoch, PartitionId, RestartGeneration, SchemaVersion, Seq, ShardAddr, StartOrder, TableId,
+    TxId, ViewNumber,
 };
 use lockstep_proto::key::decode_key;
 use lockstep_proto::record::{Header, Record, RecordBuilder, RecordKind, RowWrite};
@@ -19,7 +20,7 @@ use lockstep_proto::row::{check_row, decode_row};
 use lockstep_proto::schema::{ColumnDef, TableDef, check_catalog_row};
 use lockstep_proto::stored::{Stored, StoredCluster, StoredRegister};
 use lockstep_proto::value::ColumnType;
-use lockstep_proto::view::{ClusterConfig, Member, Placement, View};
+use lockstep_proto::view::{ClusterConfig, Member, Placement, Standing, View};
 use lockstep_proto::wire::bytes::Reader;
 use lockstep_proto::wire::client::{ClientMessage, ShardStatus};
 use lockstep_proto::wire::codec::{decode, encode};
@@ -230,12 +231,14 @@ fn view() -> View {
         addr: "127.0.0.1:1".to_owned(),
         shards: 1,
         seniority: 1,
+        standing: Standing::InSync,
     };
     let placement = Placement {
         group: lockstep_proto::ids::GroupId(0),
         local_index: 0,
         primary: member.instance.node,
         replicas: vec![member.instance.node],
+        joining: Vec::new(),
     };
     View {
         cluster: lockstep_proto::ids::ClusterId::default(),
@@ -246,7 +249,8 @@ fn view() -> View {
         arbitrator: None,
         arbitrators_possible: Vec::new(),
         seal: Epoch(0),
-        restart_generation: 0,
+        restart_generation: RestartGeneration(0),
+        cuts: Vec::new(),
     }
 }
 

@@ -6,9 +6,10 @@ use std::net::TcpListener;
 use lockstep_client::{Client, ClientBuilder};
 use lockstep_cluster::{ControlCore, ControlOptions, ShardCore, ShardOptions};
 use lockstep_proto::ids::{
-    ClusterId, Epoch, GroupId, Incarnation, NodeId, NodeInstance, ShardId, ViewNumber,
+    ClusterId, Epoch, GroupId, Incarnation, NodeId, NodeInstance, RestartGeneration, ShardId,
+    ViewNumber,
 };
-use lockstep_proto::view::{ClusterConfig, Member, Placement, View};
+use lockstep_proto::view::{ClusterConfig, Member, Placement, Standing, View};
 use lockstep_proto::wire::hello::Speaker;
 use lockstep_runtime::{HostOptions, clock, run_node};
 use tempfile::TempDir;
@@ -77,12 +78,14 @@ fn view(listeners: &[TcpListener], shards: u16) -> View {
         addr: listener.local_addr().unwrap().to_string(),
         shards,
         seniority: u64::from(node.0),
+        standing: Standing::InSync,
     };
     let placement = |p: u16| Placement {
         group: GroupId(0),
         local_index: p,
         primary: ids[usize::from(p / shards) % ids.len()],
         replicas: ids.clone(),
+        joining: Vec::new(),
     };
     View {
         cluster: ClusterId(77),
@@ -93,6 +96,7 @@ fn view(listeners: &[TcpListener], shards: u16) -> View {
         arbitrator: None,
         arbitrators_possible: Vec::new(),
         seal: Epoch(0),
-        restart_generation: 0,
+        restart_generation: RestartGeneration(0),
+        cuts: Vec::new(),
     }
 }

@@ -10,8 +10,8 @@
 //! Invariant: the next view is a function of the view acted in, the change and the answers of *all*
 //! its members; a partition's new primary is its replica with the longest log.
 
-use crate::ids::{Epoch, NodeInstance, PartitionId, Seq, ViewNumber};
-use crate::view::{Placement, View, ViewIdentity};
+use crate::ids::{Epoch, NodeId, NodeInstance, PartitionId, Seq, ViewNumber};
+use crate::view::{Member, Placement, Standing, View, ViewIdentity};
 use crate::wire::control::{Answer, AnsweredProposal, ViewChange};
 use crate::wire::shard_control::ProposalId;
 
@@ -140,7 +140,7 @@ impl Collection {
     /// Names the view it would make of `view`.
     #[must_use]
     pub fn identity(&self, view: &View) -> ViewIdentity {
-        without(view, self.proposal.number, &self.change).identity()
+        changed(view, self.proposal.number, &self.change).identity()
     }
 
     /// The members the new view will have.
@@ -211,7 +211,7 @@ impl Collection {
     #[must_use]
     pub fn next_view(&self, view: &View) -> View {
         let seal = self.answers.iter().map(|(_, answer)| answer.seal).max().unwrap_or_default();
-        let mut next = without(view, self.proposal.number, &self.change);
+        let mut next = changed(view, self.proposal.number, &self.change);
         next.seal = view.seal.max(seal);
         for partition in view.partitions() {
             let placement = &mut next.placements[usize::from(partition.0)];
@@ -225,7 +225,7 @@ impl Collection {
     }
 
     /// The replica with the longest log of a partition; of equals the preferred one.
-    fn longest(&self, partition: PartitionId, placement: &Placement) -> Option<crate::ids::NodeId> {
+    fn longest(&self, partition: PartitionId, placement: &Placement) -> Option<NodeId> {
         let end = |node| {
             let answer = self.answers.iter().find(|(from, _)| from.node == node);
             answer.map_or(Seq(0), |(_, answer)| end_of(answer, partition))
@@ -236,17 +236,66 @@ impl Collection {
 }
 
 /// The view a change makes of `view`, but for what only the answers can tell: primaries and seal.
+///
+/// Nobody is promoted and nothing is moved by a change that drops somebody: a log that counts for
+/// the first time must not be the longest by accident, and who is dropped may lead.
 #[must_use]
-pub fn without(view: &View, number: ViewNumber, change: &ViewChange) -> View {
+pub fn changed(view: &View, number: ViewNumber, change: &ViewChange) -> View {
     let mut next = view.clone();
     next.number = number;
     next.members.retain(|m| !change.failed.contains(&m.instance));
     next.arbitrator.clone_from(&change.arbitrator);
-    let left: Vec<_> = next.members.iter().map(|m| m.instance.node).collect();
+    for member in &mut next.members {
+        if member.standing == Standing::Copying && change.attached.contains(&member.instance) {
+            member.standing = Standing::Attached;
+        }
+        if member.standing == Standing::Attached
+            && change.promoted.contains(&member.instance)
+            && change.failed.is_empty()
+        {
+            member.standing = Standing::InSync;
+        }
+    }
+    for member in &change.admitted {
+        let at = next.members.binary_search_by_key(&member.instance.node, |m| m.instance.node);
+        if let Err(at) = at {
+            next.members.insert(at, Member { standing: Standing::Copying, ..member.clone() });
+        }
+    }
     for placement in &mut next.placements {
-        placement.replicas.retain(|node| left.contains(node));
+        place(placement, &next.members);
+    }
+    if change.failed.is_empty() {
+        for (partition, node) in &change.moved {
+            if let Some(placement) = next.placements.get_mut(usize::from(partition.0))
+                && placement.replicas.contains(node)
+            {
+                placement.primary = *node;
+            }
+        }
     }
     next
+}
+
+/// Who holds a partition, given the members: in sync in order of preference, joining in order of
+/// node. When somebody is promoted the order is made anew, by the rule of the first view: at local
+/// index i replica `(i / S) mod R` leads, the others follow in turn.
+fn place(placement: &mut Placement, members: &[Member]) {
+    let group: Vec<&Member> = members.iter().filter(|m| m.group == placement.group).collect();
+    let of = |standing: fn(Standing) -> bool| -> Vec<NodeId> {
+        let those = group.iter().filter(|m| standing(m.standing));
+        those.map(|m| m.instance.node).collect()
+    };
+    let in_sync = of(|standing| standing == Standing::InSync);
+    if in_sync.iter().all(|node| placement.replicas.contains(node)) {
+        placement.replicas.retain(|node| in_sync.contains(node));
+    } else {
+        let shards = group.iter().map(|m| m.shards).max().unwrap_or(1).max(1);
+        let first = usize::from(placement.local_index / shards) % in_sync.len();
+        placement.replicas = in_sync;
+        placement.replicas.rotate_left(first);
+    }
+    placement.joining = of(|standing| standing != Standing::InSync);
 }
 
 fn end_of(answer: &Answer, partition: PartitionId) -> Seq {
@@ -259,8 +308,8 @@ fn end_of(answer: &Answer, partition: PartitionId) -> Seq {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{ClusterId, GroupId, Incarnation, NodeId};
-    use crate::view::{ClusterConfig, Member};
+    use crate::ids::{ClusterId, GroupId, Incarnation, RestartGeneration};
+    use crate::view::ClusterConfig;
 
     fn node(id: u16) -> NodeInstance {
         NodeInstance { node: NodeId(id), incarnation: Incarnation(1) }
@@ -283,12 +332,14 @@ mod tests {
             addr: String::new(),
             shards: 1,
             seniority: u64::from(id),
+            standing: Standing::InSync,
         };
         let placement = |primary: u16, second: u16, third: u16| Placement {
             group: GroupId(0),
             local_index: primary - 1,
             primary: NodeId(primary),
             replicas: vec![NodeId(primary), NodeId(second), NodeId(third)],
+            joining: Vec::new(),
         };
         View {
             cluster: ClusterId(1),
@@ -299,7 +350,8 @@ mod tests {
             arbitrator: None,
             arbitrators_possible: Vec::new(),
             seal: Epoch(4),
-            restart_generation: 0,
+            restart_generation: RestartGeneration(0),
+            cuts: Vec::new(),
         }
     }
 
@@ -347,6 +399,37 @@ mod tests {
         let next = equal.next_view(&view);
         assert_eq!(next.placements[0].primary, NodeId(2));
         assert_eq!(next.seal, Epoch(4), "the view's own");
+    }
+
+    #[test]
+    fn a_member_comes_back_step_by_step_and_not_while_another_goes() {
+        let view = changed(&view(), ViewNumber(2), &dropping(&[1]));
+        assert_eq!(view.placements[0].replicas, vec![NodeId(2), NodeId(3)]);
+        let life = NodeInstance { incarnation: Incarnation(2), ..node(1) };
+        let seniority = 4;
+        let member =
+            Member { instance: life, seniority, ..super::tests::view().members[0].clone() };
+        let admitted = ViewChange { admitted: vec![member], ..Default::default() };
+        let view = changed(&view, ViewNumber(3), &admitted);
+        assert_eq!(view.members[0].standing, Standing::Copying);
+        assert_eq!(view.placements[0].joining, vec![NodeId(1)]);
+        assert_eq!(view.placements[0].replicas, vec![NodeId(2), NodeId(3)]);
+        let promoted = ViewChange { promoted: vec![life], ..Default::default() };
+        assert_eq!(changed(&view, ViewNumber(4), &promoted).members, view.members, "not yet");
+        let attached = ViewChange { attached: vec![life], ..Default::default() };
+        let view = changed(&view, ViewNumber(4), &attached);
+        assert_eq!(view.members[0].standing, Standing::Attached);
+        assert_eq!(view.placements[0].joining, vec![NodeId(1)]);
+        let both = ViewChange { promoted: vec![life], ..dropping(&[3]) };
+        let next = changed(&view, ViewNumber(5), &both);
+        assert_eq!(next.members[0].standing, Standing::Attached, "somebody goes");
+        let moved = vec![(PartitionId(0), NodeId(1))];
+        let promoted = ViewChange { moved, ..promoted };
+        let next = changed(&view, ViewNumber(5), &promoted);
+        assert_eq!(next.placements[0].replicas, vec![NodeId(1), NodeId(2), NodeId(3)]);
+        assert_eq!(next.placements[1].replicas, vec![NodeId(2), NodeId(3), NodeId(1)]);
+        assert!(next.placements.iter().all(|p| p.joining.is_empty()));
+        assert_eq!(next.placements[0].primary, NodeId(1), "moved");
     }
 
     #[test]

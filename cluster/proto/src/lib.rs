@@ -16,6 +16,7 @@ pub mod canary;
 pub mod change;
 pub mod epochs;
 pub mod error;
+pub mod generations;
 pub mod hash;
 pub mod ids;
 pub mod key;

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::generations::Generations;
 use crate::ids::{
-    ClusterId, Epoch, GroupId, Incarnation, MgmtId, NodeId, NodeInstance, PartitionId, ShardAddr,
-    ShardId, ViewNumber,
+    ClusterId, Epoch, GroupId, Incarnation, MgmtId, NodeId, NodeInstance, PartitionId,
+    RestartGeneration, ShardAddr, ShardId, ViewNumber,
 };
 
 /// Cluster-wide settings; they change by a view change.
@@ -79,7 +80,21 @@ impl ClusterConfig {
     }
 }
 
-/// A data node in a view. All members are in-sync; joining nodes come with a later version.
+/// How far a member has come. Only members in sync serve, vote, count and hold leases.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
+pub enum Standing {
+    /// It has come back and copies what it missed, while it receives the logs.
+    Copying,
+    /// It has all rows: what is stable is stable with it, and leases need its promise.
+    Attached,
+    /// It has everything that was ever acknowledged.
+    #[default]
+    InSync,
+}
+
+/// A data node in a view.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Member {
     /// The node's life.
@@ -92,8 +107,10 @@ pub struct Member {
     pub addr: String,
     /// How many shard cores it runs.
     pub shards: u16,
-    /// Seniority: the president is the unsuspected member with the smallest value.
+    /// Seniority: the president is the unsuspected member in sync with the smallest value.
     pub seniority: u64,
+    /// How far it has come.
+    pub standing: Standing,
 }
 
 /// Where one partition lives.
@@ -107,6 +124,8 @@ pub struct Placement {
     pub primary: NodeId,
     /// All in-sync replicas, the primary among them, in order of preference.
     pub replicas: Vec<NodeId>,
+    /// Replicas that are not in sync yet: they receive the log and serve nobody.
+    pub joining: Vec<NodeId>,
 }
 
 /// Who decides an even split.
@@ -159,8 +178,11 @@ pub struct View {
     pub arbitrators_possible: Vec<Arbitrator>,
     /// Highest seal any survivor knew when this view was made: orphans commit above it.
     pub seal: Epoch,
-    /// Incremented when a restarted cluster drops epochs.
-    pub restart_generation: u32,
+    /// How often the whole cluster was restarted from its disks: epochs that a restart dropped
+    /// must not be taken for later ones of the same number.
+    pub restart_generation: RestartGeneration,
+    /// The past restart generations, in order, each with the last epoch of it that counts.
+    pub cuts: Vec<(RestartGeneration, Epoch)>,
 }
 
 impl View {
@@ -190,11 +212,23 @@ impl View {
         self.placements.get(usize::from(partition.0))
     }
 
-    /// The shard core that handles `partition` on `node`, if the node is a member and a replica.
+    /// What counts of which restart generation.
+    #[must_use]
+    pub fn generations(&self) -> Generations {
+        Generations::new(self.restart_generation, self.cuts.clone())
+    }
+
+    /// The members in sync.
+    pub fn in_sync(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| member.standing == Standing::InSync)
+    }
+
+    /// The shard core that handles `partition` on `node`, if the node is a member and a replica,
+    /// in sync or joining.
     #[must_use]
     pub fn shard_of(&self, partition: PartitionId, node: NodeId) -> Option<ShardAddr> {
         let placement = self.placement(partition)?;
-        if !placement.replicas.contains(&node) {
+        if !placement.replicas.contains(&node) && !placement.joining.contains(&node) {
             return None;
         }
         let member = self.member(node)?;

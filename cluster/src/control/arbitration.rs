@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use lockstep_proto::agreement::without;
+use lockstep_proto::agreement::changed;
 use lockstep_proto::ids::{MgmtId, ViewNumber};
 use lockstep_proto::process::Outputs;
 use lockstep_proto::time::Instant;
@@ -101,7 +101,7 @@ impl ControlCore {
         if let Some(proposing) = &self.proposing {
             let rivals = proposing.collection.rivals();
             let of = |rival: &AnsweredProposal| {
-                without(&self.view, rival.proposal.number, &rival.change).identity()
+                changed(&self.view, rival.proposal.number, &rival.change).identity()
             };
             let views = rivals.iter().map(of);
             list.extend(views.chain(proposing.shown.clone()));
@@ -129,6 +129,7 @@ impl ControlCore {
                 self.links.arbitrator_ready(from, incarnation);
             }
             ControlMessage::Heartbeat { .. }
+            | ControlMessage::Returned(_)
             | ControlMessage::HeartbeatAnswer { .. }
             | ControlMessage::Tick { .. }
             | ControlMessage::EpochReport { .. }

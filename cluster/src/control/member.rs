@@ -4,7 +4,7 @@
 //! drops is refused, no promise is made to them, no seal is confirmed. What needs none of them goes
 //! on. The shards fence first and report their log ends; only then the answer leaves.
 
-use lockstep_proto::agreement::{Judgement, without};
+use lockstep_proto::agreement::{Judgement, changed};
 use lockstep_proto::canary::Canary;
 use lockstep_proto::ids::{NodeInstance, PartitionId, Seq, ShardId, ViewNumber};
 use lockstep_proto::process::{Effect, Exit, LogLevel, Outputs, StoredFile};
@@ -92,7 +92,7 @@ impl ControlCore {
             self.proposing = None;
             self.timers.lease_end = None;
         }
-        self.lineage.count(without(&self.view, proposal.number, &change).identity());
+        self.lineage.count(changed(&self.view, proposal.number, &change).identity());
         for node in &change.failed {
             self.suspicion.refuse(*node);
         }

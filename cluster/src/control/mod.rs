@@ -315,7 +315,8 @@ impl ControlCore {
             | ControlMessage::AdmissionPending { .. }
             | ControlMessage::Admitted { .. }
             | ControlMessage::AdmissionRefused { .. }
-            | ControlMessage::ArbitratorReady { .. } => out.mark("control_message_misplaced"),
+            | ControlMessage::ArbitratorReady { .. }
+            | ControlMessage::Returned(_) => out.mark("control_message_misplaced"),
         }
     }
 

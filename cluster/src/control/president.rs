@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use lockstep_proto::agreement::{Collection, without};
+use lockstep_proto::agreement::{Collection, changed};
 use lockstep_proto::canary::Canary;
 use lockstep_proto::ids::{NodeId, NodeInstance};
 use lockstep_proto::lease::stretched;
@@ -121,7 +121,8 @@ impl ControlCore {
             self.suspicion.is_leaving(*node) && !self.suspicion.is_known_dead(*node)
         };
         let leaving = failed.iter().copied().filter(leaves).collect();
-        ViewChange { failed, leaving, arbitrator: self.arbitrator_wanted(now) }
+        let arbitrator = self.arbitrator_wanted(now);
+        ViewChange { failed, leaving, arbitrator, ..ViewChange::default() }
     }
 
     fn mark_reasons(&self, gone: &Gone, out: &mut Outputs) {
@@ -313,15 +314,15 @@ impl ControlCore {
     fn counted_against(&self, proposing: &Proposing) -> Vec<(Counted, Option<Arbitrator>)> {
         let mut counted = vec![(Counted::of(&self.view), self.view.arbitrator.clone())];
         for rival in proposing.collection.rivals() {
-            let view = without(&self.view, rival.proposal.number, &rival.change);
+            let view = changed(&self.view, rival.proposal.number, &rival.change);
             counted.push((Counted::of(&view), view.arbitrator));
         }
         if let Some(shown) = &proposing.shown {
             let failed = self.view.members.iter().map(|m| m.instance);
             let failed = failed.filter(|node| !shown.members.contains(node)).collect();
             let arbitrator = self.view.arbitrator.clone();
-            let change = ViewChange { failed, leaving: Vec::new(), arbitrator };
-            let view = without(&self.view, shown.number, &change);
+            let change = ViewChange { failed, arbitrator, ..ViewChange::default() };
+            let view = changed(&self.view, shown.number, &change);
             counted.push((Counted::of(&view), view.arbitrator));
         }
         counted

@@ -17,15 +17,15 @@ use lockstep_cluster::{ControlCore, ControlOptions};
 use lockstep_proto::arbitrator::ApiArbitrator;
 use lockstep_proto::canary::Canary;
 use lockstep_proto::ids::{
-    ClusterId, Epoch, GroupId, Incarnation, MgmtId, NodeId, NodeInstance, PartitionId, ShardId,
-    ViewNumber,
+    ClusterId, Epoch, GroupId, Incarnation, MgmtId, NodeId, NodeInstance, PartitionId,
+    RestartGeneration, ShardId, ViewNumber,
 };
 use lockstep_proto::process::{
     DialError, Effect, Exit, Input, LinkEnd, LinkId, Outputs, Peer, Process, Target,
 };
 use lockstep_proto::register::Register;
 use lockstep_proto::time::Instant;
-use lockstep_proto::view::{Arbitrator, ClusterConfig, Member, Placement, View};
+use lockstep_proto::view::{Arbitrator, ClusterConfig, Member, Placement, Standing, View};
 use lockstep_proto::wire::codec::{decode, frame_cold};
 use lockstep_proto::wire::control::{ControlMessage, Verdict};
 use lockstep_proto::wire::kind;
@@ -106,6 +106,7 @@ pub(crate) fn first_view(groups: u16, replicas: u16, mgmts: u16) -> View {
         addr: format!("n{id}"),
         shards: 1,
         seniority: u64::from(id),
+        standing: Standing::InSync,
     };
     let nodes = groups * replicas;
     let placement = |id: Id| {
@@ -113,7 +114,13 @@ pub(crate) fn first_view(groups: u16, replicas: u16, mgmts: u16) -> View {
             (1..=nodes).filter(|n| group(*n) == group(id)).map(NodeId).collect();
         let at = replicas.iter().position(|n| n.0 == id).expect("its own group");
         replicas.rotate_left(at);
-        Placement { group: group(id), local_index: 0, primary: NodeId(id), replicas }
+        Placement {
+            group: group(id),
+            local_index: 0,
+            primary: NodeId(id),
+            replicas,
+            joining: vec![],
+        }
     };
     let arbitrators: Vec<Arbitrator> =
         (0..mgmts).map(|m| Arbitrator::Mgmt { id: MgmtId(m), addr: format!("m{m}") }).collect();
@@ -126,7 +133,8 @@ pub(crate) fn first_view(groups: u16, replicas: u16, mgmts: u16) -> View {
         arbitrator: arbitrators.first().cloned(),
         arbitrators_possible: arbitrators,
         seal: Epoch(0),
-        restart_generation: 0,
+        restart_generation: RestartGeneration(0),
+        cuts: Vec::new(),
     }
 }
 

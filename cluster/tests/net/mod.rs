@@ -12,7 +12,7 @@ use lockstep_proto::row::encode_row;
 use lockstep_proto::schema::{CATALOG, ColumnDef, TableDef, catalog_def};
 use lockstep_proto::time::Instant;
 use lockstep_proto::value::{ColumnType, Value};
-use lockstep_proto::view::{ClusterConfig, Member, Placement, View};
+use lockstep_proto::view::{ClusterConfig, Member, Placement, Standing, View};
 use lockstep_proto::wire::codec;
 use lockstep_proto::wire::data::{Execute, Finish, Message};
 use lockstep_proto::wire::kind;
@@ -50,6 +50,7 @@ pub(crate) fn view(groups: u16, replicas: u16) -> View {
             addr: format!("n{}", i + 1),
             shards: 1,
             seniority: u64::from(i),
+            standing: Standing::InSync,
         })
         .collect();
     let placements = (0..PARTITIONS)
@@ -57,7 +58,13 @@ pub(crate) fn view(groups: u16, replicas: u16) -> View {
             let group = p * groups / PARTITIONS;
             let first = group * replicas + 1;
             let replicas: Vec<NodeId> = (first..first + replicas).map(NodeId).collect();
-            Placement { group: GroupId(group), local_index: p, primary: replicas[0], replicas }
+            Placement {
+                group: GroupId(group),
+                local_index: p,
+                primary: replicas[0],
+                replicas,
+                joining: vec![],
+            }
         })
         .collect();
     View {
@@ -69,7 +76,8 @@ pub(crate) fn view(groups: u16, replicas: u16) -> View {
         arbitrator: None,
         arbitrators_possible: Vec::new(),
         seal: Epoch(0),
-        restart_generation: 0,
+        restart_generation: RestartGeneration(0),
+        cuts: Vec::new(),
     }
 }
 

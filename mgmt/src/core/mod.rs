@@ -35,7 +35,7 @@ use lockstep_proto::time::Instant;
 use lockstep_proto::view::{Arbitrator, View, ViewIdentity};
 use lockstep_proto::wire::client::ClientMessage;
 use lockstep_proto::wire::codec::{decode, frame_cold};
-use lockstep_proto::wire::control::ControlMessage;
+use lockstep_proto::wire::control::{ControlMessage, Returned};
 use lockstep_proto::wire::kind;
 
 use created::{Created, Registration};
@@ -201,6 +201,7 @@ impl MgmtCore {
             ControlMessage::RegisterView { view, counted } => {
                 self.on_register_view(link, *view, &counted, out);
             }
+            ControlMessage::Returned(returned) => self.on_returned(link, &returned, out),
             ControlMessage::Heartbeat { .. }
             | ControlMessage::HeartbeatAnswer { .. }
             | ControlMessage::Tick { .. }
@@ -219,6 +220,16 @@ impl MgmtCore {
             | ControlMessage::ArbitratorReady { .. } => {
                 close(link, "a control message that is none of a management server's", out);
             }
+        }
+    }
+
+    /// A data node that was started again asks who is there: the newest view known here tells it
+    /// whom to ask.
+    fn on_returned(&mut self, link: LinkId, returned: &Returned, out: &mut Outputs) {
+        let State::Created(created) = &self.state else { return };
+        if created.view().cluster == returned.view.cluster {
+            let message = ControlMessage::NewView { view: Box::new(created.view().clone()) };
+            self.tell(Told::Control { link, message }, out);
         }
     }
 

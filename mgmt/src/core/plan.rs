@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 
 use lockstep_proto::ids::{
-    ClusterId, Epoch, GroupId, Incarnation, NodeId, NodeInstance, ViewNumber,
+    ClusterId, Epoch, GroupId, Incarnation, NodeId, NodeInstance, RestartGeneration, ViewNumber,
 };
-use lockstep_proto::view::{Arbitrator, ClusterConfig, Member, Placement, View};
+use lockstep_proto::view::{Arbitrator, ClusterConfig, Member, Placement, Standing, View};
 
 /// What the operator wants the cluster to be.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -80,7 +80,8 @@ impl ClusterPlan {
             arbitrator: arbitrators.first().cloned(),
             arbitrators_possible: arbitrators,
             seal: Epoch(0),
-            restart_generation: 0,
+            restart_generation: RestartGeneration(0),
+            cuts: Vec::new(),
         };
         (view, seated.into_iter().map(|(.., newcomer)| newcomer).collect())
     }
@@ -149,6 +150,7 @@ fn member((seniority, seat): (u64, &(NodeId, GroupId, Newcomer))) -> Member {
         addr: newcomer.addr.clone(),
         shards: newcomer.shards,
         seniority,
+        standing: Standing::InSync,
     }
 }
 
@@ -162,7 +164,7 @@ fn place(group: GroupId, count: u16, members: &[Member]) -> Vec<Placement> {
         let first = usize::from(local_index / shards) % own.len();
         let replica = |step: usize| own[(first + step) % own.len()].instance.node;
         let replicas: Vec<NodeId> = (0..own.len()).map(replica).collect();
-        Placement { group, local_index, primary: replicas[0], replicas }
+        Placement { group, local_index, primary: replicas[0], replicas, joining: vec![] }
     };
     (0..count).map(placement).collect()
 }

@@ -21,7 +21,7 @@ use lockstep_proto::limits::CHECKPOINT_SLICES_MAX;
 
 use super::format::CheckpointHeader;
 use crate::disk::CheckpointName;
-use crate::generations::Generations;
+use lockstep_proto::generations::Generations;
 
 /// Which rows are in a checkpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -17,7 +17,7 @@ use super::format::{
     INDEX_ENTRY_BYTES, IndexEntry, ROW_HEADER_BYTES, TRAILER_BYTES, Trailer, block_checksum,
 };
 use crate::disk::{CheckpointName, FaultKind, FileFault, FileName};
-use crate::generations::Generations;
+use lockstep_proto::generations::Generations;
 
 /// Whose files they must be.
 #[derive(Clone, Debug)]

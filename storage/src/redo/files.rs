@@ -15,7 +15,7 @@ use super::format::{LogIdentity, SegmentHeader, salt};
 use super::log::{Extent, Log};
 use super::segment::{HEADLESS, Segment};
 use crate::disk::{FaultKind, FileFault, FileName, SegmentName};
-use crate::generations::Generations;
+use lockstep_proto::generations::Generations;
 
 /// Whose files they must be, and what is known from elsewhere.
 #[derive(Clone, Debug)]

@@ -14,12 +14,13 @@ use lockstep_mgmt::core::{MgmtCore, MgmtOptions, MgmtStored};
 use lockstep_proto::arbitrator::{ApiArbitrator, ApiArbitratorOptions};
 use lockstep_proto::canary::Canary;
 use lockstep_proto::ids::{
-    ClusterId, Epoch, GroupId, Incarnation, MgmtId, NodeId, NodeInstance, ShardId, ViewNumber,
+    ClusterId, Epoch, GroupId, Incarnation, MgmtId, NodeId, NodeInstance, RestartGeneration,
+    ShardId, ViewNumber,
 };
 use lockstep_proto::process::Peer;
 use lockstep_proto::register::Register;
 use lockstep_proto::stored::{Stored, StoredCluster, StoredRegister};
-use lockstep_proto::view::{Arbitrator, ClusterConfig, Member, Placement, View};
+use lockstep_proto::view::{Arbitrator, ClusterConfig, Member, Placement, Standing, View};
 
 use super::clock::HostClock;
 use super::core::Core;
@@ -104,6 +105,7 @@ pub fn first_view(shape: &Shape) -> View {
                 addr: node_addr(id),
                 shards: shape.shards,
                 seniority: u64::from(id),
+                standing: Standing::InSync,
             });
         }
     }
@@ -121,6 +123,7 @@ pub fn first_view(shape: &Shape) -> View {
             local_index,
             primary: replicas[0],
             replicas,
+            joining: Vec::new(),
         });
     }
     let mut arbitrators: Vec<Arbitrator> = (1..=shape.mgmts)
@@ -146,7 +149,8 @@ pub fn first_view(shape: &Shape) -> View {
         arbitrator: arbitrators.first().cloned(),
         arbitrators_possible: arbitrators,
         seal: Epoch(0),
-        restart_generation: 0,
+        restart_generation: RestartGeneration(0),
+        cuts: Vec::new(),
     }
 }
 

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use lockstep_proto::ids::{
-    ClusterId, Epoch, GroupId, Incarnation, NodeId, NodeInstance, PartitionId, SchemaVersion,
-    SessionId, ShardId, StartOrder, TableId, ViewNumber,
+    ClusterId, Epoch, GroupId, Incarnation, NodeId, NodeInstance, PartitionId, RestartGeneration,
+    SchemaVersion, SessionId, ShardId, StartOrder, TableId, ViewNumber,
 };
 use lockstep_proto::process::{Effect, LinkEnd, Peer, Target};
-use lockstep_proto::view::{ClusterConfig, Member, Placement, View};
+use lockstep_proto::view::{ClusterConfig, Member, Placement, Standing, View};
 use lockstep_proto::wire::data::{Execute, Results};
 use lockstep_proto::wire::op::{Op, OpFlags, OpKind, OpResult, Ops};
 
@@ -217,6 +217,7 @@ pub(super) fn view(number: u64, nodes: &[u16]) -> View {
         addr: format!("host{node}:1"),
         shards: 1,
         seniority: u64::from(*node),
+        standing: Standing::InSync,
     };
     let placement = |p: u16| {
         let preferred = 1 + p % 2;
@@ -225,6 +226,7 @@ pub(super) fn view(number: u64, nodes: &[u16]) -> View {
             local_index: p,
             primary: NodeId(*nodes.iter().find(|n| **n == preferred).unwrap_or(&nodes[0])),
             replicas: nodes.iter().map(|n| NodeId(*n)).collect(),
+            joining: Vec::new(),
         }
     };
     View {
@@ -236,7 +238,8 @@ pub(super) fn view(number: u64, nodes: &[u16]) -> View {
         arbitrator: None,
         arbitrators_possible: Vec::new(),
         seal: Epoch(0),
-        restart_generation: 0,
+        restart_generation: RestartGeneration(0),
+        cuts: Vec::new(),
     }
 }
 

@@ -1,8 +1,8 @@
 //! Who counts as gone, by what was heard and said when.
 
 use super::*;
-use crate::ids::{ClusterId, Epoch, Incarnation, ViewNumber};
-use crate::view::{ClusterConfig, Member};
+use crate::ids::{ClusterId, Epoch, Incarnation, RestartGeneration, ViewNumber};
+use crate::view::{ClusterConfig, Member, Standing};
 
 fn node(id: u16) -> NodeInstance {
     NodeInstance { node: NodeId(id), incarnation: Incarnation(1) }
@@ -20,6 +20,7 @@ fn view(nodes: u16) -> View {
         addr: String::new(),
         shards: 1,
         seniority: u64::from(id),
+        standing: Standing::InSync,
     };
     View {
         cluster: ClusterId(1),
@@ -30,7 +31,8 @@ fn view(nodes: u16) -> View {
         arbitrator: None,
         arbitrators_possible: Vec::new(),
         seal: Epoch(0),
-        restart_generation: 0,
+        restart_generation: RestartGeneration(0),
+        cuts: Vec::new(),
     }
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{
     ClusterId, Epoch, Incarnation, NodeId, NodeInstance, PartitionId, Seq, ViewNumber,
 };
-use crate::view::{Arbitrator, View, ViewIdentity};
+use crate::view::{Arbitrator, Member, View, ViewIdentity};
 use crate::wire::codec::{decode, frame_cold};
 use crate::wire::shard_control::ProposalId;
 use crate::wire::{WireError, kind};
@@ -184,6 +184,11 @@ pub enum ControlMessage {
         text: String,
     },
 
+    // --- a node that was here before, to control cores and others like it ---
+    /// "I am back." Said again and again to everybody the sender knows of. A member that acts
+    /// answers `NewView`; one that is itself coming back answers with its own.
+    Returned(Box<Returned>),
+
     // --- API node to control core ---
     /// The first thing a process says that an API node's operator offers as arbitrator: which life
     /// of it a view has to name.
@@ -191,6 +196,20 @@ pub enum ControlMessage {
         /// Drawn at its start.
         incarnation: Incarnation,
     },
+}
+
+/// A data node that has an identity and was started again.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Returned {
+    /// Its new life; standing and seniority are whoever makes the view to say.
+    pub member: Member,
+    /// The newest view on its disk.
+    pub view: Box<View>,
+    /// Up to which epoch its files reach, by the restart generations of that view.
+    pub reached: Epoch,
+    /// It has restored itself to this epoch by the restart generations of that view, and can be
+    /// admitted; `None` while it still asks what there is.
+    pub recovered: Option<Epoch>,
 }
 
 /// What an arbitrator says; how it decides is in [`crate::register`].
@@ -215,6 +234,15 @@ pub struct ViewChange {
     pub leaving: Vec<NodeInstance>,
     /// The proposed view's arbitrator.
     pub arbitrator: Option<Arbitrator>,
+    /// Who comes, standing and seniority filled in. Never the second life of a member that stays.
+    pub admitted: Vec<Member>,
+    /// Copying members that have all rows from now on.
+    pub attached: Vec<NodeInstance>,
+    /// Attached members that are in sync from now on.
+    pub promoted: Vec<NodeInstance>,
+    /// Partitions that get another primary, a replica in sync. Whoever leads one stops appending
+    /// before it answers, and answers when everything is stable.
+    pub moved: Vec<(PartitionId, NodeId)>,
 }
 
 /// A proposal somebody has answered: it may be in force on the other side of a split.

@@ -5,7 +5,7 @@
 //! that node's disk. The new generation gives the same numbers to other epochs. So every file names
 //! its generation, and the view knows for each past one up to where it counts.
 
-use lockstep_proto::ids::{Epoch, RestartGeneration};
+use crate::ids::{Epoch, RestartGeneration};
 
 /// The generations of a cluster.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
