@@ -469,7 +469,10 @@ impl Process for ClientCore {
             }
             Input::Timeout => self.on_timeout(now, out),
             // A client stores and measures nothing, and is ended by dropping it.
-            Input::Stored { .. } | Input::Measured { .. } | Input::Terminate => {}
+            Input::Stored { .. }
+            | Input::Disk { .. }
+            | Input::Measured { .. }
+            | Input::Terminate => {}
         }
     }
 

@@ -130,6 +130,7 @@ impl Process for ApiArbitrator {
             }
             Input::DialFailed { .. }
             | Input::Stored { .. }
+            | Input::Disk { .. }
             | Input::Measured { .. }
             | Input::Timeout
             | Input::Terminate => {}

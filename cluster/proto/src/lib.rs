@@ -3,7 +3,7 @@
 //!
 //! Floors, imports point down only:
 //! * *rules*: sans-IO machines that do not import each other; a node's core wires them together;
-//! * *language*: [`wire`], [`view`], [`record`], [`process`], and tables: [`schema`], [`key`],
+//! * *language*: [`wire`], [`view`], [`record`], [`process`], [`disk`], and tables: [`schema`], [`key`],
 //!   [`row`], [`change`];
 //! * *words*: [`ids`], [`time`], [`limits`], [`error`], [`value`], [`canary`].
 //!
@@ -14,6 +14,7 @@ pub mod agreement;
 pub mod arbitrator;
 pub mod canary;
 pub mod change;
+pub mod disk;
 pub mod epochs;
 pub mod error;
 pub mod generations;

@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 
 use bytes::BytesMut;
 
+use crate::disk::{Completion, Lane, Request};
 use crate::ids::{MgmtId, NodeInstance, ShardId};
 use crate::time::Instant;
 
@@ -124,6 +125,13 @@ pub enum Input<'a> {
         /// Whether it is durable.
         ok: bool,
     },
+    /// An [`Effect::Disk`] was executed, or a part of it.
+    Disk {
+        /// The lane it was in.
+        lane: Lane,
+        /// What became of it.
+        done: Completion,
+    },
     /// The answer to [`Effect::Measure`].
     Measured {
         /// Which one.
@@ -165,6 +173,14 @@ pub enum Effect {
         file: StoredFile,
         /// Its new content.
         bytes: Vec<u8>,
+    },
+    /// Execute steps on the node's data files; answered by [`Input::Disk`]. At most one is out in
+    /// each lane of a core.
+    Disk {
+        /// The queue it waits in.
+        lane: Lane,
+        /// The steps.
+        request: Request,
     },
     /// Read the operating-system process's own CPU time and memory; answered by `Measured`.
     Measure {

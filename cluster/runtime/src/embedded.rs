@@ -17,6 +17,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use crate::clock;
 use crate::counters::Counters;
 use crate::dial::Dialler;
+use crate::disk::Lanes;
 use crate::reactor::{Core, Outside, Reactor, Shared};
 use crate::ready::Notice;
 
@@ -69,7 +70,8 @@ impl<P: Process + Send + 'static> Embedded<P> {
             cluster: Mutex::new(options.cluster),
             peer_addrs: options.peer_addrs,
         });
-        let outside = Outside { name, dialler, counters: options.counters, disk: None };
+        let lanes = Lanes::default();
+        let outside = Outside { name, dialler, counters: options.counters, disk: None, lanes };
         let mut reactor = Reactor::new(process, outside);
         if Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
             reactor.gather();

@@ -8,12 +8,12 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 use lockstep_proto::limits::FRAME_BYTES_MAX;
 use lockstep_proto::process::StoredFile;
 
+use crate::disk::DiskThreads;
 use crate::limits::STORES_WAITING_MAX;
 use crate::ready::{Notice, ReadyQueue};
 
@@ -95,12 +95,10 @@ pub(crate) struct Disk {
 
 impl Disk {
     /// Starts the thread. It ends, all requests done, when the last handle is dropped.
-    pub(crate) fn start(dir: PathBuf) -> io::Result<(Self, JoinHandle<()>)> {
+    pub(crate) fn start(dir: PathBuf, threads: &mut DiskThreads) -> io::Result<Self> {
         let (requests, incoming) = bounded(STORES_WAITING_MAX);
-        let thread = std::thread::Builder::new()
-            .name("disk".into())
-            .spawn(move || serve(&dir, &incoming))?;
-        Ok((Self { requests }, thread))
+        threads.start("disk".into(), move || serve(&dir, &incoming))?;
+        Ok(Self { requests })
     }
 
     /// Stores a file and answers with [`Notice::Stored`].

@@ -19,6 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::counters::Counters;
 use crate::dial::Dialler;
+use crate::disk::{DiskThreads, Lanes};
 use crate::files::Disk;
 use crate::limits::{CONNECTIONS_MAX, EXIT_TIME_MAX};
 use crate::listen::{Doors, Listener};
@@ -70,7 +71,7 @@ impl HostOptions {
         })
     }
 
-    fn outside(&self, speaker: Speaker, disk: &Disk) -> Outside {
+    fn outside(&self, speaker: Speaker, disk: &Disk, lanes: Lanes) -> Outside {
         let name = match speaker {
             Speaker::Control(instance) | Speaker::Watch(instance) => format!("{instance}"),
             Speaker::Shard(instance, shard) => format!("{instance}/{shard}"),
@@ -83,6 +84,7 @@ impl HostOptions {
             dialler: self.dialler(speaker),
             counters: Arc::clone(&self.counters),
             disk: Some(disk.clone()),
+            lanes,
         }
     }
 
@@ -102,8 +104,10 @@ pub fn run_single<P>(process: P, options: HostOptions) -> io::Result<(Exit, TcpL
 where
     P: Process + Send + 'static,
 {
-    let (disk, disk_thread) = Disk::start(options.dir.clone())?;
-    let reactor = Reactor::new(process, options.outside(options.speaker, &disk));
+    let mut disk_threads = DiskThreads::new();
+    let disk = Disk::start(options.dir.clone(), &mut disk_threads)?;
+    let outside = options.outside(options.speaker, &disk, Lanes::default());
+    let reactor = Reactor::new(process, outside);
     drop(disk);
     let queue = reactor.queue();
     let doors = match options.speaker {
@@ -116,7 +120,7 @@ where
         handle_signals: options.handle_signals,
         queue: Arc::clone(&queue),
     };
-    let mut threads = Threads::new(disk_thread);
+    let mut threads = Threads::new(disk_threads);
     threads.start("core".into(), reactor, Some(front))?;
     let exit = threads.wait(&[queue]);
     Ok((exit, options.listener))
@@ -138,13 +142,16 @@ where
     let Speaker::Control(instance) = options.speaker else {
         panic!("a data node speaks as a control core");
     };
-    let (disk, disk_thread) = Disk::start(options.dir.clone())?;
-    let mut control = Reactor::new(control, options.outside(options.speaker, &disk));
+    let mut disk_threads = DiskThreads::new();
+    let disk = Disk::start(options.dir.clone(), &mut disk_threads)?;
+    let outside = options.outside(options.speaker, &disk, Lanes::default());
+    let mut control = Reactor::new(control, outside);
+    let lanes = disk_threads.start_lanes(&options.dir, shards.len())?;
     let mut shards: Vec<(ShardId, Reactor<S>)> = (0..)
         .map(ShardId)
-        .zip(shards)
-        .map(|(shard, process)| {
-            let outside = options.outside(Speaker::Shard(instance, shard), &disk);
+        .zip(shards.into_iter().zip(lanes))
+        .map(|(shard, (process, lanes))| {
+            let outside = options.outside(Speaker::Shard(instance, shard), &disk, lanes);
             (shard, Reactor::new(process, outside))
         })
         .collect();
@@ -170,7 +177,7 @@ where
         handle_signals: options.handle_signals,
         queue: control_queue,
     };
-    let mut threads = Threads::new(disk_thread);
+    let mut threads = Threads::new(disk_threads);
     for (shard, reactor) in shards {
         threads.start(format!("shard {}", shard.0), reactor, None)?;
     }
@@ -228,11 +235,11 @@ async fn pass_signals_on(
 struct Threads {
     ends: (Sender<io::Result<End>>, Receiver<io::Result<End>>),
     threads: Vec<JoinHandle<()>>,
-    disk: JoinHandle<()>,
+    disk: DiskThreads,
 }
 
 impl Threads {
-    fn new(disk: JoinHandle<()>) -> Self {
+    fn new(disk: DiskThreads) -> Self {
         Self { ends: bounded(usize::from(u16::MAX)), threads: Vec::new(), disk }
     }
 
@@ -263,10 +270,9 @@ impl Threads {
                 return exit_of(first);
             }
         }
-        // The reactors and with them the disk's requests are gone: it writes what it has and ends.
-        if self.disk.join().is_err() {
-            tracing::error!("the disk thread panicked");
-        }
+        // The reactors and with them their requests are gone: the disk threads write what they
+        // have and end.
+        self.disk.wait();
         exit_of(first)
     }
 }

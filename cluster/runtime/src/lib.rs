@@ -24,6 +24,7 @@ pub mod limits;
 pub mod placement;
 
 mod dial;
+mod disk;
 mod frames;
 mod handshake;
 mod link;

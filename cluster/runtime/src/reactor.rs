@@ -24,6 +24,7 @@ use tokio::net::TcpStream;
 use crate::clock;
 use crate::counters::{Count, Counters};
 use crate::dial::Dialler;
+use crate::disk::Lanes;
 use crate::files::Disk;
 use crate::limits::{CLIENT_UNSENT_PAUSE_BYTES, NODE_UNSENT_REPORT_BYTES};
 use crate::link::{Link, Transport, reset_on_drop};
@@ -54,6 +55,8 @@ pub(crate) struct Outside {
     pub(crate) counters: Arc<Counters>,
     /// Absent for clients: they store nothing.
     pub(crate) disk: Option<Disk>,
+    /// Where data files are written: for shard cores.
+    pub(crate) lanes: Lanes,
 }
 
 /// How a reactor came to its end.
@@ -226,6 +229,7 @@ impl<P: Process> Reactor<P> {
             Notice::Stored { token, ok } => {
                 process.handle(now, Input::Stored { token, ok }, out);
             }
+            Notice::Disk { lane, done } => process.handle(now, Input::Disk { lane, done }, out),
             Notice::Measured { token, cpu_us, rss_bytes } => {
                 process.handle(now, Input::Measured { token, cpu_us, rss_bytes }, out);
             }
@@ -302,6 +306,9 @@ impl<P: Process> Reactor<P> {
                     Some(disk) => disk.store(token, file, bytes, self.queue()),
                     None => self.shared.queue.post(Notice::Stored { token, ok: false }),
                 },
+                Effect::Disk { lane, request } => {
+                    self.outside.lanes.execute(lane, request, self.queue());
+                }
                 Effect::Measure { token } => self.shared.queue.post(measure(token)),
                 Effect::Exit(wish) => exit = exit.or(Some(wish)),
                 Effect::Log { level, text } => log(&self.outside.name, level, &text),

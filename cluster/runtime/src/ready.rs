@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Wake, Waker};
 
+use lockstep_proto::disk::{Completion, Lane};
 use lockstep_proto::process::{DialError, Peer, Target};
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
@@ -40,6 +41,13 @@ pub(crate) enum Notice {
         token: u64,
         /// Whether it is durable.
         ok: bool,
+    },
+    /// Steps on data files were executed.
+    Disk {
+        /// Comes from the effect.
+        lane: Lane,
+        /// What became of them.
+        done: Completion,
     },
     /// Use of the machine was measured.
     Measured {

@@ -384,7 +384,7 @@ impl Process for ControlCore {
             Input::Stored { token, ok } => self.on_stored(now, token, ok, out),
             Input::Timeout => self.on_timeout(now, out),
             Input::Terminate => self.on_terminate(now, out),
-            Input::Measured { .. } => {}
+            Input::Measured { .. } | Input::Disk { .. } => {}
         }
     }
 

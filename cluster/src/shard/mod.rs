@@ -470,7 +470,10 @@ impl Process for ShardCore {
             Input::Measured { cpu_us, rss_bytes, .. } => {
                 self.on_measured(cpu_us, rss_bytes, out);
             }
-            Input::DialFailed { .. } | Input::Stored { .. } | Input::Terminate => {}
+            Input::DialFailed { .. }
+            | Input::Stored { .. }
+            | Input::Disk { .. }
+            | Input::Terminate => {}
         }
         self.run_loopback(out);
     }

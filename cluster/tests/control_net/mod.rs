@@ -330,7 +330,7 @@ impl Net {
                 self.nodes.get_mut(&id).expect("known").exit = Some(exit);
                 self.kill(id);
             }
-            Effect::Log { .. } | Effect::Measure { .. } => {}
+            Effect::Log { .. } | Effect::Measure { .. } | Effect::Disk { .. } => {}
         }
     }
 

@@ -399,8 +399,11 @@ impl Process for MgmtCore {
                 code: 0,
                 reason: "stopped by its operator".to_owned(),
             })),
-            // It dials nobody, measures nothing and waits for no time.
-            Input::DialFailed { .. } | Input::Measured { .. } | Input::Timeout => {}
+            // It dials nobody, has no data files, measures nothing and waits for no time.
+            Input::DialFailed { .. }
+            | Input::Disk { .. }
+            | Input::Measured { .. }
+            | Input::Timeout => {}
         }
     }
 

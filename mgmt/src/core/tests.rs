@@ -68,7 +68,9 @@ impl Bench {
                 Effect::Exit(exit) => self.exits.push(exit),
                 Effect::Close { why, .. } => self.closed.push(why),
                 Effect::Log { .. } => {}
-                Effect::Dial { .. } | Effect::Measure { .. } => panic!("none of its effects"),
+                Effect::Dial { .. } | Effect::Measure { .. } | Effect::Disk { .. } => {
+                    panic!("none of its effects")
+                }
             }
         }
         if !self.disk_is_slow {

@@ -6,7 +6,7 @@ use std::fmt;
 use lockstep_proto::ids::{ClusterId, Epoch, NodeId, RestartGeneration};
 use thiserror::Error;
 
-use super::names::FileName;
+use super::FileName;
 
 /// Something is wrong with a file.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]

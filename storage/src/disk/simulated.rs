@@ -32,7 +32,7 @@ pub enum Fate {
 #[derive(Clone, Default, Debug)]
 struct Content {
     durable: Vec<u8>,
-    /// Writes since the last sync, each within one sector.
+    /// Writes since the last sync; a loss of power cuts them into sectors.
     unsynced: Vec<(usize, Vec<u8>)>,
     /// What reads see.
     seen: Vec<u8>,
@@ -197,18 +197,19 @@ impl SimulatedDisk {
     ) -> Result<(), DiskError> {
         let Some(content) = self.seen.get(&file).copied() else { return Err(DiskError::Failed) };
         let offset = usize::try_from(offset).map_err(|_| DiskError::Failed)?;
-        let others: usize = self
-            .seen
-            .values()
-            .filter(|at| **at != content)
-            .map(|at| self.contents[*at].seen.len())
-            .sum();
-        let room = self.capacity.map_or(usize::MAX, |all| all.saturating_sub(others + offset));
+        let room = match self.capacity {
+            None => usize::MAX,
+            Some(all) => {
+                let others = self.seen.values().filter(|at| **at != content);
+                let used: usize = others.map(|at| self.contents[*at].seen.len()).sum();
+                all.saturating_sub(used + offset)
+            }
+        };
         // Part of a write that fails may have been done.
         let done = if failing.is_some() { bytes.len() / 2 } else { bytes.len().min(room) };
         let content = &mut self.contents[content];
         write_at(&mut content.seen, offset, &bytes[..done]);
-        content.unsynced.extend(sectors(offset, &bytes[..done]));
+        content.unsynced.push((offset, bytes[..done].to_vec()));
         match failing {
             Some(error) => Err(error),
             None if done < bytes.len() => Err(DiskError::Full),
@@ -232,7 +233,8 @@ impl SimulatedDisk {
     /// The power goes and comes back. `choose(n)` draws a number below `n`.
     pub fn lose_power(&mut self, fate: Fate, choose: &mut dyn FnMut(usize) -> usize) {
         for content in &mut self.contents {
-            let unsynced = std::mem::take(&mut content.unsynced);
+            let writes = std::mem::take(&mut content.unsynced);
+            let unsynced = writes.iter().flat_map(|(at, bytes)| sectors(*at, bytes)).collect();
             for (offset, bytes) in kept(unsynced, fate, choose) {
                 write_at(&mut content.durable, offset, &bytes);
             }

@@ -24,6 +24,7 @@ use lockstep_proto::view::{Arbitrator, ClusterConfig, Member, Placement, Standin
 
 use super::clock::HostClock;
 use super::core::Core;
+use super::disk::HostDisk;
 use super::host::{Host, HostId, Life, Role};
 use super::rng::Rng;
 use super::workload::{ClientProcess, Notebook};
@@ -166,6 +167,7 @@ pub(super) fn host(name: String, role: Role, zone: u16, addr: String, clock: Hos
         files: BTreeMap::new(),
         stores: VecDeque::new(),
         store_ns: (50_000, 3_000_000),
+        disk: HostDisk::default(),
         slowness: 1,
         turns: 0,
         knocks: Vec::new(),

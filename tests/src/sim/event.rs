@@ -22,6 +22,8 @@ pub enum Event {
     DialTimeout(u32),
     /// A small file is on disk.
     Stored(HostId, u32),
+    /// A host's disk has executed a request.
+    Disk(HostId, u32),
     /// The next step of the fault plan.
     Fault,
     /// A fault that a watched frame has provoked.

@@ -53,6 +53,7 @@ impl Process for Ghost {
             Input::Frame { .. }
             | Input::DialFailed { .. }
             | Input::Stored { .. }
+            | Input::Disk { .. }
             | Input::Measured { .. }
             | Input::Terminate => {}
         }

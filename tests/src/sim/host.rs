@@ -3,11 +3,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use lockstep_proto::disk::{Completion, Lane};
 use lockstep_proto::ids::NodeInstance;
 use lockstep_proto::process::{DialError, LinkEnd, LinkId, Outputs, Peer, StoredFile, Target};
 
 use super::clock::HostClock;
 use super::core::Core;
+use super::disk::HostDisk;
 use super::net::ConnKey;
 
 /// A host of the simulated network.
@@ -80,6 +82,8 @@ pub struct Host {
     pub stores: VecDeque<Store>,
     /// How long a durable write takes, at least and at most.
     pub store_ns: (u64, u64),
+    /// Its data files.
+    pub disk: HostDisk,
     /// How much slower than usual its processor is.
     pub slowness: u64,
     /// Turns its processes have taken: what the crash-point sweep counts.
@@ -119,6 +123,8 @@ pub enum Item {
     DialFailed(Target, String, DialError),
     /// A file is on disk.
     Stored(u64, bool),
+    /// Steps on data files were executed.
+    Disk(Lane, Completion),
     /// The answer to a measurement.
     Measured(u64),
     /// The operator asks it to leave.

@@ -65,6 +65,7 @@ impl World {
             }
         }
         self.bury(host, Life::Dark);
+        self.lose_unsynced(host);
     }
 
     fn unread(&mut self, key: ConnKey, host: HostId) -> (usize, bool) {
@@ -84,6 +85,7 @@ impl World {
                 self.host_mut(host).files.insert(store.file, store.bytes);
             }
         }
+        self.interrupt_disk(host);
         let entry = self.host_mut(host);
         entry.life = life;
         entry.holding = false;

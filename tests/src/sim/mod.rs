@@ -14,6 +14,7 @@ pub mod clock;
 pub mod cluster;
 pub mod core;
 pub mod dial;
+pub mod disk;
 pub mod event;
 pub mod faults;
 pub mod ghost;

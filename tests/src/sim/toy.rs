@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::clock::HostClock;
 use super::core::Core;
+use super::disk::HostDisk;
 use super::host::{Host, HostId, Life, Role};
 use super::net::Cut;
 use super::world::World;
@@ -69,7 +70,10 @@ impl Process for Toy {
                     _ => {}
                 }
             }
-            Input::Stored { .. } | Input::Measured { .. } | Input::Terminate => {}
+            Input::Stored { .. }
+            | Input::Disk { .. }
+            | Input::Measured { .. }
+            | Input::Terminate => {}
         }
     }
 
@@ -92,6 +96,7 @@ fn host(name: &str, clock: HostClock) -> Host {
         files: BTreeMap::new(),
         stores: VecDeque::new(),
         store_ns: (1, 2),
+        disk: HostDisk::default(),
         slowness: 1,
         turns: 0,
         knocks: Vec::new(),

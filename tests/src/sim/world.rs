@@ -183,6 +183,7 @@ impl World {
             Event::Welcome(dial) => self.on_welcome(dial),
             Event::DialTimeout(dial) => self.on_dial_timeout(dial),
             Event::Stored(host, number) => self.on_stored(host, number),
+            Event::Disk(host, number) => self.on_disk_done(host, number),
             Event::Restore(index) => self.on_restore(index),
             Event::Provoked(index) => {
                 let fault = self.provoked[index].clone();
@@ -343,6 +344,10 @@ impl World {
                 core.handle(local, Input::Stored { token, ok }, &mut proc.out);
                 5
             }
+            Item::Disk(lane, done) => {
+                core.handle(local, Input::Disk { lane, done }, &mut proc.out);
+                9
+            }
             Item::Measured(token) => {
                 let (cpu_us, rss_bytes) = (now / 1000, 1 << 20);
                 core.handle(local, Input::Measured { token, cpu_us, rss_bytes }, &mut proc.out);
@@ -395,6 +400,7 @@ impl World {
                     let at = self.now + self.rng.range(low, high);
                     self.agenda.push(at, Event::Stored(host_id, number));
                 }
+                Effect::Disk { lane, request } => self.on_disk_request(id, lane, request),
                 Effect::Measure { token } => self.deliver(id, Item::Measured(token)),
                 Effect::Exit(exit) => self.on_exit(id, exit),
                 Effect::Log { level, text } => self.on_log(id, level, text),

@@ -91,6 +91,7 @@ impl Process for Echo {
                 assert_eq!((token, ok), (5, true));
                 self.answer_waiting(out, &[order::STORE]);
             }
+            Input::Disk { .. } => panic!("it writes no data files"),
             Input::Measured { token, cpu_us, rss_bytes } => {
                 assert!(token == 6 && cpu_us > 0 && rss_bytes > 0);
                 let rss = rss_bytes.to_le_bytes();

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use lockstep_proto::ids::{Epoch, Incarnation, PartitionId, RestartGeneration, ShardId};
+use crate::ids::{Epoch, Incarnation, PartitionId, RestartGeneration, ShardId};
 
 /// The directories a data node writes to, inside its own.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

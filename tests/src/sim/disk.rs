@@ -1,0 +1,97 @@
+//! A host's disk: requests take a while and are then executed on a disk in memory.
+//!
+//! A process that is killed has had any number of a request's steps taken; a machine that loses
+//! power keeps of what was not synced what the disk happens to keep.
+
+use std::collections::VecDeque;
+
+use lockstep_proto::disk::{Lane, Op, Request};
+use lockstep_storage::disk::{Fate, SimulatedDisk};
+
+use super::event::Event;
+use super::host::{HostId, Item, ProcId};
+use super::world::World;
+
+/// A request that is being executed.
+struct Waiting {
+    number: u32,
+    proc: ProcId,
+    lane: Lane,
+    request: Request,
+}
+
+/// See the module text.
+pub struct HostDisk {
+    /// What is on it.
+    pub files: SimulatedDisk,
+    /// How long a sync takes, at least and at most; other steps take next to nothing.
+    pub sync_ns: (u64, u64),
+    waiting: VecDeque<Waiting>,
+    next: u32,
+}
+
+/// What a request takes beside its syncs.
+const REQUEST_NS: u64 = 20_000;
+
+impl Default for HostDisk {
+    fn default() -> Self {
+        Self {
+            files: SimulatedDisk::default(),
+            sync_ns: (100_000, 2_000_000),
+            waiting: VecDeque::new(),
+            next: 0,
+        }
+    }
+}
+
+impl World {
+    /// A process wants something done on its host's disk.
+    pub(super) fn on_disk_request(&mut self, id: ProcId, lane: Lane, request: Request) {
+        let host = self.procs[id.index()].host;
+        let syncs =
+            request.ops.iter().filter(|op| matches!(op, Op::Sync(_) | Op::SyncDirectory(_)));
+        let syncs = syncs.count() as u64;
+        let (low, high) = self.host(host).disk.sync_ns;
+        let took = REQUEST_NS + syncs * self.rng.range(low, high);
+        let disk = &mut self.host_mut(host).disk;
+        let number = disk.next;
+        disk.next += 1;
+        let busy = disk.waiting.iter().any(|other| other.proc == id && other.lane == lane);
+        disk.waiting.push_back(Waiting { number, proc: id, lane, request });
+        if busy {
+            let name = &self.procs[id.index()].name;
+            let text = format!("{name} has two requests out in its lane {lane:?}");
+            self.violation(text);
+        }
+        self.agenda.push(self.now + took, Event::Disk(host, number));
+    }
+
+    pub(super) fn on_disk_done(&mut self, host: HostId, number: u32) {
+        let disk = &mut self.host_mut(host).disk;
+        let Some(at) = disk.waiting.iter().position(|waiting| waiting.number == number) else {
+            return;
+        };
+        let Some(Waiting { proc, lane, request, .. }) = disk.waiting.remove(at) else { return };
+        let done = disk.files.execute(request);
+        self.deliver(proc, Item::Disk(lane, done));
+    }
+
+    /// The processes of a host are gone: of each request some steps have been taken.
+    pub(super) fn interrupt_disk(&mut self, host: HostId) {
+        while let Some(waiting) = self.host_mut(host).disk.waiting.pop_front() {
+            let taken = self.rng.below(waiting.request.ops.len() as u64 + 1);
+            let files = &mut self.host_mut(host).disk.files;
+            let steps = files.steps() + taken;
+            files.execute_some(waiting.request, steps);
+        }
+    }
+
+    /// The machine has lost power: of what was not synced, no more is left than the disk kept.
+    pub(super) fn lose_unsynced(&mut self, host: HostId) {
+        const FATES: [Fate; 4] = [Fate::Nothing, Fate::Everything, Fate::Prefix, Fate::Any];
+        let fate = *self.rng.pick(&FATES);
+        let mut files = std::mem::take(&mut self.host_mut(host).disk.files);
+        files.lose_power(fate, &mut |bound| self.rng.index(bound));
+        self.host_mut(host).disk.files = files;
+    }
+}
