@@ -223,7 +223,7 @@ fn checkpoint(rows: u64) {
     let mut loaded = Fragment::new(SchemaVersion(1));
     measure("rows into a fragment: from the checkpoint", rows, bytes, || {
         walk(&mut |key, value| {
-            loaded.put(key_hash(key), key, value, Epoch(5));
+            loaded.load(key_hash(key), key, value, Epoch(5));
         });
     });
     assert_eq!(loaded.len() as u64, rows);

@@ -1,5 +1,8 @@
 //! A fragment: one table's rows in one partition, found by the hash of their key.
 //!
+//! Besides the newest version of each row it keeps older ones for those who read at a past epoch,
+//! until it is told that nobody does any more.
+//!
 //! Invariant: every row lies under the hash of its key that the caller gave (always the same for
 //! the same key), at most one per key, and `bytes` is the sum of what the rows are counted as.
 
@@ -9,6 +12,7 @@ use lockstep_proto::ids::{Epoch, SchemaVersion};
 use lockstep_proto::placement::key_hash;
 
 use crate::block::{Block, Row};
+use crate::history::{History, place_of};
 use crate::index::{Index, tag_of};
 
 /// What a row is counted as above its key and value: its header (16), its share of the index
@@ -20,9 +24,20 @@ pub struct Fragment {
     schema: SchemaVersion,
     rows: Index,
     bytes: usize,
-    /// The last block that was replaced, for the next one; not counted, since it is small.
+    /// The last block that was replaced within its epoch, for the next one; not counted, since it
+    /// is small.
     spare: Option<Block>,
+    history: History,
 }
+
+/// How far a scan is: everything before this place has been handed out. Places are an order of the
+/// rows that no change of the fragment disturbs, and that is the same on all replicas, so a scan
+/// needs nothing but its position to go on, here or elsewhere.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+pub struct Position(pub u64);
+
+/// Versions of deleted or replaced rows that one step of a scan may meet, on average.
+const STEP_VERSIONS: usize = 16;
 
 /// Key and value bytes of a block that is worth keeping as a spare.
 const SPARE_BYTES_MAX: usize = 256;
@@ -45,7 +60,7 @@ impl Fragment {
     /// A fragment without rows; `schema` is noted in the rows put into it.
     #[must_use]
     pub fn new(schema: SchemaVersion) -> Self {
-        Self { schema, rows: Index::default(), bytes: 0, spare: None }
+        Self { schema, rows: Index::default(), bytes: 0, spare: None, history: History::default() }
     }
 
     /// The version of the definition that new rows are encoded by.
@@ -62,25 +77,123 @@ impl Fragment {
     }
 
     /// Puts a row, in place of the one with the same key if there is one, and tells by how much
-    /// the counted bytes changed. Key and value are within their limits.
+    /// the counted bytes changed. Key and value are within their limits. The replaced version is
+    /// kept if it is of an earlier epoch.
     pub fn put(&mut self, hash: u64, key: &[u8], value: &[u8], epoch: Epoch) -> i64 {
+        let spare = self.spare.take().or_else(|| self.history.recycle());
+        let (change, old) = self.replace(hash, key, value, epoch, spare);
+        if let Some(old) = old {
+            self.let_go(hash, old, epoch);
+        }
+        change
+    }
+
+    /// As [`Fragment::put`], for rows that come from a disk or another node: nobody reads here at
+    /// an epoch in which the version before was the newest, so none is kept.
+    pub fn load(&mut self, hash: u64, key: &[u8], value: &[u8], epoch: Epoch) -> i64 {
+        let spare = self.spare.take();
+        let (change, old) = self.replace(hash, key, value, epoch, spare);
+        self.spare = old.filter(|old| old.data_bytes() <= SPARE_BYTES_MAX);
+        change
+    }
+
+    fn replace(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+        value: &[u8],
+        epoch: Epoch,
+        spare: Option<Block>,
+    ) -> (i64, Option<Block>) {
         debug_assert_eq!(hash, key_hash(key), "rows lie under the hash of their key");
         let header = (epoch, self.schema);
-        let block = Block::new(self.spare.take(), tag_of(hash), header, key, value);
+        let block = Block::new(spare, tag_of(hash), header, key, value);
         let after = counted(&block);
         let old = self.rows.put(hash, block);
         let before = old.as_ref().map_or(0, counted);
-        self.spare = old.filter(|old| old.data_bytes() <= SPARE_BYTES_MAX);
         self.bytes = self.bytes + after - before;
-        after as i64 - before as i64
+        (after as i64 - before as i64, old)
     }
 
-    /// Removes the row of this key, if there is one, and tells by how much the counted bytes
-    /// changed.
-    pub fn remove(&mut self, hash: u64, key: &[u8]) -> i64 {
+    /// A version has ceased to be the newest in `epoch`.
+    #[inline]
+    fn let_go(&mut self, hash: u64, old: Block, epoch: Epoch) {
+        if old.row().epoch() < epoch {
+            self.history.keep(epoch, hash, old);
+        } else if old.data_bytes() <= SPARE_BYTES_MAX {
+            self.spare = Some(old);
+        }
+    }
+
+    /// Removes the row of this key in `epoch`, if there is one, and tells by how much the counted
+    /// bytes changed. The version is kept if it is of an earlier epoch.
+    pub fn remove(&mut self, hash: u64, key: &[u8], epoch: Epoch) -> i64 {
+        let Some(old) = self.rows.remove(hash, key) else { return 0 };
+        let before = counted(&old);
+        self.bytes -= before;
+        self.let_go(hash, old, epoch);
+        -(before as i64)
+    }
+
+    /// As [`Fragment::remove`], for a row whose older version nobody reads.
+    pub fn unload(&mut self, hash: u64, key: &[u8]) -> i64 {
         let before = self.rows.remove(hash, key).map_or(0, |old| counted(&old));
         self.bytes -= before;
         -(before as i64)
+    }
+
+    /// The row of this key as of a closed epoch, which is not before the last horizon.
+    pub fn get_at(&mut self, epoch: Epoch, hash: u64, key: &[u8]) -> Option<Row<'_>> {
+        match self.rows.find(hash, key).map(Block::row) {
+            Some(row) if row.epoch() <= epoch => Some(row),
+            _ => self.history.find(epoch, hash, key),
+        }
+    }
+
+    /// Hands out the next few rows as of a closed epoch, each with the hash of its key, and tells
+    /// where the scan goes on; `None` at its end. With an epoch that never comes these are the
+    /// newest versions. Rows may be written between two steps: a scan at an epoch that is not
+    /// before the horizon has each row of that epoch exactly once.
+    pub fn scan(
+        &mut self,
+        epoch: Epoch,
+        from: Position,
+        mut take: impl FnMut(u64, Row<'_>),
+    ) -> Option<Position> {
+        let (bucket, last) = self.rows.range_at(from.0);
+        let mut last = last;
+        if self.history.len() > self.rows.buckets() * STEP_VERSIONS {
+            let steps = (self.history.len() / STEP_VERSIONS).next_power_of_two() as u64;
+            last = last.min(from.0 | u64::MAX >> steps.trailing_zeros().min(63));
+        }
+        for row in bucket.iter().map(Block::row) {
+            let hash = key_hash(row.key());
+            if row.epoch() <= epoch && (from.0..=last).contains(&place_of(hash)) {
+                take(hash, row);
+            }
+        }
+        if epoch < Epoch(u64::MAX) {
+            self.history.range(epoch, from.0, last, take);
+        }
+        last.checked_add(1).map(Position)
+    }
+
+    /// From now on nobody reads at an epoch before `horizon`: versions replaced until then go,
+    /// some with the next writes, the rest with the next call.
+    pub fn free(&mut self, horizon: Epoch) {
+        self.history.free(horizon);
+    }
+
+    /// How many older versions are kept.
+    #[must_use]
+    pub fn versions(&self) -> usize {
+        self.history.len()
+    }
+
+    /// Bytes of keys and values of the older versions.
+    #[must_use]
+    pub fn versions_bytes(&self) -> usize {
+        self.history.bytes()
     }
 
     /// How many rows.

@@ -113,6 +113,27 @@ impl Index {
         Some(block)
     }
 
+    /// The bucket that a row at this place of the order of scans lies in, and the last place of that
+    /// bucket. The order is that of the hash read backwards, bit by bit: as the low bits choose the
+    /// bucket, a bucket is a range of it, and a split or a join cuts or unites ranges that lie side
+    /// by side.
+    pub(crate) fn range_at(&self, place: u64) -> (&[Block], u64) {
+        let count = self.buckets.len();
+        if count == 0 {
+            return (&[], u64::MAX);
+        }
+        let bucket = bucket_of(place.reverse_bits(), count);
+        let whole = count.next_power_of_two();
+        let split = bucket >= whole / 2 || bucket + whole / 2 < count;
+        let bits = whole.trailing_zeros() - u32::from(!split);
+        (&self.buckets[bucket], place | u64::MAX >> bits)
+    }
+
+    /// How many buckets.
+    pub(crate) fn buckets(&self) -> usize {
+        self.buckets.len()
+    }
+
     /// All rows, in no particular order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Block> {
         self.buckets.iter().flatten()

@@ -16,13 +16,13 @@ pub mod checkpoint;
 pub mod disk;
 mod evaluate;
 mod fragment;
-
+mod history;
 mod index;
 mod locks;
 pub mod redo;
 
 pub use block::Row;
 pub use evaluate::{Effect, evaluate};
-pub use fragment::{Fragment, Page, ROW_OVERHEAD_BYTES};
+pub use fragment::{Fragment, Page, Position, ROW_OVERHEAD_BYTES};
 pub use locks::{Acquired, LockTable, Mode, Owner};
 pub use lockstep_proto::generations::Generations;

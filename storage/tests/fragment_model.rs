@@ -92,7 +92,7 @@ proptest! {
                 }
                 Step::Remove(key) => {
                     model.remove(&key);
-                    fragment.remove(key_hash(&key), &key)
+                    fragment.remove(key_hash(&key), &key, Epoch(epoch))
                 }
                 Step::Page { after, rows_max, bytes_max } => {
                     check_page(&fragment, &model, &after, rows_max, bytes_max);
@@ -133,7 +133,8 @@ fn a_fragment_grows_and_shrinks() {
         if nth % 10 == 0 {
             model.insert(key, (value, Epoch(0)));
         } else {
-            assert_eq!(fragment.remove(key_hash(&key), &key), -counted(&key, &value));
+            let change = fragment.remove(key_hash(&key), &key, Epoch(rows));
+            assert_eq!(change, -counted(&key, &value));
             assert!(fragment.get(key_hash(&key), &key).is_none());
         }
     }

@@ -40,6 +40,10 @@ pub const EPOCH_AHEAD_MAX: u64 = 10_000;
 /// How many epochs a transaction id lives (10 min at the default tick).
 pub const TX_EXPIRY_EPOCHS: u64 = 60_000;
 
+/// How many closed epochs can be read at any time (1 s at the default tick): long enough for a
+/// client to hear of an epoch and ask all shards for rows of it.
+pub const SNAPSHOT_EPOCHS_KEPT: u64 = 100;
+
 /// Open transactions per coordinator shard; more are refused as busy.
 pub const TRANSACTIONS_OPEN_MAX: usize = 100_000;
 

@@ -35,7 +35,7 @@ impl Partition {
         };
         delta += match write.value {
             Some(value) => table.rows.put(hash, write.key, value, epoch),
-            None => table.rows.remove(hash, write.key),
+            None => table.rows.remove(hash, write.key, epoch),
         };
         let tag = row_tag(write.table, hash);
         self.unstable.insert(tag, seq);

@@ -290,6 +290,7 @@ impl ShardCore {
         for part in self.parts.iter_mut().flatten() {
             part.outcomes.forget(closed);
         }
+        self.free_versions();
     }
 
     /// A link can die silently while heartbeats pass: when a backup owes an acknowledgement (or its

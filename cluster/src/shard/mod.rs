@@ -11,6 +11,7 @@
 //! * [`participate`]: the participants' side, row locks, votes;
 //! * [`takeover`]: transactions of dead coordinators, and outcome questions;
 //! * [`read`], [`scan`]: committed reads from any in-sync replica;
+//! * [`versions`]: how long older versions of rows are kept;
 //! * [`enter`]: fences, views, leases, ticks;
 //! * [`answers`]: what is owed once a log position is stable.
 
@@ -30,6 +31,7 @@ mod partition;
 mod read;
 mod scan;
 mod takeover;
+mod versions;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
