@@ -213,7 +213,7 @@ impl Process for NewcomerCore {
             Input::Terminate => {
                 self.end(0, "stopped before it was part of a cluster".to_owned(), out);
             }
-            Input::Measured { .. } | Input::Disk { .. } => {}
+            Input::Measured { .. } | Input::Disk { .. } | Input::Recovered { .. } => {}
         }
     }
 

@@ -472,6 +472,7 @@ impl Process for ClientCore {
             Input::Stored { .. }
             | Input::Disk { .. }
             | Input::Measured { .. }
+            | Input::Recovered { .. }
             | Input::Terminate => {}
         }
     }

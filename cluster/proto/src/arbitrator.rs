@@ -132,6 +132,7 @@ impl Process for ApiArbitrator {
             | Input::Stored { .. }
             | Input::Disk { .. }
             | Input::Measured { .. }
+            | Input::Recovered { .. }
             | Input::Timeout
             | Input::Terminate => {}
         }

@@ -27,6 +27,7 @@ pub mod outcomes;
 pub mod placement;
 pub mod process;
 pub mod record;
+pub mod recovery;
 pub mod register;
 pub mod row;
 pub mod schema;

@@ -15,7 +15,8 @@ use std::collections::VecDeque;
 use bytes::BytesMut;
 
 use crate::disk::{Completion, Lane, Request};
-use crate::ids::{MgmtId, NodeInstance, ShardId};
+use crate::ids::{Epoch, MgmtId, NodeId, NodeInstance, ShardId};
+use crate::recovery::Recovery;
 use crate::time::Instant;
 
 /// A connection between two processes, as known to one of them. Never reused: the slot of a dead
@@ -54,6 +55,8 @@ pub enum Target {
     Watch(NodeInstance),
     /// A shard of a data node.
     Shard(NodeInstance, ShardId),
+    /// The control core of whatever life of a data node is there.
+    Node(NodeId),
     /// A management server.
     Mgmt(MgmtId),
     /// Whatever answers at an address: a client's first contact.
@@ -132,6 +135,14 @@ pub enum Input<'a> {
         /// What became of it.
         done: Completion,
     },
+    /// The answer to [`Effect::Recover`].
+    Recovered {
+        /// Which one.
+        token: u64,
+        /// What the files reach, or what they were restored to; or in words why they cannot be
+        /// used.
+        result: Result<Epoch, String>,
+    },
     /// The answer to [`Effect::Measure`].
     Measured {
         /// Which one.
@@ -182,6 +193,8 @@ pub enum Effect {
         /// The steps.
         request: Request,
     },
+    /// Look at the files of this node, or restore from them; answered by `Recovered`.
+    Recover(Recovery),
     /// Read the operating-system process's own CPU time and memory; answered by `Measured`.
     Measure {
         /// Comes back in the answer.

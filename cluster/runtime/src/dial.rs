@@ -103,6 +103,7 @@ impl Dialler {
             Target::Control(instance) | Target::Watch(instance) | Target::Shard(instance, _) => {
                 instance.node
             }
+            Target::Node(node) => *node,
             Target::Mgmt(_) | Target::Any => return None,
         };
         self.peer_addrs.get(&node).map(String::as_str)

@@ -71,7 +71,14 @@ impl<P: Process + Send + 'static> Embedded<P> {
             peer_addrs: options.peer_addrs,
         });
         let lanes = Lanes::default();
-        let outside = Outside { name, dialler, counters: options.counters, disk: None, lanes };
+        let outside = Outside {
+            name,
+            dialler,
+            counters: options.counters,
+            disk: None,
+            lanes,
+            recoverer: None,
+        };
         let mut reactor = Reactor::new(process, outside);
         if Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
             reactor.gather();

@@ -56,6 +56,7 @@ pub(crate) fn wanted_of(target: &Target) -> Wanted {
         Target::Control(instance) => Wanted::Control(instance),
         Target::Watch(instance) => Wanted::Watch(instance),
         Target::Shard(instance, shard) => Wanted::Shard(instance, shard),
+        Target::Node(node) => Wanted::Node(node),
         Target::Mgmt(id) => Wanted::Mgmt(id),
         Target::Any => Wanted::Any,
     }
@@ -75,6 +76,7 @@ pub(crate) fn is_wanted(wanted: Wanted, by: Speaker) -> bool {
         Wanted::Control(instance) => by == Speaker::Control(instance),
         Wanted::Watch(instance) => by == Speaker::Watch(instance),
         Wanted::Shard(instance, shard) => by == Speaker::Shard(instance, shard),
+        Wanted::Node(node) => matches!(by, Speaker::Control(life) if life.node == node),
         Wanted::Mgmt(id) => by == Speaker::Mgmt(id),
         Wanted::Any => !matches!(by, Speaker::Newcomer | Speaker::Client | Speaker::Watch(_)),
     }

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
-use lockstep_proto::ids::{ClusterId, NodeId, ShardId};
+use lockstep_proto::ids::{ClusterId, Epoch, NodeId, ShardId};
 use lockstep_proto::process::{Exit, Peer, Process};
+use lockstep_proto::recovery::Recovery;
 use lockstep_proto::wire::hello::Speaker;
 use parking_lot::Mutex;
 use tokio::signal::unix::{SignalKind, signal};
@@ -45,6 +46,18 @@ pub struct HostOptions {
     pub handle_signals: bool,
     /// Counts of what went wrong at the edge.
     pub counters: Arc<Counters>,
+    /// Who reads the files of a data node that was started again.
+    pub recoverer: Option<Arc<dyn Recoverer>>,
+}
+
+/// Reads a data node's own files, and keeps what it restores for the cores that are started next.
+pub trait Recoverer: Send + Sync + std::fmt::Debug {
+    /// Does what is wished, on a thread that may take its time: up to which epoch the files reach,
+    /// or which one was restored.
+    ///
+    /// # Errors
+    /// In words, why the files cannot be used for that.
+    fn recover(&self, wish: &Recovery) -> Result<Epoch, String>;
 }
 
 impl HostOptions {
@@ -60,6 +73,7 @@ impl HostOptions {
             connections_max: CONNECTIONS_MAX,
             handle_signals: false,
             counters: Arc::default(),
+            recoverer: None,
         }
     }
 
@@ -85,6 +99,7 @@ impl HostOptions {
             counters: Arc::clone(&self.counters),
             disk: Some(disk.clone()),
             lanes,
+            recoverer: self.recoverer.clone(),
         }
     }
 
@@ -94,7 +109,8 @@ impl HostOptions {
     }
 }
 
-/// Runs one core on the calling thread's behalf until it ends: a management server or a newcomer.
+/// Runs one core on the calling thread's behalf until it ends: a management server, a newcomer, or
+/// a data node that was started again and serves nobody yet (it speaks as a control core).
 /// Gives the listener back, still bound (and non-blocking), for what comes next. The core's first
 /// turn comes at once, with nothing but a `settle`, and a `Timeout` if it asks for one.
 ///
@@ -112,6 +128,7 @@ where
     let queue = reactor.queue();
     let doors = match options.speaker {
         Speaker::Mgmt(id) => Doors::Mgmt { id, queue: Arc::clone(&queue) },
+        Speaker::Control(instance) => Doors::Returned { instance, queue: Arc::clone(&queue) },
         _ => Doors::Closed,
     };
     let front = Front {

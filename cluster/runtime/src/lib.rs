@@ -38,4 +38,4 @@ mod turn;
 
 pub use counters::Counters;
 pub use embedded::{Embedded, EmbeddedOptions};
-pub use host::{HostOptions, run_node, run_single};
+pub use host::{HostOptions, Recoverer, run_node, run_single};

@@ -28,6 +28,9 @@ pub(crate) enum Doors {
     Node { instance: NodeInstance, control: Arc<ReadyQueue>, shards: Vec<Arc<ReadyQueue>> },
     /// A management server.
     Mgmt { id: MgmtId, queue: Arc<ReadyQueue> },
+    /// A data node that was started again and serves nobody yet: only others that came back find
+    /// it.
+    Returned { instance: NodeInstance, queue: Arc<ReadyQueue> },
     /// Nobody yet: everybody is asked to come back.
     Closed,
 }
@@ -151,6 +154,24 @@ impl Listener {
                 let text = "this process is still starting: try again".into();
                 Err((Refusal::Unavailable, text))
             }
+            Doors::Returned { instance, queue } => match hello.to {
+                Wanted::Node(node)
+                    if node == instance.node && matches!(hello.from, Speaker::Control(_)) =>
+                {
+                    Ok((Arc::clone(queue), Speaker::Control(*instance)))
+                }
+                Wanted::Control(wanted) | Wanted::Watch(wanted) | Wanted::Shard(wanted, _)
+                    if wanted.node == instance.node
+                        && wanted.incarnation < instance.incarnation =>
+                {
+                    let text = format!("{wanted} is gone, {instance} is starting: try again");
+                    Err((Refusal::LaterIncarnation, text))
+                }
+                _ => {
+                    let text = format!("data node {instance} is still starting: try again");
+                    Err((Refusal::Unavailable, text))
+                }
+            },
             Doors::Mgmt { id, queue } => match hello.to {
                 Wanted::Any => Ok((Arc::clone(queue), Speaker::Mgmt(*id))),
                 Wanted::Mgmt(wanted) if wanted == *id => {
@@ -220,10 +241,15 @@ fn admit_to_node(
         Wanted::Control(wanted) if wanted == own => {
             Ok((Arc::clone(control), Speaker::Control(own)))
         }
+        Wanted::Node(node) if node == own.node => Ok((Arc::clone(control), Speaker::Control(own))),
         Wanted::Watch(wanted) if wanted == own => Ok((Arc::clone(control), Speaker::Watch(own))),
         Wanted::Shard(wanted, index) if wanted == own => {
             shard(index.0).map(|queue| (queue, Speaker::Shard(own, index))).ok_or_else(wrong)
         }
-        Wanted::Control(_) | Wanted::Watch(_) | Wanted::Shard(..) | Wanted::Mgmt(_) => Err(wrong()),
+        Wanted::Control(_)
+        | Wanted::Watch(_)
+        | Wanted::Shard(..)
+        | Wanted::Node(_)
+        | Wanted::Mgmt(_) => Err(wrong()),
     }
 }

@@ -17,6 +17,7 @@ use lockstep_proto::limits::CLIENT_UNSENT_BYTES_MAX;
 use lockstep_proto::process::{
     Effect, Exit, Input, LinkEnd, LinkId, LogLevel, Outputs, Peer, Process,
 };
+use lockstep_proto::recovery::Recovery;
 use lockstep_proto::time::Instant;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
@@ -26,6 +27,7 @@ use crate::counters::{Count, Counters};
 use crate::dial::Dialler;
 use crate::disk::Lanes;
 use crate::files::Disk;
+use crate::host::{AbortOnPanic, Recoverer};
 use crate::limits::{CLIENT_UNSENT_PAUSE_BYTES, NODE_UNSENT_REPORT_BYTES};
 use crate::link::{Link, Transport, reset_on_drop};
 use crate::links::Links;
@@ -57,6 +59,8 @@ pub(crate) struct Outside {
     pub(crate) disk: Option<Disk>,
     /// Where data files are written: for shard cores.
     pub(crate) lanes: Lanes,
+    /// Present for a data node that was started again.
+    pub(crate) recoverer: Option<Arc<dyn Recoverer>>,
 }
 
 /// How a reactor came to its end.
@@ -230,6 +234,9 @@ impl<P: Process> Reactor<P> {
                 process.handle(now, Input::Stored { token, ok }, out);
             }
             Notice::Disk { lane, done } => process.handle(now, Input::Disk { lane, done }, out),
+            Notice::Recovered { token, result } => {
+                process.handle(now, Input::Recovered { token, result }, out);
+            }
             Notice::Measured { token, cpu_us, rss_bytes } => {
                 process.handle(now, Input::Measured { token, cpu_us, rss_bytes }, out);
             }
@@ -309,12 +316,32 @@ impl<P: Process> Reactor<P> {
                 Effect::Disk { lane, request } => {
                     self.outside.lanes.execute(lane, request, self.queue());
                 }
+                Effect::Recover(wish) => self.recover(wish),
                 Effect::Measure { token } => self.shared.queue.post(measure(token)),
                 Effect::Exit(wish) => exit = exit.or(Some(wish)),
                 Effect::Log { level, text } => log(&self.outside.name, level, &text),
             }
         }
         exit
+    }
+
+    /// Looks at the node's files on a thread of its own.
+    fn recover(&self, wish: Recovery) {
+        let (token, queue) = (wish.token, self.queue());
+        let Some(recoverer) = self.outside.recoverer.clone() else {
+            let result = Err("this process has no files to recover from".to_owned());
+            return queue.post(Notice::Recovered { token, result });
+        };
+        let work = move || {
+            let _abort = AbortOnPanic;
+            let result = recoverer.recover(&wish);
+            queue.post(Notice::Recovered { token, result });
+        };
+        let started = std::thread::Builder::new().name("recovery".into()).spawn(work);
+        if let Err(error) = started {
+            let result = Err(format!("cannot start a thread: {error}"));
+            self.shared.queue.post(Notice::Recovered { token, result });
+        }
     }
 
     /// Whether this turn is to wait for the tasks that are ready; see [`Gathering`].

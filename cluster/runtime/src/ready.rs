@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Wake, Waker};
 
 use lockstep_proto::disk::{Completion, Lane};
+use lockstep_proto::ids::Epoch;
 use lockstep_proto::process::{DialError, Peer, Target};
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
@@ -48,6 +49,13 @@ pub(crate) enum Notice {
         lane: Lane,
         /// What became of them.
         done: Completion,
+    },
+    /// The node's own files were looked at, or restored from.
+    Recovered {
+        /// Comes from the effect.
+        token: u64,
+        /// What came of it.
+        result: Result<Epoch, String>,
     },
     /// Use of the machine was measured.
     Measured {

@@ -130,6 +130,7 @@ impl ControlCore {
             }
             ControlMessage::Heartbeat { .. }
             | ControlMessage::Returned(_)
+            | ControlMessage::Forming { .. }
             | ControlMessage::HeartbeatAnswer { .. }
             | ControlMessage::Tick { .. }
             | ControlMessage::EpochReport { .. }

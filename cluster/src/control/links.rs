@@ -262,7 +262,7 @@ impl Links {
                     mgmt.route.failed(now);
                 }
             }
-            Target::Shard(..) | Target::Any => {}
+            Target::Shard(..) | Target::Node(_) | Target::Any => {}
         }
     }
 

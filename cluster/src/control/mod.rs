@@ -316,7 +316,8 @@ impl ControlCore {
             | ControlMessage::Admitted { .. }
             | ControlMessage::AdmissionRefused { .. }
             | ControlMessage::ArbitratorReady { .. }
-            | ControlMessage::Returned(_) => out.mark("control_message_misplaced"),
+            | ControlMessage::Returned(_)
+            | ControlMessage::Forming { .. } => out.mark("control_message_misplaced"),
         }
     }
 
@@ -384,7 +385,7 @@ impl Process for ControlCore {
             Input::Stored { token, ok } => self.on_stored(now, token, ok, out),
             Input::Timeout => self.on_timeout(now, out),
             Input::Terminate => self.on_terminate(now, out),
-            Input::Measured { .. } | Input::Disk { .. } => {}
+            Input::Measured { .. } | Input::Disk { .. } | Input::Recovered { .. } => {}
         }
     }
 

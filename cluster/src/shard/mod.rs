@@ -475,6 +475,7 @@ impl Process for ShardCore {
             Input::DialFailed { .. }
             | Input::Stored { .. }
             | Input::Disk { .. }
+            | Input::Recovered { .. }
             | Input::Terminate => {}
         }
         self.run_loopback(out);

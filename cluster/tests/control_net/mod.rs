@@ -330,7 +330,10 @@ impl Net {
                 self.nodes.get_mut(&id).expect("known").exit = Some(exit);
                 self.kill(id);
             }
-            Effect::Log { .. } | Effect::Measure { .. } | Effect::Disk { .. } => {}
+            Effect::Log { .. }
+            | Effect::Measure { .. }
+            | Effect::Disk { .. }
+            | Effect::Recover(_) => {}
         }
     }
 
@@ -341,7 +344,9 @@ impl Net {
             }
             Target::Watch(node) => (node.node.0, Peer::Watch(instance(from)), Peer::Watch(node)),
             Target::Mgmt(id) => (MGMT + id.0, Peer::Control(instance(from)), Peer::Mgmt(id)),
-            Target::Shard(..) | Target::Any => panic!("a control core never dials {to:?}"),
+            Target::Shard(..) | Target::Node(_) | Target::Any => {
+                panic!("a control core never dials {to:?}")
+            }
         };
         if self.is_cut(from, other) || self.is_cut(other, from) {
             let failed = Event::DialFailed(from, to, DialError::Failed);

@@ -212,6 +212,7 @@ impl MgmtCore {
             | ControlMessage::NewView { .. }
             | ControlMessage::SideLost { .. }
             | ControlMessage::LeaveRequest
+            | ControlMessage::Forming { .. }
             | ControlMessage::ArbitratorVerdict { .. }
             | ControlMessage::RegisteredView { .. }
             | ControlMessage::AdmissionPending { .. }
@@ -403,6 +404,7 @@ impl Process for MgmtCore {
             Input::DialFailed { .. }
             | Input::Disk { .. }
             | Input::Measured { .. }
+            | Input::Recovered { .. }
             | Input::Timeout => {}
         }
     }

@@ -68,7 +68,10 @@ impl Bench {
                 Effect::Exit(exit) => self.exits.push(exit),
                 Effect::Close { why, .. } => self.closed.push(why),
                 Effect::Log { .. } => {}
-                Effect::Dial { .. } | Effect::Measure { .. } | Effect::Disk { .. } => {
+                Effect::Dial { .. }
+                | Effect::Measure { .. }
+                | Effect::Disk { .. }
+                | Effect::Recover(_) => {
                     panic!("none of its effects")
                 }
             }

@@ -101,6 +101,9 @@ impl World {
                 same_life(*me, *wanted)?;
                 Ok((host.procs[0], Peer::Control(*me)))
             }
+            (Role::Data(me), Target::Node(node)) if me.node == *node => {
+                Ok((host.procs[0], Peer::Control(*me)))
+            }
             (Role::Data(me), Target::Watch(wanted)) => {
                 same_life(*me, *wanted)?;
                 Ok((host.procs[0], Peer::Watch(*me)))

@@ -55,6 +55,7 @@ impl Process for Ghost {
             | Input::Stored { .. }
             | Input::Disk { .. }
             | Input::Measured { .. }
+            | Input::Recovered { .. }
             | Input::Terminate => {}
         }
     }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use lockstep_proto::disk::{Completion, Lane};
-use lockstep_proto::ids::NodeInstance;
+use lockstep_proto::ids::{Epoch, NodeInstance};
 use lockstep_proto::process::{DialError, LinkEnd, LinkId, Outputs, Peer, StoredFile, Target};
 
 use super::clock::HostClock;
@@ -127,6 +127,8 @@ pub enum Item {
     Disk(Lane, Completion),
     /// The answer to a measurement.
     Measured(u64),
+    /// The node's files were looked at, or restored from.
+    Recovered(u64, Result<Epoch, String>),
     /// The operator asks it to leave.
     Terminate,
 }

@@ -73,6 +73,7 @@ impl Process for Toy {
             Input::Stored { .. }
             | Input::Disk { .. }
             | Input::Measured { .. }
+            | Input::Recovered { .. }
             | Input::Terminate => {}
         }
     }

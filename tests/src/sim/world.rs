@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use lockstep_proto::ids::NodeInstance;
+use lockstep_proto::ids::{Epoch, NodeInstance};
 use lockstep_proto::process::{Effect, Exit, Input, LinkEnd, LinkId, LogLevel, Outputs};
 use lockstep_proto::time::Instant;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -353,6 +353,10 @@ impl World {
                 core.handle(local, Input::Measured { token, cpu_us, rss_bytes }, &mut proc.out);
                 6
             }
+            Item::Recovered(token, result) => {
+                core.handle(local, Input::Recovered { token, result }, &mut proc.out);
+                8
+            }
             Item::Terminate => {
                 core.handle(local, Input::Terminate, &mut proc.out);
                 7
@@ -401,6 +405,10 @@ impl World {
                     self.agenda.push(at, Event::Stored(host_id, number));
                 }
                 Effect::Disk { lane, request } => self.on_disk_request(id, lane, request),
+                Effect::Recover(wish) => {
+                    // Simulated nodes come back with empty disks.
+                    self.deliver(id, Item::Recovered(wish.token, Ok(Epoch(0))));
+                }
                 Effect::Measure { token } => self.deliver(id, Item::Measured(token)),
                 Effect::Exit(exit) => self.on_exit(id, exit),
                 Effect::Log { level, text } => self.on_log(id, level, text),

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{
     ClusterId, Epoch, Incarnation, NodeId, NodeInstance, PartitionId, Seq, ViewNumber,
 };
+use crate::recovery::Recovered;
 use crate::view::{Arbitrator, Member, View, ViewIdentity};
 use crate::wire::codec::{decode, frame_cold};
 use crate::wire::shard_control::ProposalId;
@@ -186,8 +187,14 @@ pub enum ControlMessage {
 
     // --- a node that was here before, to control cores and others like it ---
     /// "I am back." Said again and again to everybody the sender knows of. A member that acts
-    /// answers `NewView`; one that is itself coming back answers with its own.
+    /// answers `NewView`; one that is itself coming back says its own.
     Returned(Box<Returned>),
+    /// The eldest of those that came back to a stopped cluster: "this is the view to be; restore
+    /// yourself to the epoch it begins with". Repeated until all have.
+    Forming {
+        /// On no disk yet.
+        view: Box<View>,
+    },
 
     // --- API node to control core ---
     /// The first thing a process says that an API node's operator offers as arbitrator: which life
@@ -205,11 +212,11 @@ pub struct Returned {
     pub member: Member,
     /// The newest view on its disk.
     pub view: Box<View>,
-    /// Up to which epoch its files reach, by the restart generations of that view.
-    pub reached: Epoch,
-    /// It has restored itself to this epoch by the restart generations of that view, and can be
-    /// admitted; `None` while it still asks what there is.
-    pub recovered: Option<Epoch>,
+    /// Up to which epoch its files reach, by the restart generations of that view; `None` while
+    /// that is not known, or if they cannot be used.
+    pub reached: Option<Epoch>,
+    /// What it has restored, once it has.
+    pub recovered: Option<Recovered>,
 }
 
 /// What an arbitrator says; how it decides is in [`crate::register`].

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{ClusterId, MgmtId, NodeInstance, ShardId};
+use crate::ids::{ClusterId, MgmtId, NodeId, NodeInstance, ShardId};
 
 /// First bytes of every hello.
 pub const MAGIC: [u8; 4] = *b"LKST";
@@ -38,6 +38,8 @@ pub enum Wanted {
     Watch(NodeInstance),
     /// A shard of exactly this life of a node.
     Shard(NodeInstance, ShardId),
+    /// The control core of this node, whatever its life.
+    Node(NodeId),
     /// A management server.
     Mgmt(MgmtId),
     /// Whoever listens here.

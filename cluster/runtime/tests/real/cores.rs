@@ -104,7 +104,9 @@ impl Process for Echo {
             Input::Terminate => {
                 out.effect(Effect::Exit(Exit { code: 0, reason: "asked to leave".into() }));
             }
-            Input::DialFailed { .. } => unreachable!("an echo dials nobody"),
+            Input::DialFailed { .. } | Input::Recovered { .. } => {
+                unreachable!("an echo dials nobody and has no files")
+            }
         }
     }
 

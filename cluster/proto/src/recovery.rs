@@ -1,0 +1,65 @@
+//! What a node that was started again asks of its own files, and how it tells others what it has.
+//!
+//! Reading the files is work for other threads, and the rows they give are too large to pass
+//! through a process: a process names a goal, the driver keeps what comes of it for the cores that
+//! are started next, and answers with the epoch.
+
+use serde::{Deserialize, Serialize};
+
+use crate::generations::Generations;
+use crate::ids::{Epoch, RestartGeneration};
+use crate::view::View;
+
+/// What the files are wanted for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Goal {
+    /// Up to which epoch do they reach? Loads nothing.
+    Survey,
+    /// As far as they reach, to join a cluster that serves. What cannot be used is set aside and
+    /// comes from the others: then the epoch is 0.
+    Rejoin,
+    /// Exactly this epoch, or nothing.
+    Exactly(Epoch),
+}
+
+/// A wish, answered by `Input::Recovered`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Recovery {
+    /// Comes back in the answer.
+    pub token: u64,
+    /// What counts of which restart generation.
+    pub generations: Generations,
+    /// What for.
+    pub goal: Goal,
+}
+
+/// What a node has restored from its files.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Recovered {
+    /// The restart generation it will go on in.
+    pub generation: RestartGeneration,
+    /// Where the generation before was cut; 0 if there was none.
+    pub cut: Epoch,
+    /// Everything up to this epoch, and nothing later.
+    pub epoch: Epoch,
+}
+
+impl Recovered {
+    /// What a node that restored itself to `epoch` for this view has.
+    #[must_use]
+    pub fn under(view: &View, epoch: Epoch) -> Self {
+        Self { generation: view.restart_generation, cut: last_cut(view), epoch }
+    }
+
+    /// Whether it was restored by the restart generations of this view.
+    #[must_use]
+    pub fn fits(&self, view: &View) -> bool {
+        self.generation == view.restart_generation && self.cut == last_cut(view)
+    }
+}
+
+/// Where the generation before a view's was cut: what the view began with. 0 if there was none.
+#[must_use]
+pub fn last_cut(view: &View) -> Epoch {
+    view.cuts.last().map_or(Epoch(0), |(_, epoch)| *epoch)
+}
