@@ -7,4 +7,7 @@ pub mod newcomer;
 pub mod shard;
 
 pub use control::{ControlCore, ControlOptions};
-pub use shard::{PartitionInspection, ShardCore, ShardInspection, ShardOptions};
+pub use shard::{
+    PartitionInspection, Restored, RestoredPartition, RestoredShard, ShardCore, ShardInspection,
+    ShardOptions, restore, restore_lane,
+};

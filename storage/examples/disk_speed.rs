@@ -17,7 +17,7 @@ use lockstep_storage::checkpoint::{
     CheckpointFile, CheckpointHeader, CheckpointWriter, Expected as CheckpointExpected, Items, Plan,
 };
 use lockstep_storage::disk::{CheckpointName, Completion, Op, Request, SegmentName};
-use lockstep_storage::redo::{Expected, LogIdentity, RedoFiles, RedoWriter};
+use lockstep_storage::redo::{Coverage, Expected, LogIdentity, RedoFiles, RedoWriter};
 use lockstep_storage::{Fragment, Generations};
 
 const CLUSTER: ClusterId = ClusterId(1);
@@ -134,7 +134,7 @@ fn redo_read(count: u64, memory: &Memory, bytes: u64) {
         cluster: CLUSTER,
         node: NODE,
         generations: generations(),
-        covered: Epoch(0),
+        covered: Coverage::default(),
         promised: Epoch(0),
     };
     let files = memory.files.iter().enumerate().map(|(at, file)| (name(at), &**file));
@@ -143,7 +143,7 @@ fn redo_read(count: u64, memory: &Memory, bytes: u64) {
     let mut seen = 0;
     measure("redo replay: decode records and writes", count, bytes, || {
         for life in redo.lives(&survey) {
-            for (log, extent) in life {
+            for (log, extent) in life.logs {
                 for redone in log.replay(extent, Epoch(0), Epoch(u64::MAX)) {
                     let record = redone.expect("undamaged").record;
                     for write in record.writes().expect("undamaged").iter() {

@@ -6,6 +6,7 @@
 //! * [`LockTable`]: the row locks of one partition, at its primary;
 //! * [`mod@evaluate`]: an operation and the row it meets in, what becomes of the row out;
 //! * [`redo`], [`checkpoint`]: what a data node writes, and reads after a restart;
+//! * [`restore`]: which of a node's files make a whole, and as of when;
 //! * [`disk`]: what they ask of a disk, and a disk for tests that fails when told to.
 //!
 //! Invariant: what comes out depends on what went in and on nothing else, not on addresses or on
@@ -20,6 +21,7 @@ mod history;
 mod index;
 mod locks;
 pub mod redo;
+pub mod restore;
 
 pub use block::Row;
 pub use evaluate::{Effect, evaluate};

@@ -18,7 +18,7 @@ use lockstep_storage::checkpoint::{
     StoredRow,
 };
 use lockstep_storage::disk::{CheckpointName, FileName, SimulatedDisk};
-use lockstep_storage::redo::RedoWriter;
+use lockstep_storage::redo::{Coverage, RedoWriter};
 use support::{CLUSTER, NODE, expected, identity, pump, read_back};
 
 const SEGMENT: &str = "i7-s1-1.redo";
@@ -142,7 +142,7 @@ fn the_golden_segment_reads_as_it_was_written() {
     // Shard 0 of that life has written nothing: the epoch reached is the base.
     let (survey, _) = read_back(&expected, &[(name, bytes.clone())], Epoch(u64::MAX));
     assert_eq!((survey.reached, survey.faults, survey.torn), (Some(Epoch(900)), vec![], vec![]));
-    expected.covered = Epoch(1009);
+    expected.covered = Coverage::all(Epoch(1009));
     let redo = lockstep_storage::redo::RedoFiles::open(expected, [(name, &*bytes)]);
     let log = redo.logs().next().expect("one log");
     let extent = log.check();

@@ -8,7 +8,7 @@ use lockstep_proto::ids::{Epoch, PartitionId, Seq, TxId};
 use lockstep_proto::outcomes::Outcome;
 use lockstep_proto::placement::key_hash;
 use lockstep_proto::process::Outputs;
-use lockstep_proto::record::{Record, RecordKind, RowWrite, Writes};
+use lockstep_proto::record::{Header, PrepareBody, Record, RecordKind, RowWrite, Writes};
 use lockstep_proto::schema::{CATALOG, TableDef, catalog_row};
 use lockstep_storage::Fragment;
 
@@ -16,7 +16,7 @@ use super::ShardCore;
 use super::partition::{Partition, PreparedTx, Table, row_tag};
 
 /// The table a row of the catalog defines; `None` for the row that counts table ids.
-fn catalog_table(row: &[u8]) -> Option<TableDef> {
+pub(super) fn catalog_table(row: &[u8]) -> Option<TableDef> {
     let (_, definition) = catalog_row(row).ok()?;
     TableDef::decode(definition).ok()
 }
@@ -44,7 +44,7 @@ impl Partition {
     }
 
     /// A row of the catalog changes: the table's fragment comes or goes.
-    fn apply_schema(&mut self, write: &RowWrite<'_>) -> i64 {
+    pub(super) fn apply_schema(&mut self, write: &RowWrite<'_>) -> i64 {
         let mut delta = 0;
         let catalog = &self.tables[&CATALOG];
         let old = catalog.rows.get(key_hash(write.key), write.key);
@@ -70,8 +70,26 @@ impl Partition {
         writes.iter().map(|write| self.apply_write(&write, epoch, seq)).sum()
     }
 
+    /// Notes a prepared transaction in the side tables.
+    pub(super) fn hold_prepared(&mut self, header: &Header, body: &PrepareBody<'_>, bytes: &[u8]) {
+        for write in body.writes.iter() {
+            self.prepared_rows.insert((row_tag(write.table, key_hash(write.key)), header.tx));
+        }
+        self.outcomes.raise_low(header.tx, header.low);
+        let prepared = PreparedTx {
+            coordinator: body.coordinator,
+            order: body.order,
+            participants: body.participants.iter().collect(),
+            epoch: header.epoch,
+            seq: header.seq,
+            low: header.low,
+            record: bytes.into(),
+        };
+        self.prepared.insert(header.tx, prepared);
+    }
+
     /// Takes a prepared transaction out of the side tables.
-    fn take_prepared(&mut self, tx: TxId) -> Option<PreparedTx> {
+    pub(super) fn take_prepared(&mut self, tx: TxId) -> Option<PreparedTx> {
         let prepared = self.prepared.remove(&tx)?;
         for write in prepared.writes().iter() {
             self.prepared_rows.remove(&(row_tag(write.table, key_hash(write.key)), tx));
@@ -149,21 +167,7 @@ impl ShardCore {
             self.broken(format!("{p}: unreadable prepare"), out);
             return;
         };
-        let part = self.part_mut(p);
-        for write in body.writes.iter() {
-            part.prepared_rows.insert((row_tag(write.table, key_hash(write.key)), header.tx));
-        }
-        part.outcomes.raise_low(header.tx, header.low);
-        let prepared = PreparedTx {
-            coordinator: body.coordinator,
-            order: body.order,
-            participants: body.participants.iter().collect(),
-            epoch: header.epoch,
-            seq: header.seq,
-            low: header.low,
-            record: bytes.into(),
-        };
-        part.prepared.insert(header.tx, prepared);
+        self.part_mut(p).hold_prepared(&header, &body, bytes);
     }
 
     fn apply_commit(

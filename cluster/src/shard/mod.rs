@@ -12,6 +12,7 @@
 //! * [`takeover`]: transactions of dead coordinators, and outcome questions;
 //! * [`read`], [`scan`]: committed reads from any in-sync replica;
 //! * [`versions`]: how long older versions of rows are kept;
+//! * [`restore`]: what a shard begins with after a restart;
 //! * [`enter`]: fences, views, leases, ticks;
 //! * [`answers`]: what is owed once a log position is stable.
 
@@ -29,6 +30,7 @@ mod log;
 mod participate;
 mod partition;
 mod read;
+mod restore;
 mod scan;
 mod takeover;
 mod versions;
@@ -53,6 +55,7 @@ use lockstep_proto::wire::data::Message;
 use lockstep_proto::wire::kind;
 
 pub use inspect::{PartitionInspection, ShardInspection};
+pub use restore::{Restored, RestoredPartition, RestoredShard, restore, restore_lane};
 
 use answers::Owed;
 use coordinate::CoordTx;

@@ -207,6 +207,12 @@ impl<'a> CheckpointFile<'a> {
 }
 
 impl<'a> Block<'a> {
+    /// Whether it has rows, if it is what was written.
+    #[must_use]
+    pub fn has_rows(&self) -> bool {
+        self.bytes.first() == Some(&(BlockKind::Rows as u8))
+    }
+
     /// Checks the block and gives what is in it.
     ///
     /// # Errors

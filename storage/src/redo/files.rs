@@ -26,10 +26,46 @@ pub struct Expected {
     pub node: NodeId,
     /// What counts of which restart generation.
     pub generations: Generations,
-    /// The node's checkpoints hold every partition up to this epoch, at least.
-    pub covered: Epoch,
+    /// What the node's checkpoints hold.
+    pub covered: Coverage,
     /// This epoch was durable on this disk, as the node has told others; 0 if that is not known.
     pub promised: Epoch,
+}
+
+/// Up to when checkpoints hold the partitions of a node.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Coverage {
+    least: Epoch,
+    /// By the local index of the partition, which chooses the shard that logs it.
+    parts: Vec<(u16, Epoch)>,
+}
+
+impl Coverage {
+    /// All partitions alike.
+    #[must_use]
+    pub fn all(epoch: Epoch) -> Self {
+        Self { least: epoch, parts: Vec::new() }
+    }
+
+    /// Each partition, by its local index.
+    #[must_use]
+    pub fn of_parts(parts: Vec<(u16, Epoch)>) -> Self {
+        let least = parts.iter().map(|(_, epoch)| *epoch).min().unwrap_or_default();
+        Self { least, parts }
+    }
+
+    /// Up to when all partitions are held.
+    #[must_use]
+    pub fn least(&self) -> Epoch {
+        self.least
+    }
+
+    /// Up to when those are that this shard of so many logs.
+    #[must_use]
+    pub fn of_shard(&self, shard: ShardId, shards: u16) -> Epoch {
+        let own = self.parts.iter().filter(|(index, _)| index % shards.max(1) == shard.0);
+        own.map(|(_, epoch)| *epoch).min().unwrap_or(self.least)
+    }
 }
 
 /// The end of a log that was being written when the node died.
@@ -65,6 +101,14 @@ pub struct RedoFiles<'a> {
     /// In order of incarnation.
     lives: Vec<Life<'a>>,
     faults: Vec<FileFault>,
+}
+
+/// The logs of one life, to be replayed.
+pub struct LifeLogs<'s, 'a> {
+    /// How many shards the node had.
+    pub shards: u16,
+    /// Those that are there, with what was found in them.
+    pub logs: Vec<(&'s Log<'a>, &'s Extent)>,
 }
 
 /// What a node has on its disk.
@@ -104,9 +148,10 @@ impl<'a> RedoFiles<'a> {
         let mut lives = Vec::new();
         for (incarnation, logs) in all {
             let identity = agreed_identity(logs.values().flatten(), &mut faults);
+            let shards = identity.map_or(1, |identity| identity.shards);
             let log = |(shard, mut segments): (ShardId, Vec<Segment<'a>>)| {
                 segments.sort_unstable_by_key(|segment| segment.name);
-                (shard, Log::new(shard, segments, expected.covered))
+                (shard, Log::new(shard, segments, expected.covered.of_shard(shard, shards)))
             };
             let logs = logs.into_iter().map(log).collect();
             lives.push(Life { incarnation, identity, logs, limit: Epoch(u64::MAX) });
@@ -155,7 +200,7 @@ impl<'a> RedoFiles<'a> {
                 sound &= self.check_beginning(life, &identity, &mut judgement);
             }
             let aim = if is_last { None } else { Some(life.limit) };
-            judgement.settle(life, &identity, own, aim);
+            judgement.settle(life, &identity, own, aim, &self.expected.covered);
         }
         judgement.reached = judgement.reached.filter(|_| sound && self.faults.is_empty());
         judgement.keep_promise(self.expected.promised, self.lives.last());
@@ -165,18 +210,23 @@ impl<'a> RedoFiles<'a> {
 
     /// The logs that have records to be replayed, life after life: those of one life hold different
     /// partitions and may be replayed in parallel, lives must follow each other.
-    pub fn lives<'s>(
-        &'s self,
-        survey: &'s Survey,
-    ) -> impl Iterator<Item = Vec<(&'s Log<'a>, &'s Extent)>> {
+    pub fn lives<'s>(&'s self, survey: &'s Survey) -> impl Iterator<Item = LifeLogs<'s, 'a>> {
         let mut rest = &survey.extents[..];
         let all = self.lives.iter().map(move |life| {
             let (own, others) = rest.split_at(life.logs.len());
             rest = others;
             (life, own)
         });
-        let wanted = all.filter(|(life, _)| life.identity.is_some() && self.contributes(life));
-        wanted.map(|(life, own)| life.logs.values().zip(own).collect())
+        all.filter(|(life, _)| self.contributes(life)).filter_map(|(life, own)| {
+            let shards = life.identity?.shards;
+            Some(LifeLogs { shards, logs: life.logs.values().zip(own).collect() })
+        })
+    }
+
+    /// All segments of lives with this many shards, and of those that wrote nothing.
+    pub fn segments(&self, shards: u16) -> impl Iterator<Item = SegmentName> {
+        let same = move |life: &&Life<'a>| life.identity.is_none_or(|of| of.shards == shards);
+        self.lives.iter().filter(same).flat_map(|life| life.logs.values()).flat_map(Log::names)
     }
 
     /// Files that nothing needs any more, given what checkpoints hold. What the newest life wrote
@@ -186,7 +236,7 @@ impl<'a> RedoFiles<'a> {
         let mut names = Vec::new();
         for life in &self.lives {
             let done = match life.identity {
-                Some(_) => life.limit <= self.expected.covered,
+                Some(_) => life.limit <= self.expected.covered.least(),
                 None => !life.segments().any(Segment::has_groups),
             };
             for log in life.logs.values() {
@@ -200,7 +250,7 @@ impl<'a> RedoFiles<'a> {
     /// Whether any record of a life may have to be replayed.
     fn contributes(&self, life: &Life<'_>) -> bool {
         let base = life.identity.map_or(Epoch(0), |identity| identity.base);
-        life.limit > base.max(self.expected.covered)
+        life.limit > base.max(self.expected.covered.least())
     }
 
     fn set_limits(&mut self) {
@@ -223,7 +273,7 @@ impl<'a> RedoFiles<'a> {
         identity: &LogIdentity,
         judgement: &mut Judgement,
     ) -> bool {
-        let begun = identity.base <= self.expected.covered;
+        let begun = identity.base <= self.expected.covered.least();
         let first = life.logs.values().find_map(|log| log.segments.first());
         if let Some(first) = first
             && !begun
@@ -270,6 +320,7 @@ impl Judgement {
         identity: &LogIdentity,
         extents: &[Extent],
         aim: Option<Epoch>,
+        covered: &Coverage,
     ) {
         let mut reached = self.reached.unwrap_or(Epoch(u64::MAX));
         if aim.is_none() {
@@ -279,7 +330,9 @@ impl Judgement {
             let found = life.logs.keys().position(|there| *there == shard);
             let extent = found.map(|at| &extents[at]);
             let end = extent.map_or(identity.base, |extent| extent.reached);
-            if aim.is_some_and(|aim| end >= aim) {
+            // Nothing is wanted of a log whose partitions are in checkpoints; it may be gone.
+            let held = end.max(covered.of_shard(shard, identity.shards));
+            if aim.is_some_and(|aim| held >= aim) {
                 continue;
             }
             reached = reached.min(end);

@@ -58,6 +58,12 @@ impl<'a> Log<'a> {
         self.shard
     }
 
+    /// Its files.
+    pub(super) fn names(&self) -> impl Iterator<Item = SegmentName> {
+        let needed = self.segments.iter().map(|segment| segment.name);
+        self.superfluous.iter().copied().chain(needed)
+    }
+
     /// Reads and checks everything in it that is needed. Logs can be checked in parallel.
     #[must_use]
     pub fn check(&self) -> Extent {

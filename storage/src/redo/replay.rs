@@ -60,13 +60,22 @@ impl<'a> Replay<'a> {
         }
     }
 
+    /// Something is wrong with the record that was read last, though it is what was written.
+    ///
+    /// # Panics
+    /// If none was read.
+    #[must_use]
+    pub fn fault(&self, what: &'static str) -> FileFault {
+        let at = self.groups.map_or(0, |groups| groups.at);
+        self.segments[0].damaged(at, what)
+    }
+
     /// Bytes changed between the check and now.
     fn damaged(&mut self) -> FileFault {
-        let segment = self.segments[0];
-        let at = self.groups.map_or(0, |groups| groups.at);
+        let fault = self.fault("a record before this place changed while it was read");
         self.ends = &[];
         self.frames = Frames::new(&[]);
-        segment.damaged(at, "a record before this place changed while it was read")
+        fault
     }
 }
 

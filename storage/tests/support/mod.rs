@@ -9,7 +9,7 @@ use lockstep_proto::ids::{
 use lockstep_proto::record::{Header, RecordBuilder, RecordKind, RowWrite};
 use lockstep_storage::Generations;
 use lockstep_storage::disk::{FileName, Request, SegmentName, SimulatedDisk};
-use lockstep_storage::redo::{Expected, LogIdentity, RedoFiles, RedoWriter, Survey};
+use lockstep_storage::redo::{Coverage, Expected, LogIdentity, RedoFiles, RedoWriter, Survey};
 
 pub const CLUSTER: ClusterId = ClusterId(0x1122_3344_5566_7788_99aa_bbcc_ddee_ff00);
 pub const NODE: NodeId = NodeId(3);
@@ -52,7 +52,7 @@ pub fn expected(covered: u64) -> Expected {
         cluster: CLUSTER,
         node: NODE,
         generations: Generations::new(RestartGeneration(1), Vec::new()),
-        covered: Epoch(covered),
+        covered: Coverage::all(Epoch(covered)),
         promised: Epoch(0),
     }
 }
@@ -93,8 +93,8 @@ pub fn read_back(
     let mut records: Vec<Vec<Box<[u8]>>> = vec![Vec::new(); 8];
     let Some(reached) = survey.reached else { return (survey, records) };
     for life in redo.lives(&survey) {
-        for (log, extent) in life {
-            for redone in log.replay(extent, expected.covered, reached.min(to)) {
+        for (log, extent) in life.logs {
+            for redone in log.replay(extent, expected.covered.least(), reached.min(to)) {
                 let redone = redone.expect("checked before");
                 records[usize::from(log.shard().0)].push(redone.bytes.into());
             }
