@@ -4,9 +4,11 @@
 
 pub mod control;
 pub mod newcomer;
+pub mod restart;
 pub mod shard;
 
 pub use control::{ControlCore, ControlOptions};
+pub use restart::{RestartCore, RestartOptions};
 pub use shard::{
     PartitionInspection, Restored, RestoredPartition, RestoredShard, ShardCore, ShardInspection,
     ShardOptions, restore, restore_lane,

@@ -7,10 +7,10 @@
 use lockstep_proto::agreement::{Judgement, changed};
 use lockstep_proto::canary::Canary;
 use lockstep_proto::ids::{NodeInstance, PartitionId, Seq, ShardId, ViewNumber};
-use lockstep_proto::process::{Effect, Exit, LogLevel, Outputs, StoredFile};
+use lockstep_proto::process::{Effect, Exit, LogLevel, Outputs};
+use lockstep_proto::stored::Stored;
 use lockstep_proto::time::Instant;
 use lockstep_proto::view::View;
-use lockstep_proto::wire::codec::encode;
 use lockstep_proto::wire::control::{Answer, ControlMessage, ViewChange};
 use lockstep_proto::wire::shard_control::{ProposalId, ShardControl};
 
@@ -223,7 +223,7 @@ impl ControlCore {
         self.gathering = None;
         self.proposing = None;
         self.timers.lease_end = None;
-        out.effect(Effect::Store { token, file: StoredFile::View, bytes: encode(&view) });
+        out.effect(Effect::Store { token, file: View::FILE, bytes: view.to_file() });
         if announce {
             self.announce(&view, out);
         }

@@ -215,6 +215,8 @@ pub struct Returned {
     /// Up to which epoch its files reach, by the restart generations of that view; `None` while
     /// that is not known, or if they cannot be used.
     pub reached: Option<Epoch>,
+    /// They cannot be used.
+    pub damaged: bool,
     /// What it has restored, once it has.
     pub recovered: Option<Recovered>,
 }
