@@ -8,6 +8,7 @@ pub mod restart;
 pub mod shard;
 
 pub use control::{ControlCore, ControlOptions};
+pub use lockstep_storage::redo::LogIdentity;
 pub use restart::{RestartCore, RestartOptions};
 pub use shard::{
     PartitionInspection, Restored, RestoredPartition, RestoredShard, ShardCore, ShardInspection,

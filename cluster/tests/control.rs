@@ -319,15 +319,16 @@ fn epochs_close_everywhere_and_stop_at_what_one_shard_has_not_finished() {
     net.run(ms(1000));
     let closed = net.core(1).epoch_closed();
     assert!(closed > Epoch(90), "{closed}");
-    let most = Epoch(closed.0 + 10);
+    // Nothing works here: by now ticks come slowly.
+    let most = Epoch(closed.0 + 5);
     net.shard(3).finishes = Some(most);
-    net.run(ms(500));
+    net.run(ms(1000));
     for id in 1..=4 {
         assert!(net.core(id).epoch_closed() <= most);
         assert!(net.shard(id).closed <= most);
     }
     net.shard(3).finishes = None;
-    net.run(ms(500));
+    net.run(ms(1000));
     assert!(net.core(4).epoch_closed() > most);
 }
 

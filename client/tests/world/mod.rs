@@ -53,6 +53,7 @@ fn start_node(view: &View, instance: NodeInstance, listener: TcpListener, dir: &
             shards: count,
             data_memory: 1 << 30,
             wall_offset_ms,
+            redo: None,
             canary: None,
         })
     });

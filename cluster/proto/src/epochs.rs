@@ -87,6 +87,20 @@ impl Ticker {
         (TickNews { epoch, sealed: self.sealed, closed }, progress)
     }
 
+    /// Whether a tick now would seal or close something.
+    #[must_use]
+    pub fn has_progress(&self, epoch: Epoch) -> bool {
+        let finished = self.reports.iter().map(|r| r.finished).min().unwrap_or_default();
+        let confirmed = self.reports.iter().map(|r| r.confirmed).min().unwrap_or_default();
+        finished.min(epoch.before()) > self.sealed || confirmed.min(self.sealed) > self.closed
+    }
+
+    /// The highest epoch it has closed or known to be closed.
+    #[must_use]
+    pub fn closed(&self) -> Epoch {
+        self.closed
+    }
+
     /// What a tick says while nothing may be sealed or closed.
     #[must_use]
     pub fn frozen(&self, epoch: Epoch) -> TickNews {
@@ -147,21 +161,25 @@ impl MemberEpochs {
     }
 
     /// The report to send now, `(finished, confirmed)`, if one is worth a message: when the node
-    /// has finished more, or at the second tick that finds a seal unconfirmed. So a quiet member
-    /// sends one message per tick.
-    pub fn report_due(&mut self, at_tick: bool) -> Option<(Epoch, Epoch)> {
+    /// has finished more, or at the second tick that finds a seal unconfirmed (at the first, if
+    /// somebody waits for it). So a quiet member sends one message per tick.
+    pub fn report_due(&mut self, at_tick: bool, hurry: bool) -> Option<(Epoch, Epoch)> {
         let finished = self.finished.iter().copied().min().unwrap_or_default();
-        let report = (finished, self.seal);
         let unconfirmed = self.seal > self.reported.1;
-        let worth = finished > self.reported.0 || (at_tick && unconfirmed && self.confirm_due);
+        let due = self.confirm_due || hurry;
+        let worth = finished > self.reported.0 || (at_tick && unconfirmed && due);
         if at_tick {
             self.confirm_due = unconfirmed;
         }
-        if worth {
-            self.reported = report;
-            self.confirm_due = false;
-        }
-        worth.then_some(report)
+        worth.then(|| self.report_now())
+    }
+
+    /// The report as it is now, to be sent for another reason.
+    pub fn report_now(&mut self) -> (Epoch, Epoch) {
+        let finished = self.finished.iter().copied().min().unwrap_or_default();
+        self.confirm_due = false;
+        self.reported = (finished, self.seal);
+        self.reported
     }
 
     /// The link to the ticking member is new: what was reported may be lost.
@@ -242,10 +260,10 @@ mod tests {
         let mut member = MemberEpochs::new(2);
         member.enter(Epoch(0));
         member.finished(0, Epoch(3));
-        assert_eq!(member.report_due(false), None);
+        assert_eq!(member.report_due(false, false), None);
         member.finished(1, Epoch(2));
-        assert_eq!(member.report_due(false), Some((Epoch(2), Epoch(0))));
-        assert_eq!(member.report_due(false), None);
+        assert_eq!(member.report_due(false, false), Some((Epoch(2), Epoch(0))));
+        assert_eq!(member.report_due(false, false), None);
     }
 
     #[test]
@@ -253,14 +271,42 @@ mod tests {
         let mut member = MemberEpochs::new(1);
         member.enter(Epoch(0));
         member.learn(TickNews { epoch: Epoch(5), sealed: Epoch(3), closed: Epoch(0) });
-        assert_eq!(member.report_due(true), Some((Epoch(0), Epoch(3))), "first after entering");
+        assert_eq!(
+            member.report_due(true, false),
+            Some((Epoch(0), Epoch(3))),
+            "first after entering"
+        );
         member.learn(TickNews { epoch: Epoch(6), sealed: Epoch(4), closed: Epoch(0) });
-        assert_eq!(member.report_due(true), None);
-        assert_eq!(member.report_due(true), Some((Epoch(0), Epoch(4))));
+        assert_eq!(member.report_due(true, false), None);
+        assert_eq!(member.report_due(true, false), Some((Epoch(0), Epoch(4))));
         member.learn(TickNews { epoch: Epoch(7), sealed: Epoch(5), closed: Epoch(0) });
-        assert_eq!(member.report_due(true), None);
+        assert_eq!(member.report_due(true, false), None);
         member.finished(0, Epoch(6));
-        assert_eq!(member.report_due(false), Some((Epoch(6), Epoch(5))));
+        assert_eq!(member.report_due(false, false), Some((Epoch(6), Epoch(5))));
+    }
+
+    #[test]
+    fn a_confirmation_does_not_wait_when_somebody_does() {
+        let mut member = MemberEpochs::new(1);
+        member.enter(Epoch(0));
+        assert_eq!(member.report_due(true, false), None);
+        member.learn(TickNews { epoch: Epoch(5), sealed: Epoch(3), closed: Epoch(0) });
+        assert_eq!(member.report_due(false, true), None, "at ticks only");
+        assert_eq!(member.report_due(true, true), Some((Epoch(0), Epoch(3))));
+        assert_eq!(member.report_due(true, true), None);
+    }
+
+    #[test]
+    fn progress_is_what_the_next_tick_would_tell() {
+        let mut ticker = ticker(&[1]);
+        assert!(!ticker.has_progress(Epoch(7)));
+        ticker.report(node(1), Epoch(5), Epoch(0));
+        assert!(ticker.has_progress(Epoch(7)));
+        ticker.tick(Epoch(7));
+        assert!(!ticker.has_progress(Epoch(7)));
+        ticker.report(node(1), Epoch(5), Epoch(5));
+        assert!(ticker.has_progress(Epoch(7)));
+        assert_eq!(ticker.closed(), Epoch(0));
     }
 
     #[test]

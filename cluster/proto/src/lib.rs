@@ -15,6 +15,7 @@ pub mod arbitrator;
 pub mod canary;
 pub mod change;
 pub mod disk;
+pub mod durability;
 pub mod epochs;
 pub mod error;
 pub mod generations;

@@ -1,5 +1,7 @@
 //! Every bound of the system in one place, each with its reason.
 
+use std::time::Duration;
+
 /// Longest frame body accepted from anybody: a one-mebibyte row, its key, and room for a batch.
 pub const FRAME_BYTES_MAX: usize = 4 << 20;
 
@@ -75,6 +77,20 @@ pub const ADDR_BYTES_MAX: usize = 256;
 /// Answers of a management server that wait for its disk; more are dropped, and who asked asks
 /// again.
 pub const ANSWERS_HELD_MAX: usize = 100_000;
+
+/// How long records may wait in memory before their epochs are made durable: what a power cut of
+/// all machines may cost those who did not ask for more.
+pub const REDO_FLUSH: Duration = Duration::from_millis(100);
+
+/// How often a full disk is tried again.
+pub const REDO_RETRY: Duration = Duration::from_secs(1);
+
+/// A disk that has not answered for this long counts as gone.
+pub const REDO_STALL: Duration = Duration::from_secs(5);
+
+/// Bytes of records that may wait for the disk of a shard before its group refuses writes: a
+/// second of a fast disk, and what a node can spare beside its rows.
+pub const REDO_WAITING_BYTES_MAX: usize = 256 << 20;
 
 /// Bytes of a redo segment: small enough that space comes back in steps, large enough that a busy
 /// shard makes a new file every second at most.

@@ -81,8 +81,13 @@ impl DiskThreads {
         Ok(())
     }
 
-    /// Starts those that write data files in `dir`; gives each shard its lanes.
+    /// Starts those that write data files in `dir`, and makes the directories for them; gives each
+    /// shard its lanes.
     pub(crate) fn start_lanes(&mut self, dir: &Path, shards: usize) -> io::Result<Vec<Lanes>> {
+        for directory in [Directory::Redo, Directory::Checkpoint] {
+            std::fs::create_dir_all(dir.join(directory.name()))?;
+        }
+        File::open(dir)?.sync_all()?;
         let mut start = |name: String| -> io::Result<Sender<Job>> {
             let (jobs, incoming) = unbounded();
             let dir = dir.to_owned();

@@ -2,6 +2,7 @@
 //! within one view only one node can seal.
 
 use lockstep_proto::canary::Canary;
+use lockstep_proto::durability::{DiskReport, Pulse};
 use lockstep_proto::epochs::TickNews;
 use lockstep_proto::ids::{Epoch, NodeInstance, ViewNumber};
 use lockstep_proto::process::Outputs;
@@ -26,6 +27,7 @@ impl ControlCore {
 
     /// A view begins: reports start anew, and this node ticks or does not.
     pub(super) fn enter_epochs(&mut self, now: Instant) {
+        self.enter_disks(now);
         let (seal, closed) = (self.view.seal, self.epochs.closed());
         let members = self.view.members.iter().map(|m| m.instance);
         if self.counts_old_reports() {
@@ -40,13 +42,18 @@ impl ControlCore {
     }
 
     pub(super) fn tick(&mut self, now: Instant, out: &mut Outputs) {
-        let interval = self.view.config.tick();
+        let interval = self.tick_interval(now);
         let due = self.timers.tick.map_or(now, |at| at + interval);
         self.timers.tick = Some(if due > now { due } else { now + interval });
-        if !self.state.acts() {
-            return;
+        if self.state.acts() {
+            self.epochs.raise(self.epochs.current().next());
+            self.timers.raised = now;
+            self.send_tick(now, out);
         }
-        self.epochs.raise(self.epochs.current().next());
+    }
+
+    /// Tells everybody the epoch, and what is sealed, closed and durable.
+    pub(super) fn send_tick(&mut self, now: Instant, out: &mut Outputs) {
         let epoch = self.epochs.current();
         let (news, closes) = if self.state.is_frozen() {
             (self.ticker.frozen(epoch), false)
@@ -57,30 +64,35 @@ impl ControlCore {
             out.mark("epoch_closed");
         }
         let TickNews { epoch, sealed, closed } = news;
+        let quiet = self.is_quiet(now);
+        let pulse = self.disk_ticker.tick(closed, quiet);
         let view = self.view.number;
-        self.links.broadcast(&ControlMessage::Tick { view, epoch, sealed, closed }, out);
-        self.take_tick(news, out);
+        let tick = ControlMessage::Tick { view, epoch, sealed, closed, pulse: pulse.clone() };
+        self.links.broadcast(&tick, out);
+        self.take_tick(news, pulse, out);
     }
 
     pub(super) fn on_tick(
         &mut self,
         from: NodeInstance,
         view: ViewNumber,
-        news: TickNews,
+        (news, pulse): (TickNews, Pulse),
         out: &mut Outputs,
     ) {
         self.epochs.raise(news.epoch);
         if view == self.view.number && from == self.ticking_member() {
-            self.take_tick(news, out);
+            self.take_tick(news, pulse, out);
         }
     }
 
-    fn take_tick(&mut self, news: TickNews, out: &mut Outputs) {
+    fn take_tick(&mut self, news: TickNews, pulse: Pulse, out: &mut Outputs) {
         if !self.state.is_frozen() {
             self.epochs.learn(news);
         }
-        let closed = self.epochs.closed();
-        self.tell_shards(&ShardControl::Tick { epoch: self.epochs.current(), closed }, out);
+        self.disks.learn(pulse);
+        let (epoch, closed) = (self.epochs.current(), self.epochs.closed());
+        let pulse = self.disks.pulse().clone();
+        self.tell_shards(&ShardControl::Tick { epoch, closed, pulse }, out);
         self.report_epochs(true, out);
     }
 
@@ -89,13 +101,20 @@ impl ControlCore {
         if self.state != State::Acting {
             return;
         }
-        let Some((finished, confirmed)) = self.epochs.report_due(at_tick) else { return };
+        let hurry = self.disks.pulse().hurries(self.epochs.closed());
+        let (finished, confirmed) = match self.epochs.report_due(at_tick, hurry) {
+            Some(due) => due,
+            None if self.disks.is_urgent() => self.epochs.report_now(),
+            None => return,
+        };
+        let disk = self.disks.take_report();
         let ticking = self.ticking_member();
         if ticking == self.me {
+            self.disk_ticker.report(self.me, disk);
             return self.ticker.report(self.me, finished, confirmed);
         }
         let (view, epoch) = (self.view.number, self.epochs.current());
-        let report = ControlMessage::EpochReport { view, epoch, finished, confirmed };
+        let report = ControlMessage::EpochReport { view, epoch, finished, confirmed, disk };
         self.links.send(ticking, &report, out);
     }
 
@@ -104,9 +123,10 @@ impl ControlCore {
         from: NodeInstance,
         view: ViewNumber,
         epoch: Epoch,
-        (finished, confirmed): (Epoch, Epoch),
+        (finished, confirmed, disk): (Epoch, Epoch, DiskReport),
     ) {
         self.epochs.raise(epoch);
+        self.disk_ticker.report(from, disk);
         if view == self.view.number || self.counts_old_reports() {
             self.ticker.report(from, finished, confirmed);
         }

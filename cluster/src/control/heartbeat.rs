@@ -41,6 +41,7 @@ impl ControlCore {
         send_on(link, &self.heartbeat(now), out);
         if node == self.ticking_member() {
             self.epochs.report_again();
+            self.disks.report_again();
         }
     }
 

@@ -7,6 +7,7 @@
 //! * [`member`]: answering proposals, adopting and entering views;
 //! * [`president`]: making proposals and the view that follows;
 //! * [`arbitration`]: asking the arbitrator, replacing it, registering views;
+//! * [`disk`]: what is durable, hurried and slow ticks, disks that fail;
 //! * [`epochs`]: ticks, reports, seals;
 //! * [`shards`]: fan-out to the shards, pings;
 //! * [`leave`]: SIGTERM and every other way to end.
@@ -19,6 +20,7 @@
 //! proposal drops; nobody acts in a view without X while a promise to X may still run.
 
 mod arbitration;
+mod disk;
 mod epochs;
 mod heartbeat;
 mod leave;
@@ -32,6 +34,7 @@ use std::time::Duration;
 
 use lockstep_proto::agreement::AnswerBook;
 use lockstep_proto::canary::Canary;
+use lockstep_proto::durability::{DiskTicker, MemberDisks};
 use lockstep_proto::epochs::{MemberEpochs, Ticker};
 use lockstep_proto::ids::{Epoch, MgmtId, NodeInstance, ViewNumber};
 use lockstep_proto::lease::Leases;
@@ -98,6 +101,8 @@ pub struct ControlCore {
     lineage: Lineage,
     ticker: Ticker,
     epochs: MemberEpochs,
+    disk_ticker: DiskTicker,
+    disks: MemberDisks,
     leave: Leave,
     stopping: Option<Stopping>,
     /// The shards have been told to serve nobody any more.
@@ -126,6 +131,10 @@ struct Timers {
     beat: Instant,
     beats: u64,
     tick: Option<Instant>,
+    /// When a tick has raised the epoch last.
+    raised: Instant,
+    /// When there was work somewhere last, as far as the ticking member knows.
+    worked: Instant,
     silence: Option<Instant>,
     /// When it has settled who else is silent.
     settled: Option<Instant>,
@@ -161,6 +170,8 @@ impl ControlCore {
             lineage: Lineage::new(view.identity()),
             ticker: Ticker::default(),
             epochs: MemberEpochs::new(shards),
+            disk_ticker: DiskTicker::default(),
+            disks: MemberDisks::new(shards),
             leave: Leave::No,
             stopping: None,
             retired: false,
@@ -286,12 +297,12 @@ impl ControlCore {
             ControlMessage::HeartbeatAnswer { sent, promise } => {
                 self.on_heartbeat_answer(now, from, sent, promise);
             }
-            ControlMessage::Tick { view, epoch, sealed, closed } => {
+            ControlMessage::Tick { view, epoch, sealed, closed, pulse } => {
                 let news = lockstep_proto::epochs::TickNews { epoch, sealed, closed };
-                self.on_tick(from, view, news, out);
+                self.on_tick(from, view, (news, pulse), out);
             }
-            ControlMessage::EpochReport { view, epoch, finished, confirmed } => {
-                self.on_epoch_report(from, view, epoch, (finished, confirmed));
+            ControlMessage::EpochReport { view, epoch, finished, confirmed, disk } => {
+                self.on_epoch_report(from, view, epoch, (finished, confirmed, disk));
             }
             ControlMessage::Propose { base, proposal, change } => {
                 self.on_propose(now, from, base, proposal, change, out);
@@ -389,7 +400,7 @@ impl Process for ControlCore {
         }
     }
 
-    fn settle(&mut self, _now: Instant, out: &mut Outputs) {
+    fn settle(&mut self, now: Instant, out: &mut Outputs) {
         if self.is_over() {
             return;
         }
@@ -397,6 +408,7 @@ impl Process for ControlCore {
             self.tell_leases(out);
         }
         self.report_epochs(false, out);
+        self.hurry(now, out);
     }
 
     fn next_timeout(&self) -> Option<Instant> {

@@ -67,6 +67,7 @@ impl ControlCore {
             }
             ShardControl::Entered { view } => self.on_entered(now, shard, view, out),
             ShardControl::Finished { view, epoch } => self.on_finished(shard, view, epoch),
+            ShardControl::Disk(report) => self.disks.report_of(usize::from(shard.0), report),
             ShardControl::Pong { number } => self.on_pong(shard, number),
             ShardControl::Suspect { node } => {
                 out.mark("shard_suspects");

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use lockstep_proto::canary::Canary;
+use lockstep_proto::durability::Pulse;
 use lockstep_proto::ids::{Epoch, NodeInstance, PartitionId, Seq, ShardAddr, ShardId, TxId};
 use lockstep_proto::placement::key_hash;
 use lockstep_proto::process::{Effect, LinkId, Outputs};
@@ -27,12 +28,15 @@ impl ShardCore {
             ShardControl::Fence { proposal, failed } => self.on_fence(proposal, failed, out),
             ShardControl::Enter { view } => self.on_enter(*view, out),
             ShardControl::Leases { deadlines } => self.on_leases(&deadlines, out),
-            ShardControl::Tick { epoch, closed } => self.on_tick(epoch, closed, out),
+            ShardControl::Tick { epoch, closed, pulse } => {
+                self.on_tick(epoch, closed, pulse, out);
+            }
             ShardControl::Ping { number } => self.report(&ShardControl::Pong { number }, out),
             ShardControl::Drain => self.on_drain(out),
             ShardControl::Fenced { .. }
             | ShardControl::Entered { .. }
             | ShardControl::Finished { .. }
+            | ShardControl::Disk(_)
             | ShardControl::Pong { .. }
             | ShardControl::Suspect { .. }
             | ShardControl::Drained => {
@@ -41,7 +45,7 @@ impl ShardCore {
         }
     }
 
-    fn report(&mut self, message: &ShardControl, out: &mut Outputs) {
+    pub(super) fn report(&mut self, message: &ShardControl, out: &mut Outputs) {
         if let Some(buffer) = self.links.control.and_then(|link| out.buffer(link)) {
             codec::frame_cold(buffer, kind::SHARD_CONTROL, message);
         }
@@ -74,12 +78,13 @@ impl ShardCore {
         }
     }
 
-    fn on_tick(&mut self, epoch: Epoch, closed: Epoch, out: &mut Outputs) {
+    fn on_tick(&mut self, epoch: Epoch, closed: Epoch, pulse: Pulse, out: &mut Outputs) {
         self.raise_epoch(epoch);
         if closed > self.closed {
             self.closed = closed;
             self.drop_expired_prepares();
         }
+        self.on_pulse(pulse, out);
         self.send_stale_watermarks(out);
         self.report_finished(out);
         self.report_drained(out);
@@ -137,6 +142,7 @@ impl ShardCore {
         self.view = Some(Arc::clone(&view));
         self.fenced.clear();
         self.reported = Epoch(0);
+        self.redo.enter(&view, self.me.instance.node);
         self.takeovers.clear();
         self.parts.resize_with(view.placements.len(), || None);
         for p in view.partitions() {

@@ -74,6 +74,7 @@ impl ShardCore {
             // What this replica cannot apply must not reach the others.
             return self.part(p).end;
         }
+        self.redo.push(&record);
         let view = self.view_number;
         let part = self.parts[usize::from(p.0)].as_mut().expect("led partitions exist");
         let (seq, stable) = (part.end.next(), part.stable);
@@ -138,6 +139,7 @@ impl ShardCore {
         let part = self.part_mut(p);
         if record.header.seq == part.end.next() {
             let settled = self.apply(p, bytes, out);
+            self.redo.push(bytes);
             self.part_mut(p).push_record(bytes.into());
             if let Some(tx) = settled {
                 self.on_settled(p, tx, out);

@@ -13,6 +13,7 @@
 //! * [`read`], [`scan`]: committed reads from any in-sync replica;
 //! * [`versions`]: how long older versions of rows are kept;
 //! * [`restore`]: what a shard begins with after a restart;
+//! * [`redo`]: the redo log, what is durable;
 //! * [`enter`]: fences, views, leases, ticks;
 //! * [`answers`]: what is owed once a log position is stable.
 
@@ -30,6 +31,7 @@ mod log;
 mod participate;
 mod partition;
 mod read;
+mod redo;
 mod restore;
 mod scan;
 mod takeover;
@@ -41,6 +43,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use lockstep_proto::canary::Canary;
+use lockstep_proto::disk::Lane;
 use lockstep_proto::hash::IdMap;
 use lockstep_proto::ids::{
     Epoch, NodeId, NodeInstance, PartitionId, ShardAddr, ShardId, TxId, ViewNumber,
@@ -53,6 +56,7 @@ use lockstep_proto::wire::bytes::Reader;
 use lockstep_proto::wire::client::ShardStatus;
 use lockstep_proto::wire::data::Message;
 use lockstep_proto::wire::kind;
+use lockstep_storage::redo::LogIdentity;
 
 pub use inspect::{PartitionInspection, ShardInspection};
 pub use restore::{Restored, RestoredPartition, RestoredShard, restore, restore_lane};
@@ -63,6 +67,7 @@ use evaluate::Staged;
 use links::Links;
 use partition::Partition;
 use read::Reads;
+use redo::Redo;
 use takeover::Takeover;
 
 /// How long after a failed dial or a lost link a peer shard is dialled again.
@@ -88,6 +93,8 @@ pub struct ShardOptions {
     pub data_memory: u64,
     /// Wall clock minus boot clock at the start, milliseconds: stamps transactions' ages.
     pub wall_offset_ms: u64,
+    /// Its redo log on the node's disk; `None` for a node that keeps its data in memory only.
+    pub redo: Option<LogIdentity>,
     /// A known bug to run with.
     pub canary: Option<Canary>,
 }
@@ -119,6 +126,7 @@ pub struct ShardCore {
     committing: BTreeMap<Epoch, usize>,
     takeovers: BTreeMap<TxId, Takeover>,
     reads: Reads,
+    redo: Redo,
     leases: BTreeMap<NodeId, (NodeInstance, Instant)>,
     lease_waiting: Vec<(PartitionId, Owed)>,
     /// An invariant is broken: the process is ending.
@@ -149,6 +157,7 @@ impl ShardCore {
         Self {
             me,
             canary: options.canary,
+            redo: Redo::new(options.redo, &options),
             options,
             now: Instant::default(),
             view: None,
@@ -434,6 +443,7 @@ impl ShardCore {
             self.sweep_at = self.now + SWEEP;
             self.sweep(out);
             self.watch_streams(out);
+            self.watch_redo(out);
         }
     }
 
@@ -472,6 +482,7 @@ impl Process for ShardCore {
                 self.plan_dial(ShardAddr { instance, shard }, REDIAL);
             }
             Input::Timeout => self.on_timeout(out),
+            Input::Disk { lane: Lane::Redo, done } => self.on_redo_done(done, out),
             Input::Measured { cpu_us, rss_bytes, .. } => {
                 self.on_measured(cpu_us, rss_bytes, out);
             }
@@ -487,6 +498,7 @@ impl Process for ShardCore {
     fn settle(&mut self, now: Instant, out: &mut Outputs) {
         self.now = self.now.max(now);
         self.send_due(out);
+        self.settle_redo(out);
     }
 
     fn next_timeout(&self) -> Option<Instant> {

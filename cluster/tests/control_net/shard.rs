@@ -45,7 +45,7 @@ impl FakeShard {
                 self.leases = deadlines.iter().map(|(n, until)| (n.node, *until)).collect();
                 None
             }
-            ShardControl::Tick { epoch, closed } => {
+            ShardControl::Tick { epoch, closed, .. } => {
                 self.closed = self.closed.max(closed);
                 let epoch = self.finishes.map_or(epoch.before(), |most| epoch.before().min(most));
                 Some(ShardControl::Finished { view: self.view, epoch })

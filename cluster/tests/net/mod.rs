@@ -182,6 +182,7 @@ impl Net {
                 shards: 1,
                 data_memory: 1 << 30,
                 wall_offset_ms: 1,
+                redo: None,
                 canary: None,
             };
             let node = member.instance.node;

@@ -3,8 +3,8 @@
 use std::net::TcpListener;
 
 use lockstep_cluster::newcomer::{NewcomerCore, NewcomerOptions};
-use lockstep_cluster::{ControlCore, ControlOptions, ShardCore, ShardOptions};
-use lockstep_proto::ids::{MgmtId, ShardId};
+use lockstep_cluster::{ControlCore, ControlOptions, LogIdentity, ShardCore, ShardOptions};
+use lockstep_proto::ids::{Epoch, MgmtId, ShardId};
 use lockstep_proto::stored::StoredIdentity;
 use lockstep_proto::view::View;
 use lockstep_proto::wire::hello::Speaker;
@@ -83,6 +83,13 @@ fn host(listener: TcpListener, home: &Home, speaker: Speaker, args: &RunDataArgs
 fn shards(identity: StoredIdentity, view: &View, count: u16) -> Vec<ShardCore> {
     let boot_ms = clock::now().0 / 1_000_000;
     let wall_offset_ms = clock::wall_ms().saturating_sub(boot_ms);
+    let redo = LogIdentity {
+        cluster: view.cluster,
+        node: identity.instance.node,
+        generation: view.restart_generation,
+        shards: count,
+        base: Epoch(0),
+    };
     let shard = |shard: u16| {
         ShardCore::new(ShardOptions {
             instance: identity.instance,
@@ -90,6 +97,7 @@ fn shards(identity: StoredIdentity, view: &View, count: u16) -> Vec<ShardCore> {
             shards: count,
             data_memory: view.config.data_memory / u64::from(count),
             wall_offset_ms,
+            redo: Some(redo),
             canary: None,
         })
     };

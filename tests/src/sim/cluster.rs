@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use lockstep_client::core::{ClientCore, ClientOptions};
+use lockstep_cluster::LogIdentity;
 use lockstep_cluster::control::{ControlCore, ControlOptions};
 use lockstep_cluster::shard::{ShardCore, ShardOptions};
 use lockstep_mgmt::core::plan::ClusterPlan;
@@ -261,6 +262,7 @@ impl Cluster {
                 shards: self.shape.shards,
                 data_memory: self.view.config.data_memory,
                 wall_offset_ms: 1_700_000_000_000 - offset_ms,
+                redo: Some(self.log_identity(member)),
                 canary: self.canary,
             });
             let core = Core::Shard(Box::new(core));
@@ -278,6 +280,16 @@ impl Cluster {
             world.plan_next_turn(*proc);
         }
         host_id
+    }
+
+    fn log_identity(&self, member: &Member) -> LogIdentity {
+        LogIdentity {
+            cluster: self.view.cluster,
+            node: member.instance.node,
+            generation: self.view.restart_generation,
+            shards: self.shape.shards,
+            base: Epoch(0),
+        }
     }
 
     /// What a new cluster's management servers have on disk: all know the view, the first holds

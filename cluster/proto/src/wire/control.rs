@@ -8,6 +8,7 @@
 use ::bytes::BytesMut;
 use serde::{Deserialize, Serialize};
 
+use crate::durability::{DiskReport, Pulse};
 use crate::ids::{
     ClusterId, Epoch, Incarnation, NodeId, NodeInstance, PartitionId, Seq, ViewNumber,
 };
@@ -52,6 +53,8 @@ pub enum ControlMessage {
         sealed: Epoch,
         /// Every member has confirmed this seal.
         closed: Epoch,
+        /// What is durable, and who waits.
+        pulse: Pulse,
     },
     /// A member's progress, to the sender of the ticks.
     EpochReport {
@@ -63,6 +66,8 @@ pub enum ControlMessage {
         finished: Epoch,
         /// The highest seal the node knows.
         confirmed: Epoch,
+        /// What the node's disk has.
+        disk: DiskReport,
     },
 
     // --- between control cores: agreement ---

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::durability::{DiskReport, Pulse};
 use crate::ids::{Epoch, NodeInstance, PartitionId, Seq, ViewNumber};
 use crate::view::View;
 
@@ -45,6 +46,8 @@ pub enum ShardControl {
         epoch: Epoch,
         /// The highest closed epoch.
         closed: Epoch,
+        /// What is durable, and who waits.
+        pulse: Pulse,
     },
     /// Answer at once: a shard that does not is stuck.
     Ping {
@@ -74,6 +77,8 @@ pub enum ShardControl {
         /// The highest finished epoch.
         epoch: Epoch,
     },
+    /// What the shard's redo log has on disk, and what is waited for here.
+    Disk(DiskReport),
     /// Answer to `Ping`.
     Pong {
         /// The ping's number.

@@ -1,0 +1,330 @@
+//! Which epoch is on disk, how fast the epochs have to go, and how the disks are.
+//!
+//! Shards tell their node's control core what their disk has ([`DiskReport`]); control adds them up
+//! and tells the ticking member, which adds up the members. The ticks carry the sums back
+//! ([`Pulse`]), so that every shard knows what is durable in the whole cluster, whether somebody
+//! waits for more, and whose disk is in trouble.
+//!
+//! Invariant: the durable epoch never goes back, is closed, and everything up to it was on the
+//! disks of all members that count at the time.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Epoch, NodeId, NodeInstance};
+
+/// How a disk is, the worst last.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
+pub enum DiskState {
+    /// It takes what it is given.
+    #[default]
+    Well,
+    /// More waits for it than should.
+    Slow,
+    /// It has no space.
+    Full,
+    /// It has not answered for so long that it counts as gone.
+    Stuck,
+    /// It has failed: nothing becomes durable on it any more.
+    Broken,
+}
+
+impl DiskState {
+    /// Whether a node with such a disk is better left out, if its group can spare it.
+    #[must_use]
+    pub fn is_lost(self) -> bool {
+        self >= Self::Stuck
+    }
+}
+
+/// What a shard, or all of a node, has to say about its disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct DiskReport {
+    /// Everything up to here is on it.
+    pub durable: Epoch,
+    /// The highest epoch of a record.
+    pub worked: Epoch,
+    /// Somebody waits until this epoch is durable.
+    pub awaited: Epoch,
+    /// Somebody waits until this epoch is closed.
+    pub needed: Epoch,
+    /// How the disk is.
+    pub state: DiskState,
+}
+
+impl DiskReport {
+    /// Both as one.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            durable: self.durable.min(other.durable),
+            worked: self.worked.max(other.worked),
+            awaited: self.awaited.max(other.awaited),
+            needed: self.needed.max(other.needed),
+            state: self.state.max(other.state),
+        }
+    }
+}
+
+/// What ticks say beside epochs.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Pulse {
+    /// Everything up to here is on the disks of all members that count.
+    pub durable: Epoch,
+    /// The highest epoch with a record anywhere.
+    pub worked: Epoch,
+    /// The highest epoch that somebody wants to be durable.
+    pub awaited: Epoch,
+    /// The highest epoch that somebody wants to be closed.
+    pub needed: Epoch,
+    /// Ticks come slowly, because nothing happens: the first work has to be told at once.
+    pub quiet: bool,
+    /// Members whose disks are not well.
+    pub troubles: Vec<(NodeId, DiskState)>,
+}
+
+impl Pulse {
+    /// Whether somebody waits for epochs to close, or to become durable.
+    #[must_use]
+    pub fn hurries(&self, closed: Epoch) -> bool {
+        self.awaited > self.durable || self.needed > closed
+    }
+
+    /// The worst state of the disks of these nodes.
+    #[must_use]
+    pub fn worst(&self, mut nodes: impl FnMut(NodeId) -> bool) -> DiskState {
+        let states = self.troubles.iter().filter(|(node, _)| nodes(*node)).map(|(_, s)| *s);
+        states.max().unwrap_or_default()
+    }
+}
+
+/// The ticking side: what the members have reported.
+#[derive(Debug, Default)]
+pub struct DiskTicker {
+    members: Vec<(NodeInstance, bool, DiskReport)>,
+    durable: Epoch,
+    told: Pulse,
+}
+
+impl DiskTicker {
+    /// A view begins: its members, each with whether its disk counts, and what this node knows to
+    /// be durable. What members that stay have reported still holds.
+    pub fn enter(&mut self, members: impl Iterator<Item = (NodeInstance, bool)>, durable: Epoch) {
+        let old = std::mem::take(&mut self.members);
+        let before = |member| {
+            let known = old.iter().find(|(known, ..)| *known == member);
+            known.map(|(_, _, report)| *report).unwrap_or_default()
+        };
+        self.members = members.map(|(member, counts)| (member, counts, before(member))).collect();
+        self.durable = self.durable.max(durable);
+    }
+
+    /// What a member's disk has.
+    pub fn report(&mut self, member: NodeInstance, news: DiskReport) {
+        if let Some((_, _, report)) = self.members.iter_mut().find(|(known, ..)| *known == member) {
+            let durable = report.durable.max(news.durable);
+            *report = DiskReport { durable, ..news };
+        }
+    }
+
+    /// Whether a tick now would tell of something that has become durable.
+    #[must_use]
+    pub fn has_progress(&self, closed: Epoch) -> bool {
+        self.durable_now(closed) > self.told.durable
+    }
+
+    /// The highest epochs that somebody wants to be durable, and closed.
+    #[must_use]
+    pub fn wanted(&self) -> (Epoch, Epoch) {
+        let sum = self.sum();
+        (sum.awaited, sum.needed)
+    }
+
+    /// The highest epoch with a record anywhere.
+    #[must_use]
+    pub fn worked(&self) -> Epoch {
+        self.sum().worked
+    }
+
+    /// What the last tick has said.
+    #[must_use]
+    pub fn told(&self) -> &Pulse {
+        &self.told
+    }
+
+    /// What the next tick says.
+    pub fn tick(&mut self, closed: Epoch, quiet: bool) -> Pulse {
+        self.durable = self.durable_now(closed);
+        let sum = self.sum();
+        let ill = self.members.iter().filter(|(_, _, report)| report.state > DiskState::Well);
+        let troubles = ill.map(|(member, _, report)| (member.node, report.state)).collect();
+        let pulse = Pulse {
+            durable: self.durable,
+            worked: sum.worked,
+            awaited: sum.awaited,
+            needed: sum.needed,
+            quiet,
+            troubles,
+        };
+        self.told = pulse.clone();
+        pulse
+    }
+
+    fn durable_now(&self, closed: Epoch) -> Epoch {
+        let counted = self.members.iter().filter(|(_, counts, _)| *counts);
+        let least = counted.map(|(_, _, report)| report.durable).min().unwrap_or_default();
+        self.durable.max(least.min(closed))
+    }
+
+    fn sum(&self) -> DiskReport {
+        let reports = self.members.iter().map(|(_, _, report)| *report);
+        reports.reduce(DiskReport::and).unwrap_or_default()
+    }
+}
+
+/// The member's side: what its shards have reported, and what the last tick said.
+#[derive(Debug, Default)]
+pub struct MemberDisks {
+    shards: Vec<DiskReport>,
+    reported: DiskReport,
+    pulse: Pulse,
+}
+
+impl MemberDisks {
+    /// For a node with this many shards.
+    #[must_use]
+    pub fn new(shards: u16) -> Self {
+        let shards = vec![DiskReport::default(); usize::from(shards)];
+        Self { shards, ..Self::default() }
+    }
+
+    /// What a shard has to say.
+    pub fn report_of(&mut self, shard: usize, report: DiskReport) {
+        if let Some(known) = self.shards.get_mut(shard) {
+            *known = report;
+        }
+    }
+
+    /// Takes a tick's. What is durable stays so, whoever says less.
+    pub fn learn(&mut self, pulse: Pulse) {
+        let durable = self.pulse.durable.max(pulse.durable);
+        self.pulse = Pulse { durable, ..pulse };
+    }
+
+    /// What the last tick said.
+    #[must_use]
+    pub fn pulse(&self) -> &Pulse {
+        &self.pulse
+    }
+
+    /// The node's report as it is now.
+    #[must_use]
+    pub fn report(&self) -> DiskReport {
+        self.shards.iter().copied().reduce(DiskReport::and).unwrap_or_default()
+    }
+
+    /// Whether the report must not wait for the next one about epochs: somebody waits for what it
+    /// says, nobody knows yet that somebody does, work begins in a quiet cluster, or the disk is in
+    /// another state than before.
+    #[must_use]
+    pub fn is_urgent(&self) -> bool {
+        let (now, told) = (self.report(), self.reported);
+        let waits = self.pulse.awaited > self.pulse.durable && now.durable > told.durable;
+        let wants = now.awaited > told.awaited || now.needed > told.needed;
+        let begins = self.pulse.quiet && now.worked > told.worked;
+        waits || wants || begins || now.state != told.state
+    }
+
+    /// The report, to be sent now.
+    pub fn take_report(&mut self) -> DiskReport {
+        self.reported = self.report();
+        self.reported
+    }
+
+    /// What was reported may be lost.
+    pub fn report_again(&mut self) {
+        self.reported = DiskReport::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Incarnation;
+
+    fn node(id: u16) -> NodeInstance {
+        NodeInstance { node: NodeId(id), incarnation: Incarnation(1) }
+    }
+
+    fn durable(epoch: u64) -> DiskReport {
+        DiskReport { durable: Epoch(epoch), ..DiskReport::default() }
+    }
+
+    fn ticker(members: &[(u16, bool)]) -> DiskTicker {
+        let mut ticker = DiskTicker::default();
+        ticker.enter(members.iter().map(|(id, counts)| (node(*id), *counts)), Epoch(0));
+        ticker
+    }
+
+    #[test]
+    fn durable_is_what_the_slowest_disk_that_counts_has_of_what_is_closed() {
+        let mut ticker = ticker(&[(1, true), (2, true), (3, false)]);
+        ticker.report(node(1), durable(7));
+        assert_eq!(ticker.tick(Epoch(9), false).durable, Epoch(0));
+        ticker.report(node(2), durable(5));
+        assert!(ticker.has_progress(Epoch(9)));
+        assert_eq!(ticker.tick(Epoch(9), false).durable, Epoch(5));
+        assert!(!ticker.has_progress(Epoch(9)));
+        ticker.report(node(2), durable(8));
+        assert_eq!(ticker.tick(Epoch(6), false).durable, Epoch(6), "closed first");
+        ticker.report(node(2), durable(3));
+        assert_eq!(ticker.tick(Epoch(9), false).durable, Epoch(7), "a disk does not forget");
+    }
+
+    #[test]
+    fn durable_never_goes_back_and_reports_outlive_a_view() {
+        let mut ticker = ticker(&[(1, true), (2, true)]);
+        ticker.report(node(1), durable(5));
+        ticker.report(node(2), durable(5));
+        assert_eq!(ticker.tick(Epoch(9), false).durable, Epoch(5));
+        let next = [(node(1), true), (node(3), true)];
+        ticker.enter(next.into_iter(), Epoch(0));
+        assert_eq!(ticker.tick(Epoch(9), false).durable, Epoch(5));
+        ticker.report(node(3), durable(9));
+        ticker.report(node(1), durable(8));
+        assert_eq!(ticker.tick(Epoch(9), false).durable, Epoch(8));
+    }
+
+    #[test]
+    fn ticks_name_the_ill_and_what_is_waited_for() {
+        let mut ticker = ticker(&[(1, true), (2, true)]);
+        let state = DiskState::Full;
+        ticker.report(node(2), DiskReport { awaited: Epoch(4), state, ..DiskReport::default() });
+        let pulse = ticker.tick(Epoch(3), false);
+        assert_eq!(pulse.troubles, [(NodeId(2), DiskState::Full)]);
+        assert!(pulse.hurries(Epoch(3)));
+        assert_eq!(pulse.worst(|node| node == NodeId(1)), DiskState::Well);
+        assert_eq!(pulse.worst(|_| true), DiskState::Full);
+    }
+
+    #[test]
+    fn a_report_is_urgent_when_somebody_waits_for_it() {
+        let mut member = MemberDisks::new(2);
+        member.report_of(0, durable(3));
+        assert!(!member.is_urgent(), "the other shard has nothing yet");
+        member.report_of(1, durable(4));
+        assert!(!member.is_urgent(), "nobody waits");
+        member.learn(Pulse { awaited: Epoch(4), ..Pulse::default() });
+        assert!(member.is_urgent());
+        assert_eq!(member.take_report().durable, Epoch(3));
+        assert!(!member.is_urgent());
+        member.report_of(0, DiskReport { worked: Epoch(6), ..durable(3) });
+        assert!(!member.is_urgent());
+        member.learn(Pulse { quiet: true, ..Pulse::default() });
+        assert!(member.is_urgent());
+        member.take_report();
+        member.report_of(0, DiskReport { state: DiskState::Slow, ..durable(3) });
+        assert!(member.is_urgent());
+    }
+}

@@ -1,0 +1,89 @@
+//! What is durable, and how fast the epochs go.
+//!
+//! Ticks come at an even pace. When somebody waits for an epoch to close or to become durable, the
+//! ticking member ticks at every report that makes progress instead; when nothing has happened for
+//! a while, it ticks slowly, and everybody knows that the first work has to be told at once.
+
+use std::time::Duration;
+
+use lockstep_proto::process::Outputs;
+use lockstep_proto::time::Instant;
+use lockstep_proto::view::Standing;
+
+use super::ControlCore;
+
+/// Without work for this long, ticks come slowly.
+const QUIET_AFTER: Duration = Duration::from_secs(1);
+
+/// The time between two ticks then.
+const QUIET_TICK: Duration = Duration::from_millis(100);
+
+/// Epochs raised in a hurry are this part of the usual tick apart: ids of transactions expire, and
+/// old versions of rows go, by epochs.
+const HURRIED_PER_TICK: u32 = 5;
+
+impl ControlCore {
+    /// A view begins: the disks of its members count as far as they are whole.
+    pub(super) fn enter_disks(&mut self, now: Instant) {
+        let whole = |standing: Standing| standing >= Standing::Attached;
+        let members = self.view.members.iter().map(|m| (m.instance, whole(m.standing)));
+        self.disk_ticker.enter(members, self.disks.pulse().durable);
+        self.disks.report_again();
+        self.timers.worked = now;
+    }
+
+    /// Whether nothing has happened anywhere for a while.
+    pub(super) fn is_quiet(&self, now: Instant) -> bool {
+        now.since(self.timers.worked) >= QUIET_AFTER
+    }
+
+    /// The time until the next tick, unless something happens.
+    pub(super) fn tick_interval(&self, now: Instant) -> Duration {
+        let interval = self.view.config.tick();
+        if self.is_quiet(now) { interval.max(QUIET_TICK) } else { interval }
+    }
+
+    /// The ticking member: ticks at once if work has begun or somebody waits.
+    pub(super) fn hurry(&mut self, now: Instant, out: &mut Outputs) {
+        if self.timers.tick.is_none() || !self.state.acts() || self.state.is_frozen() {
+            return;
+        }
+        let begins = self.disk_ticker.told().quiet;
+        if self.disk_ticker.worked() > self.disk_ticker.told().worked {
+            self.timers.worked = now;
+            if begins {
+                out.mark("quiet_ends");
+                self.timers.tick = Some(now);
+                self.tick(now, out);
+            }
+        }
+        while self.hurries(now) {
+            out.mark("tick_hurried");
+            self.send_tick(now, out);
+        }
+    }
+
+    /// Whether a tick now brings those forward who wait. Raises the epoch if they need that.
+    fn hurries(&mut self, now: Instant) -> bool {
+        let closed = self.ticker.closed();
+        let (told, (awaited, needed)) = (self.disk_ticker.told(), self.disk_ticker.wanted());
+        let news = awaited > told.awaited || needed > told.needed;
+        if awaited <= told.durable && needed <= closed {
+            return false;
+        }
+        self.timers.worked = now;
+        let current = self.epochs.current();
+        if current <= awaited.max(needed) {
+            let interval = self.view.config.tick();
+            let due = self.timers.raised + interval / HURRIED_PER_TICK;
+            if now >= due {
+                self.timers.raised = now;
+                self.timers.tick = Some(now + interval);
+                self.epochs.raise(current.next());
+                return true;
+            }
+            self.timers.tick = self.timers.tick.map(|at| at.min(due));
+        }
+        news || self.ticker.has_progress(current) || self.disk_ticker.has_progress(closed)
+    }
+}

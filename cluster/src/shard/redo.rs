@@ -1,0 +1,195 @@
+//! The shard's redo log: every record that enters a partition log here goes there too; epochs are
+//! closed in it as the cluster closes them, and what is on disk is told to control.
+//!
+//! Nothing waits for the disk but who asked for it: a record is copied into the group being filled,
+//! and groups go to the disk in the background. An epoch is made durable within [`REDO_FLUSH`], or
+//! at once when somebody waits for it, and not at all while nothing has happened in it anywhere.
+//!
+//! Invariant: an epoch is closed in the log only when all its records have been pushed, and only
+//! while this node's disk has, or is about to have, everything before it: not while the node copies
+//! what it missed.
+
+use lockstep_proto::disk::{Completion, Lane};
+use lockstep_proto::durability::{DiskReport, DiskState, Pulse};
+use lockstep_proto::ids::Epoch;
+use lockstep_proto::limits::{REDO_FLUSH, REDO_RETRY, REDO_STALL, REDO_WAITING_BYTES_MAX};
+use lockstep_proto::process::{Effect, LogLevel, Outputs};
+use lockstep_proto::record;
+use lockstep_proto::time::Instant;
+use lockstep_proto::view::{Standing, View};
+use lockstep_proto::wire::shard_control::ShardControl;
+use lockstep_storage::redo::{LogIdentity, RedoWriter, WriterState};
+
+use super::ShardCore;
+
+/// What a shard knows about durability, its own and everybody's.
+pub(super) struct Redo {
+    /// `None`: this node keeps its data in memory only.
+    log: Option<Log>,
+    /// Everything before what is pushed is on this disk, or nothing was.
+    whole: bool,
+    /// What the last tick said.
+    pulse: Pulse,
+    /// What control should know, and what it was told.
+    report: DiskReport,
+    reported: DiskReport,
+}
+
+struct Log {
+    writer: RedoWriter,
+    /// What the last flush closed, and when it was.
+    flushed: Epoch,
+    flushed_at: Instant,
+    /// A request is out since then.
+    out_since: Option<Instant>,
+    /// The disk was full: when to try again.
+    retry_at: Option<Instant>,
+}
+
+impl Log {
+    fn state(&self, now: Instant) -> DiskState {
+        match self.writer.state() {
+            WriterState::Broken(_) => DiskState::Broken,
+            _ if self.out_since.is_some_and(|at| now.since(at) >= REDO_STALL) => DiskState::Stuck,
+            WriterState::Full => DiskState::Full,
+            WriterState::Running if self.is_behind() => DiskState::Slow,
+            WriterState::Running => DiskState::Well,
+        }
+    }
+
+    fn is_behind(&self) -> bool {
+        self.writer.waiting_bytes() > REDO_WAITING_BYTES_MAX
+    }
+}
+
+impl Redo {
+    pub(super) fn new(identity: Option<LogIdentity>, shard: &super::ShardOptions) -> Self {
+        let log = identity.map(|identity| Log {
+            writer: RedoWriter::new(identity, shard.instance.incarnation, shard.shard),
+            flushed: identity.base,
+            flushed_at: Instant::default(),
+            out_since: None,
+            retry_at: None,
+        });
+        let base = identity.map_or(Epoch(0), |identity| identity.base);
+        let report = DiskReport { durable: base, ..DiskReport::default() };
+        Self { log, whole: false, pulse: Pulse::default(), report, reported: report }
+    }
+
+    /// Takes a record that has entered a partition log.
+    #[inline]
+    pub(super) fn push(&mut self, record: &[u8]) {
+        let epoch = record::epoch(record).unwrap_or_default();
+        self.report.worked = self.report.worked.max(epoch);
+        if let Some(log) = &mut self.log {
+            log.writer.push(record);
+        }
+    }
+
+    /// A view begins.
+    pub(super) fn enter(&mut self, view: &View, me: lockstep_proto::ids::NodeId) {
+        let standing = view.member(me).map(|member| member.standing);
+        self.whole = standing.is_some_and(|standing| standing >= Standing::Attached);
+        // The tick that follows tells control all there is to tell.
+        self.reported = DiskReport::default();
+    }
+
+    /// Closes what is closed and has not been, and asks for it to become durable, if it is time.
+    fn flush(&mut self, now: Instant, closed: Epoch) {
+        let Some(log) = self.log.as_mut().filter(|_| self.whole) else { return };
+        if closed.min(self.pulse.worked) <= log.flushed {
+            return;
+        }
+        let hurry = self.pulse.awaited > self.pulse.durable;
+        if hurry || now.since(log.flushed_at) >= REDO_FLUSH {
+            log.writer.close(closed);
+            log.writer.flush();
+            log.flushed = closed;
+            log.flushed_at = now;
+        }
+    }
+
+    /// What must not wait for the next tick.
+    fn is_urgent(&self) -> bool {
+        let (now, told) = (&self.report, &self.reported);
+        let waits = self.pulse.awaited > self.pulse.durable && now.durable > told.durable;
+        let wants = now.awaited > told.awaited || now.needed > told.needed;
+        let begins = self.pulse.quiet && now.worked > told.worked;
+        waits || wants || begins || now.state != told.state
+    }
+}
+
+impl ShardCore {
+    /// What a tick says beside epochs.
+    pub(super) fn on_pulse(&mut self, pulse: Pulse, out: &mut Outputs) {
+        self.redo.pulse = pulse;
+        self.redo.flush(self.now, self.closed);
+        if self.redo.report != self.redo.reported {
+            self.report_disk(out);
+        }
+    }
+
+    fn report_disk(&mut self, out: &mut Outputs) {
+        self.redo.reported = self.redo.report;
+        self.report(&ShardControl::Disk(self.redo.report), out);
+    }
+
+    /// The end of a turn: the disk gets what it is due, control what it must know.
+    pub(super) fn settle_redo(&mut self, out: &mut Outputs) {
+        if let Some(log) = &mut self.redo.log {
+            if let Some(request) = log.writer.next_request() {
+                log.out_since = Some(self.now);
+                out.effect(Effect::Disk { lane: Lane::Redo, request });
+            }
+            if log.is_behind() != (self.redo.report.state == DiskState::Slow) {
+                self.redo.report.state = log.state(self.now);
+            }
+        }
+        if self.redo.is_urgent() {
+            self.report_disk(out);
+        }
+    }
+
+    /// A request of the redo log was executed, or a part of it.
+    pub(super) fn on_redo_done(&mut self, done: Completion, out: &mut Outputs) {
+        let Some(log) = &mut self.redo.log else { return };
+        log.out_since = None;
+        log.writer.on_done(done);
+        let state = log.state(self.now);
+        match log.writer.state() {
+            WriterState::Running => {}
+            WriterState::Full => {
+                out.mark("redo_disk_full");
+                if self.redo.report.state != DiskState::Full {
+                    let text = "the disk is full: new rows are refused until there is space again";
+                    out.log(LogLevel::Warn, text);
+                }
+                log.retry_at = Some(self.now + REDO_RETRY);
+            }
+            WriterState::Broken(broken) => {
+                out.mark("redo_disk_broken");
+                let file = broken.file.map_or("a directory".to_owned(), |file| file.to_string());
+                let text = format!("the redo log is broken: {file}: {}", broken.error);
+                out.log(LogLevel::Warn, text);
+            }
+        }
+        self.redo.report.durable = log.writer.durable();
+        self.redo.report.state = state;
+    }
+
+    /// From time to time: a full disk is tried again, one that does not answer is noticed.
+    pub(super) fn watch_redo(&mut self, out: &mut Outputs) {
+        let Some(log) = &mut self.redo.log else { return };
+        if log.retry_at.take_if(|at| *at <= self.now).is_some() {
+            out.mark("redo_retried");
+            log.writer.retry();
+        }
+        let state = log.state(self.now);
+        // A full disk counts as full until a try has succeeded.
+        let trying = self.redo.report.state == DiskState::Full && log.out_since.is_some();
+        if !trying || state > DiskState::Full {
+            self.redo.report.state = state;
+        }
+        self.redo.flush(self.now, self.closed);
+    }
+}
