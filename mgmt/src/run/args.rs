@@ -65,6 +65,12 @@ pub struct RunDataArgs {
     /// Reach data node N at ADDR, whatever the view says (for proxies); may be repeated
     #[arg(long = "peer", value_name = "N=ADDR", value_parser = peer)]
     pub peers: Vec<(NodeId, String)>,
+    /// Forget this node's own data and copy everything from its node group
+    #[arg(long)]
+    pub initial: bool,
+    /// Start a stopped cluster with the nodes that are here: the others are gone for good
+    #[arg(long)]
+    pub force_start: bool,
 }
 
 /// Flags of `lockstep run mgmt`.
@@ -225,6 +231,8 @@ mod tests {
             shards,
             mgmt: mgmt.clone(),
             peers: Vec::new(),
+            initial: false,
+            force_start: false,
         };
         assert_eq!(data.flags().len(), crate::config::DATA_KEYS.len());
         let mgmt = RunMgmtArgs {

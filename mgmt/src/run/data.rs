@@ -1,23 +1,44 @@
-//! `lockstep run data`: one data node, first as a newcomer, then with its identity.
+//! `lockstep run data`: one data node. It has an identity, or asks for one as a newcomer; one that
+//! was here before first finds its cluster again.
 
 use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
 
+use lockstep_cluster::control::exit_code;
 use lockstep_cluster::newcomer::{NewcomerCore, NewcomerOptions};
-use lockstep_cluster::{ControlCore, ControlOptions, LogIdentity, ShardCore, ShardOptions};
+use lockstep_cluster::{
+    ControlCore, ControlOptions, LogIdentity, RestartCore, RestartOptions, Restored, ShardCore,
+    ShardOptions,
+};
 use lockstep_proto::ids::{Epoch, MgmtId, ShardId};
 use lockstep_proto::stored::StoredIdentity;
-use lockstep_proto::view::View;
+use lockstep_proto::view::{Member, View};
 use lockstep_proto::wire::hello::Speaker;
 use lockstep_runtime::{HostOptions, clock, run_node, run_single};
 
 use super::args::RunDataArgs;
 use super::door::Door;
 use super::home::Home;
-use super::{begin, config_error, ended, random, settings, thread_error};
+use super::recovery::FileRecoverer;
+use super::{begin, config_error, ended, random, recovery, settings, thread_error};
 use crate::cli::error::{CliError, CliResult, ExitKind, Trouble};
 use crate::config::{DATA_KEYS, DataConfig};
 
-/// Runs until it leaves, is excluded, or is told to stop.
+/// How long a node that was started again waits for all members of a stopped cluster before a part
+/// of them may start it.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the process goes on with as a data node.
+struct Seat {
+    identity: StoredIdentity,
+    view: View,
+    /// Rows from its own files.
+    restored: Option<Restored>,
+}
+
+/// Runs until it leaves, or is told to stop, or cannot go on. A node that the others went on
+/// without comes back to them by itself.
 ///
 /// # Errors
 /// What is wrong with the configuration, the directory or the port, or why the node gave up.
@@ -26,32 +47,118 @@ pub fn run_data(args: &RunDataArgs) -> CliResult<ExitKind> {
     let config = DataConfig::from_settings(&settings).map_err(config_error)?;
     begin(&args.process, &config.place.log)?;
     let home = Home::open(&config.place.dir)?;
-    home.refuse_used()?;
+    home.refuse_mgmts()?;
+    let used = home.stored::<StoredIdentity>()?.is_some();
+    if used && args.initial {
+        tracing::warn!("--initial: removing this node's own data; its group has it all");
+        recovery::forget(home.dir())?;
+    }
+    recovery::make_directories(home.dir())?;
     let door = Door::open(&config.place, args.process.ready_file.as_deref())?;
-    let newcomer = newcomer(&config, &door, args)?;
-    let mut host = host(door.listener, &home, Speaker::Newcomer, args);
-    let (exit, listener) = run_single(newcomer, host).map_err(|error| thread_error(&error))?;
-    let Some(identity) = home.stored::<StoredIdentity>()? else {
-        // It was refused, or stopped before it became anybody.
-        return ended(exit);
-    };
+    let mut seat = if used { None } else { Some(come_new(&door, &home, &config, args)?) };
+    loop {
+        let taken = match seat.take().flatten() {
+            Some(seat) => Some(seat),
+            None if used_now(&home)? => come_back(&door, &home, &config, args)?,
+            None => None,
+        };
+        // It was stopped, or refused, before it became anybody.
+        let Some(Seat { identity, view, mut restored }) = taken else {
+            return Ok(ExitKind::Done);
+        };
+        let mut host = host(door.take()?, &home, Speaker::Control(identity.instance), args);
+        host.cluster = Some(identity.cluster);
+        let shards = shards(identity, &view, config.shards, restored.as_mut());
+        drop(restored);
+        let control = ControlCore::new(ControlOptions {
+            instance: identity.instance,
+            view,
+            mgmt: mgmts(&config),
+            shards: config.shards,
+            canary: None,
+        });
+        let exit = run_node(control, shards, host).map_err(|error| thread_error(&error))?;
+        if exit.code != exit_code::EXCLUDED {
+            return ended(exit);
+        }
+        tracing::warn!("{}; coming back", exit.reason);
+    }
+}
+
+fn used_now(home: &Home) -> CliResult<bool> {
+    Ok(home.stored::<StoredIdentity>()?.is_some())
+}
+
+fn mgmts(config: &DataConfig) -> Vec<(MgmtId, String)> {
+    (1..).map(MgmtId).zip(config.mgmt.iter().cloned()).collect()
+}
+
+/// Asks for a place in a cluster that is being created.
+fn come_new(
+    door: &Door,
+    home: &Home,
+    config: &DataConfig,
+    args: &RunDataArgs,
+) -> CliResult<Option<Seat>> {
+    let newcomer = newcomer(config, door, args)?;
+    let host = host(door.take()?, home, Speaker::Newcomer, args);
+    let (exit, _) = run_single(newcomer, host).map_err(|error| thread_error(&error))?;
+    let identity = home.stored::<StoredIdentity>()?;
     ended(exit)?;
-    let view = home.stored::<View>()?.ok_or_else(|| {
+    let Some(identity) = identity else { return Ok(None) };
+    let view = stored_view(home)?;
+    Ok(Some(Seat { identity, view, restored: None }))
+}
+
+fn stored_view(home: &Home) -> CliResult<View> {
+    home.stored::<View>()?.ok_or_else(|| {
         CliError::new(Trouble::File, "the directory has an identity but no view")
             .then("start the node anew on an empty directory")
-    })?;
-    host = self::host(listener, &home, Speaker::Control(identity.instance), args);
-    host.cluster = Some(identity.cluster);
-    let shards = shards(identity, &view, config.shards);
-    let control = ControlCore::new(ControlOptions {
+    })
+}
+
+/// Finds the cluster again that this directory is part of, as a new life of its node.
+fn come_back(
+    door: &Door,
+    home: &Home,
+    config: &DataConfig,
+    args: &RunDataArgs,
+) -> CliResult<Option<Seat>> {
+    let identity = home.next_life()?;
+    let view = stored_view(home)?;
+    let node = identity.instance.node;
+    let Some(seat) = view.member(node).cloned() else {
+        let what = format!("the newest view in {} does not have {node}", home.dir().display());
+        return Err(CliError::new(Trouble::File, what).then("start it on an empty directory"));
+    };
+    let member = Member {
         instance: identity.instance,
-        view,
-        mgmt: (1..).map(MgmtId).zip(config.mgmt).collect(),
+        zone: config.zone.clone(),
+        addr: door.addr.clone(),
         shards: config.shards,
+        ..seat
+    };
+    tracing::info!("{} is back, looking for cluster {}", identity.instance, identity.cluster);
+    let place = (node, member.group);
+    let recoverer = Arc::new(FileRecoverer::new(home.dir(), &view, place, config.shards));
+    let core = RestartCore::new(RestartOptions {
+        member,
+        view,
+        mgmt: mgmts(config),
+        patience: PATIENCE,
+        force: args.force_start,
         canary: None,
     });
-    let exit = run_node(control, shards, host).map_err(|error| thread_error(&error))?;
-    ended(exit)
+    let mut host = host(door.take()?, home, Speaker::Control(identity.instance), args);
+    host.cluster = Some(identity.cluster);
+    host.recoverer = Some(recoverer.clone());
+    let (exit, _) = run_single(core, host).map_err(|error| thread_error(&error))?;
+    ended(exit)?;
+    let view = stored_view(home)?;
+    if !view.contains(identity.instance) {
+        return Ok(None);
+    }
+    Ok(Some(Seat { identity, view, restored: recoverer.take() }))
 }
 
 fn newcomer(config: &DataConfig, door: &Door, args: &RunDataArgs) -> CliResult<NewcomerCore> {
@@ -80,7 +187,12 @@ fn host(listener: TcpListener, home: &Home, speaker: Speaker, args: &RunDataArgs
 }
 
 /// The shard cores; they share the node's memory evenly.
-fn shards(identity: StoredIdentity, view: &View, count: u16) -> Vec<ShardCore> {
+fn shards(
+    identity: StoredIdentity,
+    view: &View,
+    count: u16,
+    mut restored: Option<&mut Restored>,
+) -> Vec<ShardCore> {
     let boot_ms = clock::now().0 / 1_000_000;
     let wall_offset_ms = clock::wall_ms().saturating_sub(boot_ms);
     let redo = LogIdentity {
@@ -88,10 +200,10 @@ fn shards(identity: StoredIdentity, view: &View, count: u16) -> Vec<ShardCore> {
         node: identity.instance.node,
         generation: view.restart_generation,
         shards: count,
-        base: Epoch(0),
+        base: restored.as_ref().map_or(Epoch(0), |restored| restored.epoch),
     };
     let shard = |shard: u16| {
-        ShardCore::new(ShardOptions {
+        let core = ShardCore::new(ShardOptions {
             instance: identity.instance,
             shard: ShardId(shard),
             shards: count,
@@ -99,7 +211,11 @@ fn shards(identity: StoredIdentity, view: &View, count: u16) -> Vec<ShardCore> {
             wall_offset_ms,
             redo: Some(redo),
             canary: None,
-        })
+        });
+        match &mut restored {
+            Some(restored) => core.with_restored(restored.take_shard(ShardId(shard), count)),
+            None => core,
+        }
     };
     (0..count).map(shard).collect()
 }

@@ -44,6 +44,16 @@ impl Door {
     }
 }
 
+impl Door {
+    /// The bound port, for one core after the other.
+    pub(super) fn take(&self) -> CliResult<TcpListener> {
+        self.listener.try_clone().map_err(|error| {
+            CliError::new(Trouble::Process, "cannot share the listening port")
+                .why(error.to_string())
+        })
+    }
+}
+
 fn beyond_this_machine(listen: &str) -> CliError {
     let what = format!("refusing to listen at {listen}, beyond this machine");
     let mut error = CliError::new(Trouble::Config, what)

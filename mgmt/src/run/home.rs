@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use lockstep_proto::process::StoredFile;
 use lockstep_proto::stored::{Stored, StoredError, StoredIdentity};
-use lockstep_runtime::files::{DirLock, load, lock_dir, path_of};
+use lockstep_runtime::files::{DirLock, load, lock_dir, path_of, store};
 
 use crate::cli::error::{CliError, CliResult, Trouble};
 
@@ -62,20 +62,25 @@ impl Home {
         CliError::new(Trouble::File, format!("the file {} {error}", path.display())).then(then)
     }
 
-    /// Refuses a directory that a data node has used: what it had in memory is gone, and its
-    /// cluster must not take it for what it was.
-    pub(super) fn refuse_used(&self) -> CliResult {
-        if self.read(StoredFile::Register)?.is_some() {
-            return Err(self.others("a management server"));
+    /// Refuses a directory that is a management server's.
+    pub(super) fn refuse_mgmts(&self) -> CliResult {
+        match self.read(StoredFile::Register)? {
+            Some(_) => Err(self.others("a management server")),
+            None => Ok(()),
         }
-        let Some(StoredIdentity { cluster, instance }) = self.stored()? else { return Ok(()) };
-        let what = format!(
-            "the directory {} belongs to node {instance} of cluster {cluster}",
-            self.dir.display()
-        );
-        Err(CliError::new(Trouble::Process, what)
-            .why("its data was in memory and is gone; rejoining comes with a later version")
-            .then("start a node of a new cluster on an empty directory"))
+    }
+
+    /// Begins the next life of the data node whose directory this is: on disk before anybody hears
+    /// of it.
+    pub(super) fn next_life(&self) -> CliResult<StoredIdentity> {
+        let mut identity = self.stored::<StoredIdentity>()?.ok_or_else(|| {
+            CliError::new(Trouble::File, format!("{} has no identity", self.dir.display()))
+        })?;
+        identity.instance.incarnation.0 += 1;
+        let path = path_of(&self.dir, StoredIdentity::FILE);
+        store(&self.dir, StoredIdentity::FILE, &identity.to_file())
+            .map_err(|error| CliError::file("write", &path, &error))?;
+        Ok(identity)
     }
 
     /// Refuses a directory that is a data node's.
@@ -101,7 +106,6 @@ impl Home {
 #[cfg(test)]
 mod tests {
     use lockstep_proto::ids::{ClusterId, NodeInstance};
-    use lockstep_runtime::files::store;
 
     use super::*;
 
@@ -119,14 +123,12 @@ mod tests {
     }
 
     #[test]
-    fn a_used_directory_names_its_node_and_what_to_do() {
+    fn a_used_directory_begins_another_life() {
         let (_dir, home) = home();
-        assert_eq!(home.refuse_used(), Ok(()));
         let identity = StoredIdentity { cluster: ClusterId(7), instance: NodeInstance::default() };
         store(home.dir(), StoredFile::Identity, &identity.to_file()).expect("stored");
-        let error = home.refuse_used().expect_err("used");
-        assert!(error.what.contains("belongs to node n0.0 of cluster"), "{error}");
-        assert!(error.then.contains("empty directory"), "{error}");
+        assert_eq!(home.next_life().expect("first").instance.incarnation.0, 1);
+        assert_eq!(home.next_life().expect("second").instance.incarnation.0, 2);
         assert!(home.refuse_data_nodes().is_err());
     }
 
@@ -134,10 +136,10 @@ mod tests {
     fn a_damaged_file_is_named() {
         let (_dir, home) = home();
         store(home.dir(), StoredFile::Identity, b"LKSF?").expect("stored");
-        let error = home.refuse_used().expect_err("damaged");
+        let error = home.next_life().expect_err("damaged");
         assert!(error.what.contains("n1/identity is damaged"), "{error}");
         store(home.dir(), StoredFile::Identity, b"hello, world").expect("stored");
-        let error = home.refuse_used().expect_err("foreign");
+        let error = home.next_life().expect_err("foreign");
         assert!(error.what.ends_with("is not a Lockstep file"), "{error}");
     }
 
@@ -145,7 +147,7 @@ mod tests {
     fn a_management_servers_directory_is_not_a_data_nodes() {
         let (_dir, home) = home();
         store(home.dir(), StoredFile::Register, b"any").expect("stored");
-        let error = home.refuse_used().expect_err("not its own");
+        let error = home.refuse_mgmts().expect_err("not its own");
         assert!(error.what.contains("belongs to a management server"), "{error}");
     }
 }

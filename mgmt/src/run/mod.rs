@@ -4,6 +4,7 @@
 //! * [`args`]: the flags; each sets one key of the configuration;
 //! * `home`: the directory, its lock, and what its files say;
 //! * `door`: the listening port;
+//! * `recovery`: the data files of a node that was started again;
 //! * [`data`], [`mgmt`]: the two kinds of process.
 //!
 //! Invariant: a process has its directory's lock before it reads or writes anything there, and
@@ -14,6 +15,7 @@ pub mod data;
 mod door;
 mod home;
 pub mod mgmt;
+mod recovery;
 
 use std::io::{IsTerminal, Read};
 use std::path::Path;

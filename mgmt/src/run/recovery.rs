@@ -1,0 +1,184 @@
+//! The files of a data node that was started again: how far they reach, and the rows in them.
+//!
+//! Invariant: what is handed to the shard cores was restored for the view the node goes on in.
+
+use std::path::{Path, PathBuf};
+
+use lockstep_cluster::{Restored, restore};
+use lockstep_proto::disk::{Directory, FileName};
+use lockstep_proto::ids::{Epoch, GroupId, NodeId};
+use lockstep_proto::recovery::{Goal, Recovery};
+use lockstep_proto::view::View;
+use lockstep_runtime::Recoverer;
+use lockstep_storage::disk::FileFault;
+use lockstep_storage::restore::{Files, Owner, survey};
+use parking_lot::Mutex;
+
+use crate::cli::error::{CliError, CliResult, Trouble};
+
+/// Reads a node's directory when its core asks, and keeps what was restored last.
+pub(super) struct FileRecoverer {
+    dir: PathBuf,
+    owner: Owner,
+    shards: u16,
+    restored: Mutex<Option<Restored>>,
+}
+
+impl std::fmt::Debug for FileRecoverer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileRecoverer").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+impl FileRecoverer {
+    /// For a node of this group, with so many shards.
+    pub(super) fn new(dir: &Path, view: &View, seat: (NodeId, GroupId), shards: u16) -> Self {
+        let owner = Owner::of(view, seat.0, seat.1);
+        Self { dir: dir.to_owned(), owner, shards, restored: Mutex::new(None) }
+    }
+
+    /// What was restored last, for the shard cores.
+    pub(super) fn take(&self) -> Option<Restored> {
+        self.restored.lock().take()
+    }
+}
+
+/// The names of the data files in a directory, and of what is none.
+fn names(dir: &Path) -> std::io::Result<(Vec<FileName>, Vec<PathBuf>)> {
+    let (mut names, mut others) = (Vec::new(), Vec::new());
+    for directory in [Directory::Redo, Directory::Checkpoint] {
+        let entries = match std::fs::read_dir(dir.join(directory.name())) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name().to_str().and_then(FileName::parse);
+            match name.filter(|name| name.directory() == directory) {
+                Some(name) => names.push(name),
+                None => others.push(entry.path()),
+            }
+        }
+    }
+    names.sort_unstable();
+    Ok((names, others))
+}
+
+fn path_of(dir: &Path, name: FileName) -> PathBuf {
+    dir.join(name.directory().name()).join(name.to_string())
+}
+
+fn in_words(faults: &[FileFault]) -> String {
+    let words: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    words.join("; ")
+}
+
+impl Recoverer for FileRecoverer {
+    fn recover(&self, wish: &Recovery) -> Result<Epoch, String> {
+        let trouble =
+            |error: std::io::Error| format!("cannot read {}: {error}", self.dir.display());
+        // Only the newest wish counts; what was restored for an earlier one makes room first.
+        *self.restored.lock() = None;
+        let (names, others) = names(&self.dir).map_err(trouble)?;
+        for path in others {
+            tracing::warn!("{} is not a file of this program: left alone", path.display());
+        }
+        let mut contents = Vec::with_capacity(names.len());
+        for name in names {
+            contents.push((name, std::fs::read(path_of(&self.dir, name)).map_err(trouble)?));
+        }
+        let files: Files<'_> = contents.iter().map(|(name, bytes)| (*name, &bytes[..])).collect();
+        if files.is_empty() {
+            return match wish.goal {
+                Goal::Exactly(epoch) if epoch > Epoch(0) => Err("there are no files".to_owned()),
+                Goal::Survey | Goal::Rejoin | Goal::Exactly(_) => Ok(Epoch(0)),
+            };
+        }
+        let owner = Owner { generations: wish.generations.clone(), ..self.owner.clone() };
+        let to = match wish.goal {
+            Goal::Survey => {
+                let reach = survey(&owner, &files);
+                for fault in &reach.faults {
+                    tracing::warn!("{fault}");
+                }
+                return reach.reached.ok_or_else(|| in_words(&reach.faults));
+            }
+            Goal::Rejoin => None,
+            Goal::Exactly(epoch) => Some(epoch),
+        };
+        match restore(&owner, &files, to, self.shards) {
+            Ok(restored) => {
+                let epoch = restored.epoch;
+                for name in &restored.superfluous {
+                    remove(&self.dir, *name).map_err(trouble)?;
+                }
+                *self.restored.lock() = Some(restored);
+                Ok(epoch)
+            }
+            Err(faults) if wish.goal == Goal::Rejoin => {
+                let words = in_words(&faults);
+                tracing::warn!("{words}: the files are set aside, everything comes from the group");
+                set_aside(&self.dir).map_err(trouble)?;
+                Ok(Epoch(0))
+            }
+            Err(faults) => Err(in_words(&faults)),
+        }
+    }
+}
+
+fn remove(dir: &Path, name: FileName) -> std::io::Result<()> {
+    match std::fs::remove_file(path_of(dir, name)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Where damaged files are kept until somebody has looked at them, or the next ones come.
+const ASIDE: &str = "damaged";
+
+/// Moves all data files out of the way.
+fn set_aside(dir: &Path) -> std::io::Result<()> {
+    let aside = dir.join(ASIDE);
+    match std::fs::remove_dir_all(&aside) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => std::fs::create_dir(&aside)?,
+    }
+    for directory in [Directory::Redo, Directory::Checkpoint] {
+        let from = dir.join(directory.name());
+        match std::fs::rename(&from, aside.join(directory.name())) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => std::fs::create_dir_all(&from)?,
+        }
+    }
+    std::fs::File::open(dir)?.sync_all()
+}
+
+/// Removes all data files, because the operator said so.
+pub(super) fn forget(dir: &Path) -> CliResult {
+    for directory in [Directory::Redo, Directory::Checkpoint] {
+        let path = dir.join(directory.name());
+        match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(CliError::file("remove", &path, &error));
+            }
+            _ => {}
+        }
+    }
+    make_directories(dir)
+}
+
+/// Makes the directories of data files, durably.
+pub(super) fn make_directories(dir: &Path) -> CliResult {
+    let make = || -> std::io::Result<()> {
+        for directory in [Directory::Redo, Directory::Checkpoint] {
+            std::fs::create_dir_all(dir.join(directory.name()))?;
+        }
+        std::fs::File::open(dir)?.sync_all()
+    };
+    make().map_err(|error| {
+        CliError::new(Trouble::File, format!("cannot make directories in {}", dir.display()))
+            .why(error.to_string())
+            .then("check that the directory can be written and its disk has space")
+    })
+}
