@@ -10,6 +10,7 @@ use super::output::{Voice, table};
 use super::{Global, block_on, connect, stdout_error};
 use crate::dev::cluster::{LocalCluster, Shape};
 use crate::dev::process::{Condition, Signal, Tie};
+use crate::dev::revive::{self, Revival};
 use crate::dev::state::{DevState, StateDir, StateLock};
 use crate::dev::stop;
 
@@ -20,6 +21,13 @@ Examples:
   lockstep dev start --groups 1 --replicas 3 --shards 2
   taskset -c 0 lockstep dev start --groups 1                all processes on one core";
 
+const REVIVE_EXAMPLES: &str = "\
+Examples:
+  lockstep dev kill 2 && lockstep dev revive 2      a node dies and comes back
+  lockstep dev kill --all && lockstep dev revive --all
+                                                    power loss of everything, and back
+  lockstep dev revive 2 --initial                   as if its disk had been replaced";
+
 /// Arguments of `lockstep dev`.
 #[derive(clap::Subcommand, Clone, Debug)]
 pub(super) enum DevCommand {
@@ -28,8 +36,11 @@ pub(super) enum DevCommand {
     Start(StartArgs),
     /// Show the processes of the running cluster
     Status,
-    /// SIGKILL a data node
-    Kill(NodeArgs),
+    /// SIGKILL a data node, or with --all every process at once
+    Kill(KillArgs),
+    /// Start a data node again that is gone, or with --all everything that is
+    #[command(after_help = REVIVE_EXAMPLES)]
+    Revive(ReviveArgs),
     /// SIGSTOP a data node: it stays silent until `dev continue`
     Pause(NodeArgs),
     /// SIGCONT a paused data node
@@ -76,6 +87,35 @@ pub(super) struct NodeArgs {
     pub(super) node: u16,
 }
 
+/// Arguments of `lockstep dev kill`.
+#[derive(clap::Args, Clone, Debug)]
+#[group(required = true, multiple = false)]
+pub(super) struct KillArgs {
+    /// The node id, as `dev status` shows it
+    #[arg(value_name = "NODE", value_parser = super::node_id)]
+    node: Option<u16>,
+    /// All processes, management servers too
+    #[arg(long)]
+    all: bool,
+}
+
+/// Arguments of `lockstep dev revive`.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct ReviveArgs {
+    /// The node id, as `dev status` shows it
+    #[arg(value_name = "NODE", value_parser = super::node_id, required_unless_present = "all")]
+    node: Option<u16>,
+    /// Everything that is gone
+    #[arg(long, conflicts_with = "node")]
+    all: bool,
+    /// Forget the node's own data: it copies everything from its node group
+    #[arg(long, conflicts_with = "all")]
+    initial: bool,
+    /// Start a stopped cluster with the nodes that are there: the others are gone for good
+    #[arg(long)]
+    force_start: bool,
+}
+
 fn partitions(text: &str) -> Result<u16, String> {
     let number: u16 = text.parse().map_err(|_| "not a number".to_owned())?;
     let max = lockstep_proto::limits::PARTITIONS_MAX;
@@ -94,7 +134,11 @@ pub(super) fn run(global: &Global, command: &DevCommand) -> CliResult<ExitKind> 
     match command {
         DevCommand::Start(args) => start(global, &voice, &home, args),
         DevCommand::Status => status(&voice, &home),
-        DevCommand::Kill(args) => signal(&voice, &home, args.node, Signal::Kill),
+        DevCommand::Kill(args) => match args.node {
+            Some(node) => signal(&voice, &home, node, Signal::Kill),
+            None => kill_all(&voice, &home),
+        },
+        DevCommand::Revive(args) => revive(global, &voice, &home, args),
         DevCommand::Pause(args) => signal(&voice, &home, args.node, Signal::Stop),
         DevCommand::Continue(args) => signal(&voice, &home, args.node, Signal::Continue),
         DevCommand::Stop => stop_cluster(&voice, &home),
@@ -170,6 +214,51 @@ fn signal(voice: &Voice, home: &StateDir, node: u16, signal: Signal) -> CliResul
     Ok(ExitKind::Done)
 }
 
+fn kill_all(voice: &Voice, home: &StateDir) -> CliResult<ExitKind> {
+    let state = load(home)?;
+    let mut killed = 0;
+    for process in state.processes() {
+        let sent = process.signal(Signal::Kill).map_err(|error| {
+            CliError::new(Trouble::Process, "cannot kill a process").why(error.to_string())
+        })?;
+        killed += usize::from(sent);
+    }
+    let json = json!({ "schema": "lockstep.dev-kill-all/v1", "killed": killed });
+    let text = || format!("{killed} processes killed; `lockstep dev revive --all` starts them\n");
+    voice.data(&json, text).map_err(stdout_error)?;
+    Ok(ExitKind::Done)
+}
+
+fn revive(
+    global: &Global,
+    voice: &Voice,
+    home: &StateDir,
+    args: &ReviveArgs,
+) -> CliResult<ExitKind> {
+    let _lock = lock(home)?;
+    let mut state = load(home)?;
+    let how = Revival { initial: args.initial, force_start: args.force_start };
+    let revived = match args.node {
+        Some(node) => revive::revive_node(&mut state, node, how).map(|()| 1),
+        None => revive::revive_all(&mut state, how),
+    };
+    // Also after a failure: what has been started must be known.
+    home.store(&state).map_err(|e| CliError::file("write", &home.file(), &e))?;
+    let revived = revived?;
+    if args.all {
+        block_on(connect::wait_until_serving(&state.url, global.timeout))?;
+    }
+    let json = json!({
+        "schema": "lockstep.dev-revive/v1", "revived": revived, "node": args.node,
+    });
+    let text = || match args.node {
+        Some(node) => format!("data node {node} started; `lockstep status` shows it join\n"),
+        None => format!("{revived} processes started; the cluster serves\n"),
+    };
+    voice.data(&json, text).map_err(stdout_error)?;
+    Ok(ExitKind::Done)
+}
+
 fn stop_cluster(voice: &Voice, home: &StateDir) -> CliResult<ExitKind> {
     let _lock = lock(home)?;
     let state = load(home)?;
@@ -238,7 +327,7 @@ fn directory(home: &StateDir, keep: Option<&Path>) -> CliResult<(PathBuf, bool)>
     let used = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
     if used {
         return Err(CliError::new(Trouble::DevRuns, format!("{} is not empty", dir.display()))
-            .why("a data node started on a used directory needs recovery, which is not built yet")
+            .why("a new cluster must not mix with what is there")
             .then("choose an empty directory"));
     }
     Ok((dir.to_owned(), true))

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use lockstep_proto::view::View;
 
-use super::process::{ProcessId, Signal, Tie, log_tail, spawn_self};
+use super::process::{Condition, ProcessId, Signal, Tie, log_tail, spawn_self};
 use super::ready;
 use super::state::{DevMgmt, DevNode, DevState};
 use crate::cli::error::{CliError, CliResult, Trouble};
@@ -65,6 +65,8 @@ struct Member {
     child: Child,
     process: ProcessId,
     addr: SocketAddr,
+    /// What starts it again.
+    again: Launch,
 }
 
 /// A running cluster of child processes.
@@ -119,22 +121,51 @@ impl LocalCluster {
         Ok(())
     }
 
-    fn spawn(&self, name: &str, mut args: Vec<OsString>, tie: Tie) -> CliResult<Starting> {
-        let dir = self.dir.join(name);
-        fs::create_dir_all(&dir).map_err(|e| CliError::file("make directory", &dir, &e))?;
-        let ready = self.dir.join(format!("{name}.ready"));
-        let log = self.dir.join(format!("{name}.log"));
-        args.extend(["--dir".into(), dir.into_os_string()]);
-        args.extend(["--ready-file".into(), ready.clone().into_os_string()]);
-        if tie == Tie::Child {
-            args.push("--die-with-parent".into());
+    fn spawn(&self, name: &str, args: Vec<String>, tie: Tie) -> CliResult<Starting> {
+        let launch = Launch { dir: self.dir.clone(), name: name.to_owned(), args, tie };
+        launch.start(&[])
+    }
+
+    /// Starts a data node that is gone again, on its directory and at its address. Returns when it
+    /// listens, not when it is in sync.
+    ///
+    /// # Errors
+    /// If there is no such node, it is not gone, or it does not come up.
+    pub fn revive(&mut self, node: u16) -> CliResult {
+        let member = usize::from(node).checked_sub(1).and_then(|at| self.nodes.get_mut(at));
+        let member = member.ok_or_else(|| {
+            CliError::new(Trouble::NoSuchNode, format!("there is no data node {node}"))
+        })?;
+        member.revive()
+    }
+
+    /// Starts everything again after all processes were killed; data nodes side by side, because
+    /// they wait for each other.
+    ///
+    /// # Errors
+    /// If a process does not come up.
+    pub fn revive_all(&mut self) -> CliResult {
+        for member in self.mgmt.iter_mut().chain(&mut self.nodes) {
+            member.revive()?;
         }
-        let failed = |error: io::Error| {
-            CliError::new(Trouble::Start, format!("{name} cannot be started"))
-                .why(error.to_string())
-        };
-        let child = spawn_self(&args, &self.dir, &log, tie).map_err(failed)?;
-        Ok(Starting { name: name.to_owned(), child: Some(child), ready, log })
+        Ok(())
+    }
+
+    /// SIGKILLs every process, one right after the other.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn kill_all(&mut self) -> CliResult {
+        for member in self.nodes.iter_mut().chain(&mut self.mgmt) {
+            member.process.signal(Signal::Kill).map_err(|error| {
+                CliError::new(Trouble::Process, "cannot kill a process").why(error.to_string())
+            })?;
+        }
+        for member in self.nodes.iter_mut().chain(&mut self.mgmt) {
+            // Its zombie goes; that it was killed is what we want.
+            let _ = member.child.wait();
+        }
+        Ok(())
     }
 
     fn mgmt_addrs(&self) -> String {
@@ -192,6 +223,7 @@ impl LocalCluster {
             id,
             process: member.process,
             addr: member.addr.to_string(),
+            args: member.again.args.clone(),
         });
         let nodes = (1..).zip(&self.nodes).map(|(node, process)| {
             let member = view.member(lockstep_proto::ids::NodeId(node));
@@ -201,6 +233,7 @@ impl LocalCluster {
                 addr: process.addr.to_string(),
                 zone: member.map(|m| m.zone.clone()).unwrap_or_default(),
                 group: member.map_or(0, |m| m.group.0),
+                args: process.again.args.clone(),
             }
         });
         DevState {
@@ -237,9 +270,75 @@ impl Drop for LocalCluster {
     }
 }
 
+impl Member {
+    fn revive(&mut self) -> CliResult {
+        if self.process.condition() != Condition::Gone {
+            let what = format!("{} is running", self.again.name);
+            return Err(CliError::new(Trouble::Process, what).then("kill or stop it first"));
+        }
+        let _zombie = self.child.wait();
+        let started = self.again.start(&[])?;
+        *self = started.wait_ready(Instant::now() + READY_TIMEOUT)?;
+        Ok(())
+    }
+}
+
+/// How a process of a local cluster is started.
+#[derive(Clone, Debug)]
+pub(super) struct Launch {
+    /// The cluster's directory.
+    pub(super) dir: PathBuf,
+    /// Its name there.
+    pub(super) name: String,
+    /// Its command line, without what depends on the directory.
+    pub(super) args: Vec<String>,
+    /// Whether it ends with the process that started it.
+    pub(super) tie: Tie,
+}
+
+impl Launch {
+    /// Starts it, and leaves it to itself once it listens. `once` is added to its command line this
+    /// time only.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub(super) fn start_and_leave(&self, once: &[&str]) -> CliResult<ProcessId> {
+        let started = self.start(once)?;
+        Ok(started.wait_ready(Instant::now() + READY_TIMEOUT)?.process)
+    }
+
+    /// Starts it; it does not listen yet.
+    fn start(&self, once: &[&str]) -> CliResult<Starting> {
+        let Self { dir, name, args, tie } = self;
+        let own = dir.join(name);
+        fs::create_dir_all(&own).map_err(|e| CliError::file("make directory", &own, &e))?;
+        let ready = dir.join(format!("{name}.ready"));
+        match fs::remove_file(&ready) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(CliError::file("remove", &ready, &error));
+            }
+            _ => {}
+        }
+        let log = dir.join(format!("{name}.log"));
+        let mut all: Vec<OsString> = args.iter().map(Into::into).collect();
+        all.extend(once.iter().map(Into::into));
+        all.extend(["--dir".into(), own.into_os_string()]);
+        all.extend(["--ready-file".into(), ready.clone().into_os_string()]);
+        if *tie == Tie::Child {
+            all.push("--die-with-parent".into());
+        }
+        let failed = |error: io::Error| {
+            CliError::new(Trouble::Start, format!("{name} cannot be started"))
+                .why(error.to_string())
+        };
+        let child = spawn_self(&all, dir, &log, *tie).map_err(failed)?;
+        Ok(Starting { launch: self.clone(), child: Some(child), ready, log })
+    }
+}
+
 /// A process that does not listen yet; killed when dropped.
 struct Starting {
-    name: String,
+    launch: Launch,
     child: Option<Child>,
     ready: PathBuf,
     log: PathBuf,
@@ -251,17 +350,23 @@ impl Starting {
         let pid = child.id().cast_signed();
         let mut gone = || matches!(child.try_wait(), Ok(Some(_)) | Err(_));
         let text = ready::wait(&self.ready, deadline, || !gone()).map_err(|error| {
-            CliError::new(Trouble::Start, format!("{} did not come up: {error}", self.name))
+            let name = &self.launch.name;
+            CliError::new(Trouble::Start, format!("{name} did not come up: {error}"))
                 .why(log_tail(&self.log, 5))
                 .then(format!("its log is {}", self.log.display()))
         })?;
         let parsed = ready::addr(&text).and_then(|addr| Ok((addr, ProcessId::of(pid)?)));
         let (addr, process) = parsed.map_err(|error| {
-            CliError::new(Trouble::Start, format!("{} did not come up", self.name))
+            CliError::new(Trouble::Start, format!("{} did not come up", self.launch.name))
                 .why(error.to_string())
         })?;
         let child = self.child.take().expect("not taken yet");
-        Ok(Member { child, process, addr })
+        let mut again = self.launch.clone();
+        // Others look for it where it was.
+        if let Some(at) = again.args.iter().position(|arg| arg == "--listen") {
+            again.args[at + 1] = addr.to_string();
+        }
+        Ok(Member { child, process, addr, again })
     }
 }
 
@@ -275,8 +380,8 @@ impl Drop for Starting {
 }
 
 /// The command line of a management server.
-fn mgmt_args(shape: &Shape, id: u16) -> Vec<OsString> {
-    let mut args: Vec<OsString> = ["run", "mgmt", "--listen", "127.0.0.1:0"].map(Into::into).into();
+fn mgmt_args(shape: &Shape, id: u16) -> Vec<String> {
+    let mut args: Vec<String> = ["run", "mgmt", "--listen", "127.0.0.1:0"].map(Into::into).into();
     let mut flag = |name: &str, value: String| args.extend([name.into(), value.into()]);
     flag("--id", id.to_string());
     flag("--groups", shape.groups.to_string());
@@ -291,8 +396,8 @@ fn mgmt_args(shape: &Shape, id: u16) -> Vec<OsString> {
 }
 
 /// The command line of a data node.
-fn data_args(shape: &Shape, node: u16, mgmt: &str) -> Vec<OsString> {
-    let mut args: Vec<OsString> = ["run", "data", "--listen", "127.0.0.1:0"].map(Into::into).into();
+fn data_args(shape: &Shape, node: u16, mgmt: &str) -> Vec<String> {
+    let mut args: Vec<String> = ["run", "data", "--listen", "127.0.0.1:0"].map(Into::into).into();
     let mut flag = |name: &str, value: String| args.extend([name.into(), value.into()]);
     flag("--node", node.to_string());
     flag("--mgmt", mgmt.to_owned());

@@ -3,5 +3,6 @@
 pub mod cluster;
 pub mod process;
 pub mod ready;
+pub mod revive;
 pub mod state;
 pub mod stop;

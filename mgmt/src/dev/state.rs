@@ -26,6 +26,9 @@ pub struct DevNode {
     pub zone: String,
     /// Its node group.
     pub group: u16,
+    /// The command line that starts it again, at the same address on the same directory.
+    #[serde(default)]
+    pub args: Vec<String>,
 }
 
 /// One management server of a dev cluster.
@@ -38,6 +41,9 @@ pub struct DevMgmt {
     pub process: ProcessId,
     /// `host:port`.
     pub addr: String,
+    /// The command line that starts it again, at the same address on the same directory.
+    #[serde(default)]
+    pub args: Vec<String>,
 }
 
 /// A dev cluster.
@@ -196,8 +202,15 @@ mod tests {
             dir: "/tmp/x".into(),
             keep: true,
             started: 7,
-            mgmt: vec![DevMgmt { id: 1, process, addr: "127.0.0.1:1186".into() }],
-            nodes: vec![DevNode { node: 3, process, addr, zone: "a".into(), group: 0 }],
+            mgmt: vec![DevMgmt { id: 1, process, addr: "127.0.0.1:1186".into(), args: vec![] }],
+            nodes: vec![DevNode {
+                node: 3,
+                process,
+                addr,
+                zone: "a".into(),
+                group: 0,
+                args: vec![],
+            }],
         }
     }
 
