@@ -233,6 +233,19 @@ impl Client {
         }
     }
 
+    /// Asks a data node to leave the cluster in good order, as SIGTERM does: open transactions end,
+    /// the others take over, then its process ends. With `again` it comes back at once, as a new
+    /// life with what it has on its disk. Returns when the node has heard it, before it has left.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unavailable`] if the node is not in the view or does not answer.
+    pub async fn leave(&self, node: NodeId, again: bool) -> Result<()> {
+        match self.call(Call::Leave { node, again }).await? {
+            Reply::Status(_) => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Hands a call to the core as it is: encoded operations, no tables, no types. For tools that
     /// measure or compare.
     ///

@@ -101,6 +101,13 @@ pub enum Call {
         /// Most rows wanted; the page may be shorter.
         rows_max: u32,
     },
+    /// Asks a node to leave; answered by `Status`.
+    Leave {
+        /// The node.
+        node: NodeId,
+        /// It is to come back at once, as a new life.
+        again: bool,
+    },
     /// What a shard knows about itself.
     Status {
         /// The node.
@@ -121,7 +128,7 @@ impl Call {
             | Self::Step { ops, .. }
             | Self::Finish { ops, .. } => ops.as_ops().byte_len(),
             Self::Scan { after, .. } => after.len(),
-            Self::Begin { .. } | Self::Status { .. } | Self::View => 0,
+            Self::Begin { .. } | Self::Leave { .. } | Self::Status { .. } | Self::View => 0,
         }
     }
 }

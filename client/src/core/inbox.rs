@@ -38,9 +38,16 @@ impl ClientCore {
     ) -> Result<(), WireError> {
         match message {
             ClientMessage::View { view } => {
+                let (generation, seal) = (view.restart_generation, view.seal);
+                let known = self.topology.view().map(|known| known.restart_generation);
                 let Some(lost) = self.topology.on_view(now, link, view, out) else {
                     return Ok(());
                 };
+                if known.is_some_and(|known| known < generation) {
+                    // The cluster came back from its disks: its clock may be behind this client's.
+                    out.mark("client_clock_set_back");
+                    self.epoch = seal;
+                }
                 out.mark("client_view_followed");
                 for link in lost {
                     self.on_link_lost(now, link, out);
@@ -60,7 +67,8 @@ impl ClientCore {
             }
             ClientMessage::WatchView
             | ClientMessage::OpenSessions { .. }
-            | ClientMessage::GetStatus { .. } => return Err(WireError::BadValue),
+            | ClientMessage::GetStatus { .. }
+            | ClientMessage::Leave { .. } => return Err(WireError::BadValue),
         }
         Ok(())
     }

@@ -28,7 +28,12 @@ pub(super) struct Lookup {
 enum What {
     Rows(OpList),
     Page(Page),
-    Status { node: NodeId, shard: ShardId },
+    /// `leave`: and asks the node to leave; then, whether it is to come back.
+    Status {
+        node: NodeId,
+        shard: ShardId,
+        leave: Option<bool>,
+    },
 }
 
 /// One page of a partition.
@@ -77,7 +82,11 @@ impl Lookup {
     }
 
     pub(super) fn status(node: NodeId, shard: ShardId) -> Self {
-        Self::new(What::Status { node, shard }, ReadFrom::Nearest)
+        Self::new(What::Status { node, shard, leave: None }, ReadFrom::Nearest)
+    }
+
+    pub(super) fn leave(node: NodeId, again: bool) -> Self {
+        Self::new(What::Status { node, shard: ShardId(0), leave: Some(again) }, ReadFrom::Nearest)
     }
 
     fn new(what: What, from: ReadFrom) -> Self {
@@ -98,7 +107,7 @@ impl Lookup {
             What::Page(page) => {
                 return topology.read(page.partition, self.from, &self.avoid).map(Way::One);
             }
-            What::Status { node, shard } => return topology.shard(*node, *shard).map(Way::One),
+            What::Status { node, shard, .. } => return topology.shard(*node, *shard).map(Way::One),
         };
         let route = |partition| topology.read(partition, self.from, &self.avoid);
         let mut partitions = ops.iter().map(|op| op.partition);
@@ -124,8 +133,12 @@ impl Lookup {
                 after: &page.after,
             }
             .encode(buffer),
-            What::Status { .. } => {
-                frame_cold(buffer, kind::CLIENT, &ClientMessage::GetStatus { request });
+            What::Status { leave, .. } => {
+                let message = match *leave {
+                    Some(again) => ClientMessage::Leave { request, again },
+                    None => ClientMessage::GetStatus { request },
+                };
+                frame_cold(buffer, kind::CLIENT, &message);
             }
         }
     }

@@ -241,6 +241,7 @@ impl ClientCore {
                 let page = lookup::Page { table, schema, partition, after, rows_max };
                 Work::Lookup(Lookup::page(page, from))
             }
+            Call::Leave { node, again } => Work::Lookup(Lookup::leave(node, again)),
             Call::Status { node, shard } => Work::Lookup(Lookup::status(node, shard)),
             Call::View => Work::View,
         })

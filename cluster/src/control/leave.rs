@@ -26,6 +26,8 @@ pub mod exit_code {
     pub const STUCK: i32 = 5;
     /// Something happened that cannot happen.
     pub const BROKEN: i32 = 6;
+    /// An orderly end, to begin the next life at once.
+    pub const AGAIN: i32 = 7;
 }
 
 /// How long open transactions may take to end before the node asks to leave all the same.
@@ -162,7 +164,10 @@ impl ControlCore {
     }
 
     /// Ends the process.
-    pub(super) fn end(&mut self, exit: Exit, out: &mut Outputs) {
+    pub(super) fn end(&mut self, mut exit: Exit, out: &mut Outputs) {
+        if self.leaves_again && exit.code == 0 {
+            exit.code = exit_code::AGAIN;
+        }
         if self.state != State::Ended {
             self.state.transition(State::Ended);
             out.effect(Effect::Exit(exit));

@@ -104,6 +104,8 @@ pub struct ControlCore {
     disk_ticker: DiskTicker,
     disks: MemberDisks,
     leave: Leave,
+    /// A node that leaves is to come back as a new life.
+    leaves_again: bool,
     stopping: Option<Stopping>,
     /// The shards have been told to serve nobody any more.
     retired: bool,
@@ -173,6 +175,7 @@ impl ControlCore {
             disk_ticker: DiskTicker::default(),
             disks: MemberDisks::new(shards),
             leave: Leave::No,
+            leaves_again: false,
             stopping: None,
             retired: false,
             timers: Timers::default(),

@@ -74,6 +74,10 @@ impl ControlCore {
                 self.suspicion.links_dead(node);
                 self.reconsider(now, out);
             }
+            ShardControl::Leave { again } => {
+                self.leaves_again = again;
+                self.on_terminate(now, out);
+            }
             ShardControl::Drained => self.on_drained(now, shard, out),
             ShardControl::Fence { .. }
             | ShardControl::Enter { .. }

@@ -6,6 +6,7 @@ use lockstep_proto::schema::CATALOG;
 use lockstep_proto::wire::client::{ClientMessage, ShardStatus};
 use lockstep_proto::wire::codec;
 use lockstep_proto::wire::kind;
+use lockstep_proto::wire::shard_control::ShardControl;
 
 use super::ShardCore;
 
@@ -26,6 +27,10 @@ impl ShardCore {
                 self.on_open_sessions(link, request, count, out);
             }
             Ok(ClientMessage::GetStatus { request }) => self.on_get_status(link, request, out),
+            Ok(ClientMessage::Leave { request, again }) => {
+                self.report(&ShardControl::Leave { again }, out);
+                self.on_get_status(link, request, out);
+            }
             Ok(
                 ClientMessage::View { .. }
                 | ClientMessage::SessionsOpened { .. }

@@ -39,6 +39,7 @@ impl ShardCore {
             | ShardControl::Disk(_)
             | ShardControl::Pong { .. }
             | ShardControl::Suspect { .. }
+            | ShardControl::Leave { .. }
             | ShardControl::Drained => {
                 self.broken("control sent a report".to_owned(), out);
             }

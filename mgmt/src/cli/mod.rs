@@ -10,6 +10,7 @@ mod demo;
 mod dev;
 mod duration;
 mod interrupt;
+mod node;
 mod status;
 mod table;
 mod version;
@@ -139,6 +140,12 @@ enum Command {
     Dev(dev::DevCommand),
     /// One page: health, groups, nodes, memory, and how many nodes may be lost
     Status(status::StatusArgs),
+    /// Data nodes leave in good order and come back
+    #[command(subcommand)]
+    Node(node::NodeCommand),
+    /// The cluster as a whole
+    #[command(subcommand)]
+    Cluster(node::ClusterCommand),
     /// Make, list, show, import and export tables
     #[command(subcommand)]
     Table(table::TableCommand),
@@ -181,6 +188,8 @@ fn dispatch(cli: Cli) -> CliResult<ExitKind> {
         Command::Demo(args) => demo::run(&global, &args),
         Command::Dev(command) => dev::run(&global, &command),
         Command::Status(args) => status::run(&global, &args),
+        Command::Node(command) => node::run(&global, &command),
+        Command::Cluster(command) => node::run_cluster(&global, &command),
         Command::Table(command) => table::run(&global, &command),
         Command::Bench(command) => bench::run(&global, &command),
         Command::Run(command) => crate::run::run(&command),

@@ -249,6 +249,7 @@ impl MgmtCore {
             | ClientMessage::OpenSessions { .. }
             | ClientMessage::SessionsOpened { .. }
             | ClientMessage::GetStatus { .. }
+            | ClientMessage::Leave { .. }
             | ClientMessage::Status { .. } => {
                 close(link, "a client message that is none of a management server's", out);
             }

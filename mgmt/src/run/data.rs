@@ -78,10 +78,11 @@ pub fn run_data(args: &RunDataArgs) -> CliResult<ExitKind> {
             canary: None,
         });
         let exit = run_node(control, shards, host).map_err(|error| thread_error(&error))?;
-        if exit.code != exit_code::EXCLUDED {
-            return ended(exit);
+        match exit.code {
+            exit_code::EXCLUDED => tracing::warn!("{}; coming back", exit.reason),
+            exit_code::AGAIN => tracing::info!("{}; coming back", exit.reason),
+            _ => return ended(exit),
         }
-        tracing::warn!("{}; coming back", exit.reason);
     }
 }
 

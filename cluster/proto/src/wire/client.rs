@@ -39,6 +39,14 @@ pub enum ClientMessage {
         /// Comes back.
         request: u64,
     },
+    /// Asks a data node to leave in good order, as SIGTERM does. Answered by `Status`, before it has
+    /// left.
+    Leave {
+        /// Comes back.
+        request: u64,
+        /// It is to come back at once, as a new life.
+        again: bool,
+    },
     /// A shard's state.
     Status {
         /// The question's number.

@@ -89,6 +89,11 @@ pub enum ShardControl {
         /// Whom.
         node: NodeInstance,
     },
+    /// An operator asks the node to leave; to come back at once if `again`.
+    Leave {
+        /// As a new life.
+        again: bool,
+    },
     /// Nothing is open any more after `Drain`.
     Drained,
 }
