@@ -11,6 +11,6 @@ pub use control::{ControlCore, ControlOptions};
 pub use lockstep_storage::redo::LogIdentity;
 pub use restart::{RestartCore, RestartOptions};
 pub use shard::{
-    PartitionInspection, Restored, RestoredPartition, RestoredShard, ShardCore, ShardInspection,
-    ShardOptions, restore, restore_lane,
+    PartitionInspection, Restored, RestoredPartition, RestoredShard, RowsAt, ShardCore,
+    ShardInspection, ShardOptions, restore, restore_lane,
 };

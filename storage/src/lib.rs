@@ -4,6 +4,7 @@
 //!
 //! * [`Fragment`]: one table's rows in one partition;
 //! * [`LockTable`]: the row locks of one partition, at its primary;
+//! * [`Tombstones`]: which rows were deleted lately;
 //! * [`mod@evaluate`]: an operation and the row it meets in, what becomes of the row out;
 //! * [`redo`], [`checkpoint`]: what a data node writes, and reads after a restart;
 //! * [`restore`]: which of a node's files make a whole, and as of when;
@@ -22,9 +23,11 @@ mod index;
 mod locks;
 pub mod redo;
 pub mod restore;
+mod tombstones;
 
 pub use block::Row;
 pub use evaluate::{Effect, evaluate};
 pub use fragment::{Fragment, Page, Position, ROW_OVERHEAD_BYTES};
 pub use locks::{Acquired, LockTable, Mode, Owner};
 pub use lockstep_proto::generations::Generations;
+pub use tombstones::{Tombstone, Tombstones};

@@ -212,6 +212,16 @@ impl<'a> Restoration<'a> {
         self.sources.iter().filter(move |source| source.local_index % lanes == lane)
     }
 
+    /// The complete checkpoints of a partition that are not of dropped epochs, oldest first.
+    #[must_use]
+    pub fn checkpoints_of(&self, source: &Source<'a>) -> Vec<CheckpointHeader> {
+        let limit = |file: &CheckpointHeader| self.generations.limit(file.name.generation);
+        let counts = |file: &&CheckpointHeader| limit(file).is_some_and(|l| file.name.epoch <= l);
+        let mut files: Vec<_> = source.checkpoints.iter().filter(counts).copied().collect();
+        files.sort_unstable_by_key(|file| file.name.epoch);
+        files
+    }
+
     /// The logs with records of a lane's partitions, in the order in which they are to be replayed.
     /// Records of a partition that are not after the epoch of its chain are to be passed over.
     pub fn replays(&self, lane: u16) -> impl Iterator<Item = Replay<'_>> {

@@ -218,7 +218,9 @@ fn a_checkpoint_that_fails_leaves_the_older_ones_and_the_next_succeeds() {
                         let partial = FileName::Partial(writer.header().name);
                         assert!(disk.files().all(|(name, _)| name != partial));
                     }
-                    CheckpointState::Writing => panic!("step {k}: nothing more to do"),
+                    CheckpointState::Writing | CheckpointState::Abandoned => {
+                        panic!("step {k}: nothing more to do, and not done")
+                    }
                 }
             }
             let done = model.last.expect("all but one succeed").name.epoch.0;

@@ -46,6 +46,14 @@ pub const TX_EXPIRY_EPOCHS: u64 = 60_000;
 /// client to hear of an epoch and ask all shards for rows of it.
 pub const SNAPSHOT_EPOCHS_KEPT: u64 = 100;
 
+/// Bytes of tombstones of one partition: a replica that was away while more was deleted, or a
+/// checkpoint that comes too late, gets all rows instead of the changed ones.
+pub const TOMBSTONES_BYTES_MAX: usize = 16 << 20;
+
+/// Into how many slices checkpoints cut the rows of a partition: each writes one of them beside
+/// what has changed, and a restore reads as many files.
+pub const CHECKPOINT_SLICES: u16 = 8;
+
 /// Open transactions per coordinator shard; more are refused as busy.
 pub const TRANSACTIONS_OPEN_MAX: usize = 100_000;
 

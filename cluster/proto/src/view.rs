@@ -36,6 +36,8 @@ pub struct ClusterConfig {
     pub peer_death_by_fin: bool,
     /// Bytes of row data a node may hold.
     pub data_memory: u64,
+    /// How often each partition that has changed is written to a checkpoint.
+    pub checkpoint_interval_ms: u32,
 }
 
 impl Default for ClusterConfig {
@@ -50,6 +52,7 @@ impl Default for ClusterConfig {
             drift_ppm: 1000,
             peer_death_by_fin: true,
             data_memory: 8 << 30,
+            checkpoint_interval_ms: 30_000,
         }
     }
 }
@@ -71,6 +74,12 @@ impl ClusterConfig {
     #[must_use]
     pub fn transaction_idle(&self) -> Duration {
         Duration::from_millis(u64::from(self.transaction_idle_ms))
+    }
+
+    /// How often each partition that has changed is written to a checkpoint.
+    #[must_use]
+    pub fn checkpoint_interval(&self) -> Duration {
+        Duration::from_millis(u64::from(self.checkpoint_interval_ms))
     }
 
     /// Time between epoch ticks.

@@ -13,7 +13,7 @@ use lockstep_proto::schema::{CATALOG, TableDef, catalog_row};
 use lockstep_storage::Fragment;
 
 use super::ShardCore;
-use super::partition::{Partition, PreparedTx, Table, row_tag};
+use super::partition::{DecidedTx, Partition, PreparedTx, Table, row_tag};
 
 /// The table a row of the catalog defines; `None` for the row that counts table ids.
 pub(super) fn catalog_table(row: &[u8]) -> Option<TableDef> {
@@ -35,7 +35,13 @@ impl Partition {
         };
         delta += match write.value {
             Some(value) => table.rows.put(hash, write.key, value, epoch),
-            None => table.rows.remove(hash, write.key, epoch),
+            None => {
+                let change = table.rows.remove(hash, write.key, epoch);
+                if change != 0 {
+                    self.deletes.push(epoch, write.table, write.key);
+                }
+                change
+            }
         };
         let tag = row_tag(write.table, hash);
         self.unstable.insert(tag, seq);
@@ -54,6 +60,7 @@ impl Partition {
             && new_def.as_ref().is_none_or(|new| new.id != old.id)
             && let Some(gone) = self.tables.remove(&old.id)
         {
+            self.tables_dropped += 1;
             delta -= i64::try_from(gone.rows.bytes()).unwrap_or(i64::MAX);
         }
         if let Some(def) = new_def {
@@ -86,6 +93,15 @@ impl Partition {
             record: bytes.into(),
         };
         self.prepared.insert(header.tx, prepared);
+    }
+
+    /// A transaction is decided in `epoch`: its `Prepare` may be wanted once more, by a checkpoint
+    /// as of an earlier one.
+    fn keep_decided(&mut self, prepared: PreparedTx, epoch: Epoch) {
+        if prepared.epoch < epoch {
+            let (prepared, record) = (prepared.epoch, prepared.record);
+            self.decided.push_back(DecidedTx { prepared, epoch, record });
+        }
     }
 
     /// Takes a prepared transaction out of the side tables.
@@ -186,6 +202,7 @@ impl ShardCore {
         let delta = part.apply_writes(prepared.writes(), header.epoch, header.seq);
         let outcome = Outcome::Committed(header.epoch);
         let agrees = part.outcomes.record(header.tx, outcome, header.low, closed);
+        part.keep_decided(prepared, header.epoch);
         self.data_bytes += delta;
         if !agrees {
             self.broken(format!("{p}: {} committed and aborted", header.tx), out);
@@ -203,7 +220,9 @@ impl ShardCore {
         let header = record.header;
         let closed = self.closed;
         let part = self.part_mut(p);
-        part.take_prepared(header.tx);
+        if let Some(prepared) = part.take_prepared(header.tx) {
+            part.keep_decided(prepared, header.epoch);
+        }
         if !part.outcomes.record(header.tx, Outcome::Aborted, header.low, closed) {
             self.broken(format!("{p}: {} aborted and committed", header.tx), out);
         }

@@ -86,6 +86,7 @@ impl ShardCore {
             self.drop_expired_prepares();
         }
         self.on_pulse(pulse, out);
+        self.begin_checkpoint(out);
         self.send_stale_watermarks(out);
         self.report_finished(out);
         self.report_drained(out);
@@ -298,6 +299,8 @@ impl ShardCore {
             part.outcomes.forget(closed);
         }
         self.free_versions();
+        self.forget_changes();
+        self.tidy_checkpoints();
     }
 
     /// A link can die silently while heartbeats pass: when a backup owes an acknowledgement (or its

@@ -1,8 +1,12 @@
 //! What a shard core shows to whoever checks it: the simulator's invariants and the `check`
 //! command. Nothing here changes anything.
 
-use lockstep_proto::ids::{Epoch, PartitionId, Seq, ShardAddr, TxId, ViewNumber};
-use lockstep_storage::Owner;
+use std::collections::BTreeMap;
+
+use lockstep_proto::ids::{
+    Epoch, NodeInstance, PartitionId, Seq, ShardAddr, TableId, TxId, ViewNumber,
+};
+use lockstep_storage::{Owner, Position};
 
 use super::ShardCore;
 
@@ -65,6 +69,12 @@ pub struct PartitionInspection {
 }
 
 impl ShardCore {
+    /// The node's life.
+    #[must_use]
+    pub fn instance(&self) -> NodeInstance {
+        self.me.instance
+    }
+
     /// The whole state in figures. `with_rows` also digests every row: linear in the data.
     #[must_use]
     pub fn inspect(&self, with_rows: bool) -> ShardInspection {
@@ -101,6 +111,29 @@ impl ShardCore {
             late_records: self.late_records,
             partitions,
         }
+    }
+}
+
+/// Rows by partition, table and key, each with its epoch and value.
+pub type RowsAt = BTreeMap<(PartitionId, TableId, Box<[u8]>), (Epoch, Box<[u8]>)>;
+
+impl ShardCore {
+    /// All rows as of a closed epoch whose versions are still kept: linear in the data.
+    #[must_use]
+    pub fn rows_at(&mut self, epoch: Epoch) -> RowsAt {
+        let mut rows = RowsAt::new();
+        for part in self.parts.iter_mut().flatten() {
+            let p = part.id;
+            for (id, table) in &mut part.tables {
+                let mut at = Some(Position::default());
+                while let Some(from) = at {
+                    at = table.rows.scan(epoch, from, |_, row| {
+                        rows.insert((p, *id, row.key().into()), (row.epoch(), row.value().into()));
+                    });
+                }
+            }
+        }
+        rows
     }
 }
 

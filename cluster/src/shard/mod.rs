@@ -12,6 +12,7 @@
 //! * [`takeover`]: transactions of dead coordinators, and outcome questions;
 //! * [`read`], [`scan`]: committed reads from any in-sync replica;
 //! * [`versions`]: how long older versions of rows are kept;
+//! * [`checkpoint`]: what a restart begins with, written from time to time;
 //! * [`restore`]: what a shard begins with after a restart;
 //! * [`redo`]: the redo log, what is durable;
 //! * [`enter`]: fences, views, leases, ticks;
@@ -19,6 +20,7 @@
 
 mod answers;
 mod apply;
+mod checkpoint;
 mod client;
 mod coordinate;
 mod decide;
@@ -58,10 +60,11 @@ use lockstep_proto::wire::data::Message;
 use lockstep_proto::wire::kind;
 use lockstep_storage::redo::LogIdentity;
 
-pub use inspect::{PartitionInspection, ShardInspection};
+pub use inspect::{PartitionInspection, RowsAt, ShardInspection};
 pub use restore::{Restored, RestoredPartition, RestoredShard, restore, restore_lane};
 
 use answers::Owed;
+use checkpoint::Checkpoints;
 use coordinate::CoordTx;
 use evaluate::Staged;
 use links::Links;
@@ -129,6 +132,7 @@ pub struct ShardCore {
     redo: Redo,
     leases: BTreeMap<NodeId, (NodeInstance, Instant)>,
     lease_waiting: Vec<(PartitionId, Owed)>,
+    checkpoints: Checkpoints,
     /// An invariant is broken: the process is ending.
     ended: bool,
     watermarks_due: Vec<PartitionId>,
@@ -177,6 +181,7 @@ impl ShardCore {
             reads: Reads::default(),
             leases: BTreeMap::new(),
             lease_waiting: Vec::new(),
+            checkpoints: Checkpoints::default(),
             ended: false,
             watermarks_due: Vec::new(),
             measuring: VecDeque::new(),
@@ -483,12 +488,12 @@ impl Process for ShardCore {
             }
             Input::Timeout => self.on_timeout(out),
             Input::Disk { lane: Lane::Redo, done } => self.on_redo_done(done, out),
+            Input::Disk { lane: Lane::Checkpoint, done } => self.on_checkpoint_done(done, out),
             Input::Measured { cpu_us, rss_bytes, .. } => {
                 self.on_measured(cpu_us, rss_bytes, out);
             }
             Input::DialFailed { .. }
             | Input::Stored { .. }
-            | Input::Disk { .. }
             | Input::Recovered { .. }
             | Input::Terminate => {}
         }
@@ -499,10 +504,12 @@ impl Process for ShardCore {
         self.now = self.now.max(now);
         self.send_due(out);
         self.settle_redo(out);
+        self.settle_checkpoint(out);
     }
 
     fn next_timeout(&self) -> Option<Instant> {
         let redial = self.links.redial.values().flatten().min().copied();
-        Some(redial.map_or(self.sweep_at, |at| at.min(self.sweep_at)))
+        let checkpoint = self.checkpoints.next_timeout(self.now);
+        [redial, checkpoint, Some(self.sweep_at)].into_iter().flatten().min()
     }
 }

@@ -16,7 +16,7 @@ use lockstep_proto::outcomes::Outcomes;
 use lockstep_proto::process::LinkId;
 use lockstep_proto::schema::{CATALOG, TableDef, catalog_def};
 use lockstep_proto::wire::op::OpList;
-use lockstep_storage::{Fragment, LockTable};
+use lockstep_storage::{Fragment, LockTable, Tombstones};
 
 use super::answers::Owed;
 use super::evaluate::Staged;
@@ -75,6 +75,16 @@ pub(super) struct PreparedTx {
     pub(super) record: Box<[u8]>,
 }
 
+/// A transaction that was prepared in an earlier epoch than it was decided in.
+pub(super) struct DecidedTx {
+    /// When it was prepared here.
+    pub(super) prepared: Epoch,
+    /// When it was decided.
+    pub(super) epoch: Epoch,
+    /// The `Prepare`.
+    pub(super) record: Box<[u8]>,
+}
+
 /// See the module text.
 pub(super) struct Partition {
     pub(super) id: PartitionId,
@@ -99,6 +109,15 @@ pub(super) struct Partition {
     /// (row tag, transaction) of every prepared write.
     pub(super) prepared_rows: BTreeSet<(u64, TxId)>,
     pub(super) outcomes: Outcomes,
+    /// Prepared transactions decided in an epoch that may not be closed yet: as of an earlier one
+    /// they are undecided.
+    pub(super) decided: VecDeque<DecidedTx>,
+    /// Rows deleted lately.
+    pub(super) deletes: Tombstones,
+    /// How many tables have been dropped here.
+    pub(super) tables_dropped: u64,
+    /// It has all rows: it is not being copied from another replica.
+    pub(super) whole: bool,
     /// Row tag to the newest record that changed the row and is not stable.
     pub(super) unstable: IdMap<u64, Seq>,
     pub(super) unstable_order: VecDeque<(Seq, u64)>,
@@ -141,6 +160,10 @@ impl Partition {
             prepared: BTreeMap::new(),
             prepared_rows: BTreeSet::new(),
             outcomes: Outcomes::default(),
+            decided: VecDeque::new(),
+            deletes: Tombstones::default(),
+            tables_dropped: 0,
+            whole: true,
             unstable: IdMap::default(),
             unstable_order: VecDeque::new(),
             owed: VecDeque::new(),

@@ -9,7 +9,7 @@
 //! while this node's disk has, or is about to have, everything before it: not while the node copies
 //! what it missed.
 
-use lockstep_proto::disk::{Completion, Lane};
+use lockstep_proto::disk::{Completion, FileName, Lane};
 use lockstep_proto::durability::{DiskReport, DiskState, Pulse};
 use lockstep_proto::ids::Epoch;
 use lockstep_proto::limits::{REDO_FLUSH, REDO_RETRY, REDO_STALL, REDO_WAITING_BYTES_MAX};
@@ -84,6 +84,22 @@ impl Redo {
         if let Some(log) = &mut self.log {
             log.writer.push(record);
         }
+    }
+
+    /// Checkpoints hold everything up to an epoch: names the segments that are not needed beside
+    /// them.
+    pub(super) fn remove_covered(&mut self, covered: Epoch) -> Vec<FileName> {
+        self.log.as_mut().map_or(Vec::new(), |log| log.writer.remove_covered(covered))
+    }
+
+    /// The highest epoch in the oldest segment that could go.
+    pub(super) fn oldest_finished(&self) -> Option<Epoch> {
+        self.log.as_ref().and_then(|log| log.writer.oldest_finished())
+    }
+
+    /// What is durable on all members.
+    pub(super) fn durable_everywhere(&self) -> Epoch {
+        self.pulse.durable
     }
 
     /// A view begins.

@@ -15,11 +15,11 @@ use lockstep_proto::outcomes::Outcome;
 use lockstep_proto::placement::key_hash;
 use lockstep_proto::record::{Record, RecordKind, Writes};
 use lockstep_proto::schema::{CATALOG, TableDef};
-use lockstep_storage::Fragment;
 use lockstep_storage::checkpoint::{CheckpointHeader, Items, StoredTable};
 use lockstep_storage::disk::{FaultKind, FileFault, FileName};
 use lockstep_storage::redo::Redone;
 use lockstep_storage::restore::{Files, Owner, Restoration, Source};
+use lockstep_storage::{Fragment, Tombstones};
 
 use super::ShardCore;
 use super::apply::catalog_table;
@@ -51,6 +51,14 @@ pub struct Restored {
     segments: BTreeMap<ShardId, Vec<SegmentName>>,
     /// Files to be removed.
     pub superfluous: Vec<FileName>,
+}
+
+impl RestoredShard {
+    /// As of when.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
 }
 
 impl Restored {
@@ -113,7 +121,7 @@ pub fn restore_lane(
         let restored = RestoredPartition {
             local_index: source.local_index,
             partition,
-            checkpoints: source.checkpoints.clone(),
+            checkpoints: restoration.checkpoints_of(source),
         };
         loaded.insert(source.partition, (after, restored));
     }
@@ -138,7 +146,9 @@ impl ShardCore {
     pub fn with_restored(mut self, restored: RestoredShard) -> Self {
         self.raise_epoch(restored.epoch.next());
         self.closed = self.closed.max(restored.epoch);
-        for RestoredPartition { partition, .. } in restored.partitions {
+        self.checkpoints.found_redo(restored.segments, restored.epoch);
+        for RestoredPartition { partition, checkpoints, .. } in restored.partitions {
+            self.checkpoints.found(partition.id, checkpoints);
             let bytes: usize = partition.tables.values().map(|table| table.rows.bytes()).sum();
             self.data_bytes += i64::try_from(bytes).unwrap_or(i64::MAX);
             let at = usize::from(partition.id.0);
@@ -204,6 +214,7 @@ fn load(source: &Source<'_>) -> Result<Partition, Box<FileFault>> {
             }
         }
     }
+    part.deletes = Tombstones::since(chain.epoch());
     part.name_tables().ok_or_else(|| fault(newest_name, "a catalog of other tables"))?;
     Ok(part)
 }
@@ -283,7 +294,10 @@ impl Partition {
             let hash = key_hash(write.key);
             match write.value {
                 Some(value) => table.rows.load(hash, write.key, value, epoch),
-                None => table.rows.unload(hash, write.key),
+                None => {
+                    self.deletes.push(epoch, write.table, write.key);
+                    table.rows.unload(hash, write.key)
+                }
             };
         }
     }

@@ -15,6 +15,8 @@ impl ShardCore {
     pub(super) fn free_versions(&mut self) {
         let horizon = self.horizon();
         for part in self.parts.iter_mut().flatten() {
+            let pinned = self.checkpoints.pinned(part.id).unwrap_or(horizon);
+            let horizon = horizon.min(pinned);
             part.tables.values_mut().for_each(|table| table.rows.free(horizon));
         }
     }

@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use lockstep_cluster::{ShardCore, ShardOptions};
+use lockstep_cluster::{LogIdentity, RestoredShard, ShardCore, ShardOptions};
+use lockstep_proto::disk::{Lane, Request};
 use lockstep_proto::ids::*;
 use lockstep_proto::key::encode_key;
 use lockstep_proto::placement::{key_hash, partition_of};
@@ -18,6 +19,7 @@ use lockstep_proto::wire::data::{Execute, Finish, Message};
 use lockstep_proto::wire::kind;
 use lockstep_proto::wire::op::{Op, OpFlags, OpKind, OpList};
 use lockstep_proto::wire::shard_control::ShardControl;
+use lockstep_storage::disk::SimulatedDisk;
 
 pub(crate) const PARTITIONS: u16 = 4;
 pub(crate) const TABLE: TableId = TableId(7);
@@ -33,7 +35,17 @@ pub(crate) struct Net {
     pub(crate) answers: Vec<Vec<u8>>,
     pub(crate) reports: Vec<(NodeId, ShardControl)>,
     pub(crate) now: Instant,
-    sequence: u64,
+    pub(crate) sequence: u64,
+    /// Of nodes that have one.
+    pub(crate) disks: BTreeMap<NodeId, Disk>,
+}
+
+/// What a node's disk has, and what it is asked to do.
+#[derive(Default)]
+#[allow(dead_code, reason = "not every test that includes this has disks")]
+pub(crate) struct Disk {
+    pub(crate) files: SimulatedDisk,
+    pub(crate) waiting: VecDeque<(Lane, Request)>,
 }
 
 pub(crate) fn instance(node: u16) -> NodeInstance {
@@ -163,6 +175,20 @@ pub(crate) fn creation(def: &TableDef) -> OpList {
 
 impl Net {
     pub(crate) fn new(view: &View) -> Self {
+        let mut net = Self::start(view, BTreeMap::new());
+        net.create_table();
+        net
+    }
+
+    pub(crate) fn create_table(&mut self) {
+        let create = creation(&table());
+        self.execute(1, &create);
+        self.run();
+        assert!(self.committed(), "the table must be there");
+    }
+
+    /// Nodes that begin with what is given here, on disks; those that are not named have none.
+    pub(crate) fn start(view: &View, mut begin: BTreeMap<NodeId, (Disk, RestoredShard)>) -> Self {
         let mut net = Self {
             nodes: BTreeMap::new(),
             peers: BTreeMap::new(),
@@ -174,6 +200,7 @@ impl Net {
             reports: Vec::new(),
             now: Instant(1_000_000_000),
             sequence: 0,
+            disks: BTreeMap::new(),
         };
         for member in &view.members {
             let options = ShardOptions {
@@ -182,11 +209,22 @@ impl Net {
                 shards: 1,
                 data_memory: 1 << 30,
                 wall_offset_ms: 1,
-                redo: None,
+                redo: begin.get(&member.instance.node).map(|(_, restored)| LogIdentity {
+                    cluster: view.cluster,
+                    node: member.instance.node,
+                    generation: view.restart_generation,
+                    shards: 1,
+                    base: restored.epoch(),
+                }),
                 canary: None,
             };
             let node = member.instance.node;
-            net.nodes.insert(node, (ShardCore::new(options), Outputs::new()));
+            let mut core = ShardCore::new(options);
+            if let Some((disk, restored)) = begin.remove(&node) {
+                net.disks.insert(node, disk);
+                core = core.with_restored(restored);
+            }
+            net.nodes.insert(node, (core, Outputs::with_marks()));
             let link = net.nodes.get_mut(&node).unwrap().1.open_link();
             net.control.insert(node, link);
             net.input(node, Input::LinkUp { link, peer: Peer::Control(member.instance) });
@@ -196,10 +234,6 @@ impl Net {
         }
         net.enter(view);
         net.lease(view);
-        let create = creation(&table());
-        net.execute(1, &create);
-        net.run();
-        assert!(net.committed(), "the table must be there");
         net
     }
 
@@ -225,6 +259,10 @@ impl Net {
                     self.connect(node, peer.node, shard);
                 }
                 Effect::Log { text, .. } => panic!("{node}: {text}"),
+                Effect::Disk { lane, request } => {
+                    let disk = self.disks.get_mut(&node).expect("only a node on a disk asks");
+                    disk.waiting.push_back((lane, request));
+                }
                 Effect::Exit(exit) => panic!("{node}: {}", exit.reason),
                 _ => {}
             }
@@ -249,9 +287,10 @@ impl Net {
         let there = self.nodes.get_mut(&to).unwrap().1.open_link();
         self.peers.insert((Some(from), here), (Some(to), there));
         self.peers.insert((Some(to), there), (Some(from), here));
-        let at = |n: NodeId| NodeInstance { node: n, incarnation: Incarnation(1) };
-        self.input(from, Input::LinkUp { link: here, peer: Peer::Shard(at(to), shard) });
-        self.input(to, Input::LinkUp { link: there, peer: Peer::Shard(at(from), ShardId(0)) });
+        let at = |n: NodeId| self.nodes[&n].0.instance();
+        let (from_at, to_at) = (at(from), at(to));
+        self.input(from, Input::LinkUp { link: here, peer: Peer::Shard(to_at, shard) });
+        self.input(to, Input::LinkUp { link: there, peer: Peer::Shard(from_at, ShardId(0)) });
     }
 
     pub(crate) fn tell(&mut self, node: NodeId, message: &ShardControl) {

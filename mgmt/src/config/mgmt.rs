@@ -42,6 +42,11 @@ pub const MGMT_KEYS: &[Key] = &[
         is: "how long an open transaction may be idle",
         example: "\"10s\"",
     },
+    Key {
+        name: "cluster.checkpoint_interval",
+        is: "how often changed partitions are written to checkpoints",
+        example: "\"30s\"",
+    },
     Key { name: "cluster.data_memory", is: "how much data a node may hold", example: "\"8GiB\"" },
     Key {
         name: "cluster.peer_death",
@@ -149,6 +154,11 @@ fn read_cluster(settings: &Settings) -> Result<ClusterConfig, ConfigError> {
         transaction_idle_ms: millis(
             "cluster.transaction_idle",
             default.transaction_idle_ms,
+            86_400_000,
+        )?,
+        checkpoint_interval_ms: millis(
+            "cluster.checkpoint_interval",
+            default.checkpoint_interval_ms,
             86_400_000,
         )?,
         drift_ppm: default.drift_ppm,

@@ -109,6 +109,9 @@ pub struct RunMgmtArgs {
     /// How long an open transaction may be idle before it is aborted
     #[arg(long, value_name = "TIME")]
     pub transaction_idle: Option<String>,
+    /// How often each partition that has changed is written to a checkpoint
+    #[arg(long, value_name = "TIME")]
+    pub checkpoint_interval: Option<String>,
     /// How much data a node may hold
     #[arg(long, value_name = "SIZE")]
     pub data_memory: Option<String>,
@@ -178,6 +181,7 @@ impl RunMgmtArgs {
             .one("cluster.suspicion", "--suspicion", &self.suspicion)
             .one("cluster.tick", "--tick", &self.tick)
             .one("cluster.transaction_idle", "--transaction-idle", &self.transaction_idle)
+            .one("cluster.checkpoint_interval", "--checkpoint-interval", &self.checkpoint_interval)
             .one("cluster.data_memory", "--data-memory", &self.data_memory)
             .one("cluster.peer_death", "--peer-death", &self.peer_death)
             .take()
@@ -247,6 +251,7 @@ mod tests {
             suspicion: text(),
             tick: text(),
             transaction_idle: text(),
+            checkpoint_interval: text(),
             data_memory: text(),
             peer_death: text(),
         };

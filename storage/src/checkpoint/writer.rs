@@ -8,7 +8,8 @@
 //!
 //! ```text
 //!  Writing ──(finish; all written, synced, renamed, directory synced)──► Done
-//!     └──────(any failure)──► Failed: the partial file is removed, the older checkpoints stay
+//!     ├──────(any failure)──► Failed: the partial file is removed, the older checkpoints stay
+//!     └──────(abandon)──────► Abandoned: likewise
 //! ```
 //! Invariant: the final name is given to a file only after all its bytes are synced.
 
@@ -37,6 +38,8 @@ pub enum CheckpointState {
     /// It will not be; the disk may have a partial file, which is to be removed by the request that
     /// follows.
     Failed(Broken),
+    /// It was given up; the request that follows removes the partial file.
+    Abandoned,
 }
 
 /// See the module text.
@@ -53,7 +56,6 @@ pub struct CheckpointWriter {
     end: u64,
     finished: bool,
     waits: bool,
-    removing: bool,
     state: CheckpointState,
 }
 
@@ -78,7 +80,6 @@ impl CheckpointWriter {
             end,
             finished: false,
             waits: false,
-            removing: false,
             state: CheckpointState::Writing,
         }
     }
@@ -100,6 +101,18 @@ impl CheckpointWriter {
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.waiting.len() < BLOCKS_WAITING_MAX
+    }
+
+    /// Whether it has been given everything, or wants nothing any more.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// Whether nothing is out and nothing waits.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        !self.waits && self.waiting.is_empty()
     }
 
     /// How far it is.
@@ -175,6 +188,22 @@ impl CheckpointWriter {
         ]);
     }
 
+    /// Gives it up, unless it has been given everything.
+    pub fn abandon(&mut self) {
+        if self.state == CheckpointState::Writing && !self.finished {
+            self.remove(CheckpointState::Abandoned);
+        }
+    }
+
+    /// Ends in `state`, after the partial file is removed.
+    fn remove(&mut self, state: CheckpointState) {
+        self.state = state;
+        self.open = None;
+        self.waiting.clear();
+        self.waiting.push_back(Op::Remove(FileName::Partial(self.header.name)));
+        self.finished = true;
+    }
+
     /// The next thing to do, unless something is being done or nothing is to be.
     pub fn next_request(&mut self) -> Option<Request> {
         if self.waits || self.waiting.is_empty() {
@@ -187,17 +216,13 @@ impl CheckpointWriter {
     /// A request was executed, or a part of it.
     pub fn on_done(&mut self, done: Completion) {
         assert!(std::mem::take(&mut self.waits), "an answer to nothing");
-        if std::mem::take(&mut self.removing) {
-            // If it cannot be removed now, the next start or the next attempt does it.
+        if self.state != CheckpointState::Writing {
+            // If the file cannot be removed now, the next start or the next attempt does it.
             return;
         }
         if let Some((at, error)) = done.failed {
             let file = done.ops[at].file();
-            self.state = CheckpointState::Failed(Broken { file, error });
-            self.open = None;
-            self.waiting.clear();
-            self.waiting.push_back(Op::Remove(FileName::Partial(self.header.name)));
-            (self.removing, self.finished) = (true, true);
+            self.remove(CheckpointState::Failed(Broken { file, error }));
             return;
         }
         if matches!(done.ops.last(), Some(Op::SyncDirectory(_))) {
@@ -250,7 +275,7 @@ impl CheckpointWriter {
     /// Ends the block being filled.
     fn seal(&mut self) {
         let Some((header, mut bytes)) = self.open.take() else { return };
-        if self.finished && self.state != CheckpointState::Writing {
+        if self.state != CheckpointState::Writing {
             return;
         }
         header.put(&mut bytes);

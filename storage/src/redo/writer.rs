@@ -232,6 +232,13 @@ impl RedoWriter {
         removed
     }
 
+    /// The highest epoch in the oldest segment that has been written to its end: checkpoints of
+    /// that epoch would let it go.
+    #[must_use]
+    pub fn oldest_finished(&self) -> Option<Epoch> {
+        self.finished.front().map(|(_, epoch_max)| *epoch_max)
+    }
+
     /// The highest epoch that is on this disk with everything before it.
     #[must_use]
     pub fn durable(&self) -> Epoch {
