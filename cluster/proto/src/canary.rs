@@ -37,6 +37,12 @@ pub enum Canary {
     SkipLeaseWait,
     /// The driver reads the clock before the bytes it handles under it.
     ClockBeforeSocket,
+    /// A joiner counts before it has its rows.
+    JoinerVotes,
+    /// A copy begins before its joiner is in the stream of the log.
+    CopyBeforeStream,
+    /// A copy comes without the undecided prepares.
+    CopyWithoutPrepares,
 }
 
 impl Canary {
@@ -58,6 +64,9 @@ impl Canary {
         Self::DropPrepareAtExpiry,
         Self::SkipLeaseWait,
         Self::ClockBeforeSocket,
+        Self::JoinerVotes,
+        Self::CopyBeforeStream,
+        Self::CopyWithoutPrepares,
     ];
 
     /// The name on the command line and in reports.
@@ -80,6 +89,9 @@ impl Canary {
             Self::DropPrepareAtExpiry => "drop_prepare_at_expiry",
             Self::SkipLeaseWait => "skip_lease_wait",
             Self::ClockBeforeSocket => "clock_before_socket",
+            Self::JoinerVotes => "joiner_votes",
+            Self::CopyBeforeStream => "copy_before_stream",
+            Self::CopyWithoutPrepares => "copy_without_prepares",
         }
     }
 }

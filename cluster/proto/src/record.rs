@@ -251,6 +251,13 @@ pub fn epoch(record: &[u8]) -> Option<Epoch> {
     Some(Epoch(u64::from_le_bytes(*bytes)))
 }
 
+/// The view in a record's header, without looking at the rest.
+#[must_use]
+pub fn view(record: &[u8]) -> Option<ViewNumber> {
+    let bytes = record.get(8..16)?.first_chunk::<8>()?;
+    Some(ViewNumber(u64::from_le_bytes(*bytes)))
+}
+
 /// Builds one record in a buffer of its own, which becomes the log's.
 pub struct RecordBuilder {
     bytes: Vec<u8>,

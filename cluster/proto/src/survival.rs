@@ -18,7 +18,7 @@ use std::fmt;
 
 use crate::canary::Canary;
 use crate::ids::{GroupId, NodeInstance};
-use crate::view::View;
+use crate::view::{Standing, View};
 
 /// What the rules need to know of a view or proposal: who counts, and what must not be lost.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -81,7 +81,7 @@ impl Counted {
         let members = view
             .members
             .iter()
-            .filter(|m| in_sync(m.instance.node, m.group))
+            .filter(|m| m.standing == Standing::InSync && in_sync(m.instance.node, m.group))
             .map(|m| (m.instance, m.group))
             .collect();
         Self { members, owners }

@@ -9,7 +9,8 @@
 //! for ever: they may be gone themselves).
 //!
 //! Known dead means: the death-watch link ended with FIN, which only the kernel of a dead process
-//! sends, *and* a new dial was refused or met a later incarnation.
+//! sends, *and* a new dial was refused or met a later incarnation; or a later life of the node has
+//! said that it is back.
 //!
 //! Invariant: suspicion is opinion; nothing here makes anybody act without the agreement. Only
 //! [`Suspicion::is_known_dead`] is fact.
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use crate::ids::{GroupId, NodeId, NodeInstance};
 use crate::time::Instant;
-use crate::view::View;
+use crate::view::{Standing, View};
 
 /// How sure we are that a peer's process is dead.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,6 +38,7 @@ struct PeerState {
     instance: NodeInstance,
     seniority: u64,
     group: GroupId,
+    in_sync: bool,
     heard: Instant,
     evidence: Evidence,
     /// Its shard links are dead although heartbeats may pass.
@@ -76,6 +78,7 @@ pub struct Suspicion {
     me: NodeInstance,
     my_seniority: u64,
     my_group: GroupId,
+    in_sync: bool,
     silence: Duration,
     peers: Vec<PeerState>,
     /// Nobody is silent before this: the node itself was stalled.
@@ -91,6 +94,7 @@ impl Suspicion {
             me,
             my_seniority: 0,
             my_group: GroupId::default(),
+            in_sync: false,
             silence: view.config.suspicion(),
             peers: Vec::new(),
             grace_until: now,
@@ -108,6 +112,7 @@ impl Suspicion {
             if member.instance == self.me {
                 self.my_seniority = member.seniority;
                 self.my_group = member.group;
+                self.in_sync = member.standing == Standing::InSync;
                 continue;
             }
             let known = before.iter().position(|p| p.instance == member.instance);
@@ -119,6 +124,7 @@ impl Suspicion {
                 instance: member.instance,
                 seniority: member.seniority,
                 group: member.group,
+                in_sync: member.standing == Standing::InSync,
                 heard,
                 evidence,
                 links_dead: false,
@@ -190,6 +196,12 @@ impl Suspicion {
     #[must_use]
     pub fn wants_proof(&self, peer: NodeInstance) -> bool {
         self.peer(peer).is_some_and(|p| p.evidence == Evidence::WatchEnded)
+    }
+
+    /// A later life of the node `peer` has come: this one is dead. Returns whether that is news.
+    pub fn succeeded(&mut self, peer: NodeInstance) -> bool {
+        let news = self.peer_mut(peer).filter(|p| p.evidence != Evidence::Dead);
+        news.map(|peer| peer.evidence = Evidence::Dead).is_some()
     }
 
     /// A shard says that its links to `peer` stay dead.
@@ -341,8 +353,10 @@ impl Suspicion {
             };
             let age = |node: &Option<&PeerState>| node.map_or(self.my_seniority, |p| p.seniority);
             let group = |node: &Option<&PeerState>| node.map_or(self.my_group, |p| p.group);
+            let in_sync = |node: &Option<&PeerState>| node.map_or(self.in_sync, |p| p.in_sync);
             let is_last = |node: &Option<&PeerState>| {
-                left.iter().filter(|other| group(other) == group(node)).count() == 1
+                let mates = left.iter().filter(|other| group(other) == group(node));
+                in_sync(node) && mates.filter(|other| in_sync(other)).count() == 1
             };
             let worst = (0..left.len()).max_by_key(|at| {
                 let (node, pairs) = (&left[*at], broken(&left[*at]));

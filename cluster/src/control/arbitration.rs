@@ -140,6 +140,7 @@ impl ControlCore {
             | ControlMessage::NewView { .. }
             | ControlMessage::SideLost { .. }
             | ControlMessage::LeaveRequest
+            | ControlMessage::Joining { .. }
             | ControlMessage::AskArbitrator { .. }
             | ControlMessage::RegisterView { .. }
             | ControlMessage::Report { .. }

@@ -1,4 +1,4 @@
-//! The epoch clock's messages. The most senior member of the view ticks, whatever anybody suspects:
+//! The epoch clock's messages. The most senior member in sync ticks, whatever anybody suspects:
 //! within one view only one node can seal.
 
 use lockstep_proto::canary::Canary;
@@ -16,8 +16,8 @@ use super::state::State;
 impl ControlCore {
     /// Who sends the ticks of this view.
     pub(super) fn ticking_member(&self) -> NodeInstance {
-        let eldest = self.view.members.iter().min_by_key(|m| m.seniority);
-        eldest.expect("a view has members").instance
+        let eldest = self.view.in_sync().min_by_key(|m| m.seniority);
+        eldest.map_or(self.me, |member| member.instance)
     }
 
     /// With the canary, reports count in the next view too.

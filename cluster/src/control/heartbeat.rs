@@ -153,13 +153,7 @@ impl ControlCore {
             DialError::Refused | DialError::LaterIncarnation => {
                 if self.suspicion.dial_refused(node) {
                     out.mark("known_dead_by_fin");
-                    out.log(LogLevel::Info, format!("the process of {node} is known to be dead"));
-                    if self.leases.holds(node, now) {
-                        self.died_in_time.push(node);
-                    } else {
-                        out.mark("known_dead_too_late");
-                    }
-                    self.on_known_dead(now, out);
+                    self.note_death(now, node, out);
                 } else if self.view.config.peer_death_by_fin {
                     self.suspicion.never_came(node, now);
                 }
@@ -167,7 +161,14 @@ impl ControlCore {
         }
     }
 
-    fn on_known_dead(&mut self, now: Instant, out: &mut Outputs) {
+    /// The process of a member is known to be dead, since just now.
+    pub(super) fn note_death(&mut self, now: Instant, node: NodeInstance, out: &mut Outputs) {
+        out.log(LogLevel::Info, format!("the process of {node} is known to be dead"));
+        if self.leases.holds(node, now) {
+            self.died_in_time.push(node);
+        } else {
+            out.mark("known_dead_too_late");
+        }
         self.reconsider(now, out);
         self.advance(now, out);
     }

@@ -129,7 +129,7 @@ impl ControlCore {
     fn is_last_of_group(&mut self, now: Instant) -> bool {
         let gone = self.suspicion.gone(now);
         let group = self.view.member(self.me.node).map(|m| m.group);
-        let mut mates = self.view.members.iter().filter(|m| Some(m.group) == group);
+        let mut mates = self.view.in_sync().filter(|m| Some(m.group) == group);
         !mates.any(|m| m.instance != self.me && !gone.iter().any(|(node, _)| *node == m.instance))
     }
 
@@ -151,7 +151,8 @@ impl ControlCore {
         self.retire(out);
         let failed = self.view.members.iter().map(|m| m.instance).collect();
         let proposal = self.book.highest();
-        self.tell_shards(&ShardControl::Fence { proposal, failed }, out);
+        let moving = Vec::new();
+        self.tell_shards(&ShardControl::Fence { proposal, failed, moving }, out);
         self.proposing = None;
         let exit = Exit { code: exit_code::LOST, reason: text };
         self.stopping = Some(Stopping { at: now + STOP_AFTER, exit });

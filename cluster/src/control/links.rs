@@ -31,6 +31,8 @@ const LINKS_MAX: usize = 8 * NODES_MAX;
 pub(super) struct Links {
     me: NodeInstance,
     by_link: BTreeMap<LinkId, Peer>,
+    /// Links to those who are no members, in the order they came in.
+    strangers: Vec<(LinkId, Peer)>,
     shards: BTreeMap<ShardId, LinkId>,
     peers: Vec<PeerLinks>,
     mgmt: Vec<MgmtLink>,
@@ -117,6 +119,7 @@ impl Links {
         let mut links = Self {
             me,
             by_link: BTreeMap::new(),
+            strangers: Vec::new(),
             shards: BTreeMap::new(),
             peers: Vec::new(),
             mgmt: Vec::new(),
@@ -143,16 +146,26 @@ impl Links {
             let peer = known.map(|at| before.swap_remove(at)).unwrap_or_else(|| {
                 let dials = self.me.node < member.instance.node;
                 let route = if dials { Route::down(now) } else { Route::Awaited };
+                // A member that comes back may know of its view first, and dial.
+                let here = |peer| {
+                    let link = self.strangers.iter().rfind(|(_, stranger)| *stranger == peer);
+                    link.map_or(route, |(link, _)| Route::Up(*link))
+                };
                 PeerLinks {
                     instance: member.instance,
                     addr: member.addr.clone(),
-                    control: route,
-                    watch: route,
+                    control: here(Peer::Control(member.instance)),
+                    watch: here(Peer::Watch(member.instance)),
                     told_view: None,
                 }
             });
             self.peers.push(PeerLinks { told_view: None, ..peer });
         }
+        let is_member = |peer: &Peer| match peer {
+            Peer::Control(node) | Peer::Watch(node) => view.contains(*node),
+            _ => true,
+        };
+        self.strangers.retain(|(_, peer)| !is_member(peer));
         for arbitrator in view.arbitrator.iter().chain(&view.arbitrators_possible) {
             let (id, addr) = id_and_addr(arbitrator);
             self.want_mgmt(id, addr.to_owned(), now);
@@ -188,6 +201,11 @@ impl Links {
             out.effect(Effect::Close { link, why: "not wanted by a control core" });
             return false;
         }
+        if let Peer::Control(node) | Peer::Watch(node) = peer
+            && self.peer_mut(node).is_none()
+        {
+            self.strangers.push((link, peer));
+        }
         let older = match peer {
             Peer::Shard(_, shard) => self.shards.insert(shard, link),
             Peer::Control(node) => self.peer_mut(node).and_then(|p| p.control.came_up(link)),
@@ -208,6 +226,7 @@ impl Links {
     /// Forgets a link; returns whose it was, if it was the one in use or a stranger's.
     pub(super) fn down(&mut self, link: LinkId, now: Instant) -> Option<Peer> {
         let peer = self.by_link.remove(&link)?;
+        self.strangers.retain(|(stranger, _)| *stranger != link);
         let me = self.me;
         let lost = |route: &mut Route, dials: bool| {
             let used = route.link() == Some(link);

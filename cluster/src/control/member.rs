@@ -75,7 +75,8 @@ impl ControlCore {
     fn is_sane(&self, change: &ViewChange) -> bool {
         change.failed.iter().all(|node| self.view.contains(*node))
             && change.leaving.iter().all(|node| change.failed.contains(node))
-            && change.failed.len() < self.view.members.len()
+            && self.view.in_sync().any(|member| !change.failed.contains(&member.instance))
+            && self.brings_back_sanely(change)
     }
 
     /// Fences what the proposal drops; the answer follows when all shards have.
@@ -107,8 +108,9 @@ impl ControlCore {
         };
         self.state.transition(State::Fencing);
         let waiting = self.shard_ids().collect();
+        let moving = self.moving_from_here(&change);
         self.gathering = Some(Gathering { proposal, change, waiting, ends: Vec::new() });
-        self.tell_shards(&ShardControl::Fence { proposal, failed }, out);
+        self.tell_shards(&ShardControl::Fence { proposal, failed, moving }, out);
         if self.shards.is_empty() {
             self.finish_answer(now, out);
         }
@@ -254,6 +256,7 @@ impl ControlCore {
         self.leases.retain_givers(|node| view.contains(node));
         self.died_in_time.retain(|node| view.contains(*node));
         self.enter_epochs(now);
+        self.enter_returns(now, out);
         let number = self.view.number;
         let names: Vec<String> = self.view.members.iter().map(|m| m.instance.to_string()).collect();
         out.log(LogLevel::Info, format!("entering view {number}: {}", names.join(" ")));
@@ -270,7 +273,9 @@ impl ControlCore {
     fn announce(&mut self, view: &View, out: &mut Outputs) {
         out.mark("view_announced");
         let message = ControlMessage::NewView { view: Box::new(view.clone()) };
-        for member in self.view.members.iter().filter(|m| m.instance != self.me) {
+        let come = view.members.iter().filter(|m| !self.view.contains(m.instance));
+        let all = self.view.members.iter().chain(come).filter(|m| m.instance != self.me);
+        for member in all {
             for link in self.links.links_to(member.instance) {
                 send_on(link, &message, out);
             }

@@ -8,6 +8,7 @@
 //! * [`president`]: making proposals and the view that follows;
 //! * [`arbitration`]: asking the arbitrator, replacing it, registering views;
 //! * [`disk`]: what is durable, hurried and slow ticks, disks that fail;
+//! * [`returns`]: members that come back: admitted, attached, promoted, leading again;
 //! * [`epochs`]: ticks, reports, seals;
 //! * [`shards`]: fan-out to the shards, pings;
 //! * [`leave`]: SIGTERM and every other way to end.
@@ -27,6 +28,7 @@ mod leave;
 mod links;
 mod member;
 mod president;
+mod returns;
 mod shards;
 mod state;
 
@@ -52,6 +54,7 @@ use self::leave::{Leave, Stopping};
 use self::links::Links;
 use self::member::{Gathering, Pending};
 use self::president::Proposing;
+use self::returns::Returns;
 use self::shards::ShardState;
 use self::state::State;
 
@@ -93,6 +96,7 @@ pub struct ControlCore {
     book: AnswerBook,
     gathering: Option<Gathering>,
     proposing: Option<Proposing>,
+    returns: Returns,
     /// The highest attempt of others for the next view, told by a member that answered it.
     number_told: ViewNumber,
     /// A new arbitrator did not register: none is tried before this.
@@ -166,6 +170,7 @@ impl ControlCore {
             book: AnswerBook::default(),
             gathering: None,
             proposing: None,
+            returns: Returns::default(),
             number_told: ViewNumber(0),
             arbitrator_barred_until: start,
             pending: None,
@@ -282,6 +287,9 @@ impl ControlCore {
         if let ControlMessage::NewView { view } = message {
             return self.on_new_view(from, *view, out);
         }
+        if let ControlMessage::Returned(returned) = message {
+            return self.on_returned(now, link, from, *returned, out);
+        }
         if !self.view.contains(from) {
             return self.tell_stranger(now, link, &message, out);
         }
@@ -320,6 +328,9 @@ impl ControlCore {
                 self.on_side_lost(now, from, proposal, text, out);
             }
             ControlMessage::LeaveRequest => self.on_leave_request(now, from, out),
+            ControlMessage::Joining { view, stage } => {
+                self.on_joining(now, from, view, stage, out);
+            }
             ControlMessage::NewView { .. }
             | ControlMessage::AskArbitrator { .. }
             | ControlMessage::RegisterView { .. }
@@ -372,6 +383,7 @@ impl ControlCore {
         self.prove_deaths(out);
         self.links.dial_due(now, out);
         self.repeat_proposal(now, out);
+        self.tell_joining(out);
         self.repeat_arbitration(now, out);
         self.register_view(now, out);
         self.go_on_leaving(now, out);

@@ -59,7 +59,7 @@ impl ControlCore {
         }
         let gone = self.suspicion.gone(now);
         let is_gone = |node: NodeInstance| gone.iter().any(|(g, _)| *g == node);
-        let there = self.view.members.iter().filter(|m| !is_gone(m.instance));
+        let there = self.view.in_sync().filter(|m| !is_gone(m.instance));
         let president = there.min_by_key(|m| m.seniority).map(|m| m.instance);
         if president != Some(self.me) {
             self.timers.settled = None;
@@ -68,7 +68,7 @@ impl ControlCore {
         if !self.has_settled(&gone, now) {
             return;
         }
-        let change = self.change_for(&gone, now);
+        let mut change = self.change_for(&gone, now);
         let half_done = !self.book.is_empty() && self.proposing.is_none();
         let covered = self.proposing.as_ref().is_some_and(|proposing| {
             let failed = &proposing.collection.change().failed;
@@ -77,7 +77,9 @@ impl ControlCore {
         let other_arbitrator =
             self.proposing.is_none() && change.arbitrator != self.view.arbitrator;
         let wanted = !change.failed.is_empty() && !covered;
-        if wanted || half_done || other_arbitrator {
+        let quiet = self.proposing.is_none() && !half_done && change.failed.is_empty();
+        let returns = quiet && self.draft_returns(now, &mut change, out);
+        if wanted || half_done || other_arbitrator || returns {
             self.mark_reasons(&gone, out);
             self.propose(now, change, out);
         }
@@ -111,7 +113,7 @@ impl ControlCore {
         for (node, _) in gone.iter().filter(|(_, reason)| *reason == Reason::Leaving) {
             let stays = |other: NodeInstance| other != *node && !failed.contains(&other);
             let group = self.view.member(node.node).map(|m| m.group);
-            let mut mates = self.view.members.iter().filter(|m| Some(m.group) == group);
+            let mut mates = self.view.in_sync().filter(|m| Some(m.group) == group);
             if mates.any(|m| stays(m.instance)) {
                 failed.push(*node);
             }
@@ -126,7 +128,7 @@ impl ControlCore {
     }
 
     fn mark_reasons(&self, gone: &Gone, out: &mut Outputs) {
-        let eldest = self.view.members.iter().min_by_key(|m| m.seniority).map(|m| m.instance);
+        let eldest = self.view.in_sync().min_by_key(|m| m.seniority).map(|m| m.instance);
         if eldest != Some(self.me) {
             out.mark("president_takeover");
         }
@@ -183,6 +185,13 @@ impl ControlCore {
         self.send_proposal(out);
         let late = now.since(proposing.since) > ANSWER_WITHIN;
         if matches!(proposing.phase, Phase::Collecting) && late {
+            if !proposing.collection.change().moved.is_empty() {
+                // Whoever leads them cannot make its log stable: that is for others to find out.
+                out.mark("moves_given_up");
+                let mut change = proposing.collection.change().clone();
+                change.moved.clear();
+                return self.propose(now, change, out);
+            }
             let members = proposing.collection.members();
             let silent = |node: &&NodeInstance| !proposing.collection.has_answered(**node);
             let stuck: Vec<NodeInstance> =

@@ -4,6 +4,7 @@ use lockstep_proto::ids::{Epoch, ShardId, ViewNumber};
 use lockstep_proto::process::{Exit, Outputs};
 use lockstep_proto::time::Instant;
 use lockstep_proto::wire::codec::frame_cold;
+use lockstep_proto::wire::control::JoinStage;
 use lockstep_proto::wire::kind;
 use lockstep_proto::wire::shard_control::ShardControl;
 
@@ -20,6 +21,8 @@ pub(super) struct ShardState {
     ping: Option<(u64, Instant)>,
     /// Nothing is open any more after `Drain`.
     pub(super) drained: bool,
+    /// How far its partitions have come in a view in which the node is not in sync.
+    pub(super) joined: Option<(ViewNumber, JoinStage)>,
 }
 
 impl ControlCore {
@@ -77,6 +80,9 @@ impl ControlCore {
             ShardControl::Leave { again } => {
                 self.leaves_again = again;
                 self.on_terminate(now, out);
+            }
+            ShardControl::Joined { view, stage } => {
+                self.on_shard_joined(shard, (view, stage), out);
             }
             ShardControl::Drained => self.on_drained(now, shard, out),
             ShardControl::Fence { .. }

@@ -49,6 +49,10 @@ impl ShardCore {
         let (p, steps) = (tx.parts[0].partition, tx.parts[0].steps);
         let (low, link, request) = (tx.low, tx.link, tx.request);
         let results = tx.merged_results().unwrap_or_default();
+        if !self.leads(p) {
+            self.abort(id, Code::ViewChanged, None, out);
+            return;
+        }
         let part = self.part_mut(p);
         let intact = part.open.get(&id).is_some_and(|open| open.steps == steps);
         let known = part.prepared.contains_key(&id) || part.outcomes.check(id, closed).is_err();

@@ -5,17 +5,21 @@ use std::sync::Arc;
 
 use lockstep_proto::canary::Canary;
 use lockstep_proto::durability::Pulse;
-use lockstep_proto::ids::{Epoch, NodeInstance, PartitionId, Seq, ShardAddr, ShardId, TxId};
+use lockstep_proto::ids::{
+    Epoch, NodeId, NodeInstance, PartitionId, Seq, ShardAddr, ShardId, TxId,
+};
 use lockstep_proto::placement::key_hash;
 use lockstep_proto::process::{Effect, LinkId, Outputs};
 use lockstep_proto::time::Instant;
-use lockstep_proto::view::View;
+use lockstep_proto::view::{Standing, View};
 use lockstep_proto::wire::codec;
 use lockstep_proto::wire::kind;
-use lockstep_proto::wire::shard_control::{ProposalId, ShardControl};
+use lockstep_proto::wire::shard_control::ShardControl;
 use lockstep_storage::{LockTable, Mode};
 
 use super::ShardCore;
+use super::donor::Kept;
+use super::join::Join;
 use super::partition::{Backup, Partition};
 
 impl ShardCore {
@@ -25,7 +29,9 @@ impl ShardCore {
             return;
         };
         match message {
-            ShardControl::Fence { proposal, failed } => self.on_fence(proposal, failed, out),
+            ShardControl::Fence { proposal, failed, moving } => {
+                self.on_fence(proposal, failed, &moving, out);
+            }
             ShardControl::Enter { view } => self.on_enter(*view, out),
             ShardControl::Leases { deadlines } => self.on_leases(&deadlines, out),
             ShardControl::Tick { epoch, closed, pulse } => {
@@ -40,6 +46,7 @@ impl ShardCore {
             | ShardControl::Pong { .. }
             | ShardControl::Suspect { .. }
             | ShardControl::Leave { .. }
+            | ShardControl::Joined { .. }
             | ShardControl::Drained => {
                 self.broken("control sent a report".to_owned(), out);
             }
@@ -50,13 +57,6 @@ impl ShardCore {
         if let Some(buffer) = self.links.control.and_then(|link| out.buffer(link)) {
             codec::frame_cold(buffer, kind::SHARD_CONTROL, message);
         }
-    }
-
-    /// Refuses everything from the failed from now on; what needs nobody of them goes on.
-    fn on_fence(&mut self, proposal: ProposalId, failed: Vec<NodeInstance>, out: &mut Outputs) {
-        self.fenced = failed;
-        let ends = self.parts.iter().flatten().map(|part| (part.id, part.end)).collect();
-        self.report(&ShardControl::Fenced { proposal, ends }, out);
     }
 
     fn on_leases(&mut self, deadlines: &[(NodeInstance, u64)], out: &mut Outputs) {
@@ -143,13 +143,15 @@ impl ShardCore {
         let view = Arc::new(view);
         self.view = Some(Arc::clone(&view));
         self.fenced.clear();
+        self.fence.enter();
         self.reported = Epoch(0);
         self.redo.enter(&view, self.me.instance.node);
         self.takeovers.clear();
         self.parts.resize_with(view.placements.len(), || None);
         for p in view.partitions() {
-            self.take_role(p, &view);
+            self.take_role(p, &view, out);
         }
+        self.enter_donor();
         self.mend_links(&view, out);
         let me = self.me;
         self.drop_open_of(|coordinator| coordinator != me, out);
@@ -165,17 +167,19 @@ impl ShardCore {
             self.wound_anew(p, out);
         }
         self.address_participants_anew();
+        self.fence.forget_stopped();
         self.resume_coordination(|part| part.moved || part.at != me, out);
         self.resolve_orphans(|_| true, out);
         self.retry_lease_waiting(out);
         let number = self.view_number;
         self.report(&ShardControl::Entered { view: number }, out);
+        self.report_joined(out);
         self.push_view(out);
         self.replay_held(out);
     }
 
     /// This shard's part in one partition under the view.
-    fn take_role(&mut self, p: PartitionId, view: &View) {
+    fn take_role(&mut self, p: PartitionId, view: &View, out: &mut Outputs) {
         let node = self.me.instance.node;
         let slot = &mut self.parts[usize::from(p.0)];
         if view.shard_of(p, node) != Some(self.me) {
@@ -183,17 +187,36 @@ impl ShardCore {
             return;
         }
         let Some(placement) = view.placement(p) else { return };
+        let joins = placement.joining.contains(&node);
+        let recovered = if slot.is_some() { self.recovered } else { Epoch(0) };
         let part = slot.get_or_insert_with(|| Box::new(Partition::new(p)));
-        let others = || placement.replicas.iter().filter(|replica| **replica != node);
-        part.replicas = placement.replicas.len();
-        part.peers = others().filter_map(|n| view.member(*n)).map(|m| m.instance).collect();
+        if joins && part.join.is_none() {
+            part.join = Some(Join::new(recovered, part.digest));
+        }
+        let counts = |n: &NodeId| view.member(*n).is_some_and(|m| m.standing != Standing::Copying);
+        let all = placement.replicas.iter().chain(&placement.joining);
+        let others = all.filter(|replica| **replica != node);
+        let counting = others.clone().filter(|n| counts(n)).filter_map(|n| view.member(*n));
+        part.peers = counting.map(|m| m.instance).collect();
+        part.replicas = part.peers.len() + 1;
         let led = part.leads;
         part.leads = placement.primary == node;
-        part.backups.clear();
+        let before = std::mem::take(&mut part.backups);
         if part.leads {
-            let backups = others().filter_map(|n| view.shard_of(p, *n));
-            let backup = |addr| Backup { addr, acked: Seq(0), stream: None };
-            part.backups.extend(backups.map(backup));
+            let backup = |n: &NodeId| {
+                let addr = view.shard_of(p, *n)?;
+                let joins = placement.joining.contains(n);
+                let follows = joins && before.iter().any(|b| b.addr == addr && b.follows);
+                let (acked, stream, counts) = (Seq(0), None, counts(n));
+                Some(Backup { addr, acked, stream, counts, joins, follows })
+            };
+            part.backups.extend(others.filter_map(backup));
+        }
+        if !part.keeps() {
+            part.kept = Kept::default();
+        }
+        if let Some(join) = &mut part.join {
+            join.enter(counts(&node));
         }
         match (led, part.leads) {
             (false, true) => part.rebuild_locks(),
@@ -202,6 +225,9 @@ impl ShardCore {
                 part.open.clear();
             }
             (true, true) | (false, false) => {}
+        }
+        if !joins && part.join.is_some() {
+            self.finish_join(p, out);
         }
     }
 
@@ -240,7 +266,8 @@ impl ShardCore {
             for part in &mut tx.parts {
                 if let Some(at) = view.primary_of(part.partition) {
                     // A participant that moved here lost its locks: it must not look local.
-                    part.moved |= at != part.at;
+                    // So has one whose messages this shard has dropped for a while.
+                    part.moved |= at != part.at || self.fence.has_stopped(part.partition);
                     part.at = at;
                 }
             }

@@ -44,6 +44,8 @@ pub struct PartitionInspection {
     pub partition: PartitionId,
     /// Whether it is the primary.
     pub leads: bool,
+    /// Whether it is in sync.
+    pub in_sync: bool,
     /// Log end.
     pub end: Seq,
     /// Stable end, as far as this replica knows.
@@ -85,6 +87,7 @@ impl ShardCore {
             .map(|part| PartitionInspection {
                 partition: part.id,
                 leads: part.leads,
+                in_sync: part.join.is_none(),
                 end: part.end,
                 stable: part.stable,
                 log_digest: part.digest,

@@ -8,27 +8,39 @@
 use lockstep_proto::canary::Canary;
 use lockstep_proto::ids::{NodeInstance, PartitionId, Seq, ShardAddr, TxId, ViewNumber};
 use lockstep_proto::process::{Effect, Exit, LinkId, LogLevel, Outputs};
-use lockstep_proto::record::{Header, Record, RecordKind, checksum};
+use lockstep_proto::record::{self, Header, Record, RecordKind, checksum};
 use lockstep_proto::wire::data::{Message, Positions, put_log_ends, put_stable};
 
 use super::ShardCore;
+use super::donor::JOINER_UNSENT_MAX;
 use super::partition::Partition;
+
+/// The digest of a log one record further.
+pub(super) fn digested(digest: u64, record: &[u8]) -> u64 {
+    let crc = u64::from(checksum(record));
+    (digest.rotate_left(5) ^ crc).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
 
 impl Partition {
     /// Takes the next record into the log's memory.
-    fn push_record(&mut self, record: Box<[u8]>) {
+    pub(super) fn push_record(&mut self, record: Box<[u8]>) {
         self.end = self.end.next();
-        let crc = u64::from(checksum(&record));
-        self.digest = (self.digest.rotate_left(5) ^ crc).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.digest = digested(self.digest, &record);
         self.tail.push_back(record);
     }
 
     /// Moves the stable end; forgets what was kept for records beyond it.
-    fn raise_stable(&mut self, stable: Seq) {
+    pub(super) fn raise_stable(&mut self, stable: Seq) {
         assert!(stable <= self.end, "{}: stable beyond the log", self.id);
         let kept = usize::try_from(self.end.0 - stable.0).expect("the tail fits memory");
         while self.tail.len() > kept {
-            self.tail.pop_front();
+            let Some(record) = self.tail.pop_front() else { break };
+            if self.tail.len() == kept {
+                self.stable_view = record::view(&record).unwrap_or_default();
+            }
+            if self.keeps() {
+                self.kept.push(record);
+            }
         }
         while let Some(&(seq, tag)) = self.unstable_order.front() {
             if seq > stable {
@@ -78,8 +90,10 @@ impl ShardCore {
         let view = self.view_number;
         let part = self.parts[usize::from(p.0)].as_mut().expect("led partitions exist");
         let (seq, stable) = (part.end.next(), part.stable);
+        let mut cut = false;
         for backup in &part.backups {
             let Some(link) = backup.stream else { continue };
+            cut |= backup.joins && !backup.counts && out.pending(link) > JOINER_UNSENT_MAX;
             if let Some(buffer) = out.buffer(link) {
                 Message::Append { view, stable, record: &record }.encode(buffer);
                 self.links.sent(link, p, seq, self.now);
@@ -89,6 +103,9 @@ impl ShardCore {
             part.stable_told = stable;
         }
         part.push_record(record);
+        if cut {
+            self.cut_joiners(p, out);
+        }
         self.advance(p, out);
         if let Some(tx) = settled {
             self.on_settled(p, tx, out);
@@ -100,7 +117,8 @@ impl ShardCore {
     pub(super) fn advance(&mut self, p: PartitionId, out: &mut Outputs) {
         let careless = self.canary == Some(Canary::AcknowledgeBeforeBackup);
         let part = self.part_mut(p);
-        let acked = part.backups.iter().map(|b| b.acked).min().unwrap_or(part.end);
+        let counting = part.backups.iter().filter(|b| b.counts);
+        let acked = counting.map(|b| b.acked).min().unwrap_or(part.end);
         let stable = if careless { part.end } else { acked.min(part.end) };
         if stable <= part.stable {
             return;
@@ -115,6 +133,7 @@ impl ShardCore {
             self.watermarks_due.push(p);
         }
         self.settle_owed(p, out);
+        self.report_fenced(out);
     }
 
     /// A record from the primary.
@@ -137,6 +156,10 @@ impl ShardCore {
         }
         self.raise_epoch(record.header.epoch);
         let part = self.part_mut(p);
+        if part.join.is_some() {
+            let at = (record.header.seq, stable);
+            return self.on_append_joining(link, at, p, bytes, out);
+        }
         if record.header.seq == part.end.next() {
             let settled = self.apply(p, bytes, out);
             self.redo.push(bytes);
@@ -156,6 +179,9 @@ impl ShardCore {
     /// The primary's watermark of one partition.
     pub(super) fn learn_stable(&mut self, p: PartitionId, stable: Seq, out: &mut Outputs) {
         let part = self.part_mut(p);
+        if part.join.is_some() {
+            return self.learn_stable_joining(p, stable, out);
+        }
         let stable = stable.min(part.end);
         if stable > part.stable {
             part.raise_stable(stable);
@@ -183,6 +209,9 @@ impl ShardCore {
             let part = self.part_mut(p);
             if let Some(backup) = part.backups.iter_mut().find(|b| b.addr == from) {
                 backup.acked = backup.acked.max(seq);
+                if backup.joins {
+                    part.trim_kept();
+                }
             }
         }
         self.links.progressed(link, self.now);
@@ -203,17 +232,16 @@ impl ShardCore {
         self.links.progressed(link, self.now);
         let view = self.view_number;
         for (p, end) in ends.iter() {
-            if !self.leads(p) {
-                continue;
-            }
-            let part = self.parts[usize::from(p.0)].as_mut().expect("led partitions exist");
+            let part = self.parts.get_mut(usize::from(p.0)).and_then(Option::as_mut);
+            let Some(part) = part.filter(|part| part.leads) else { continue };
             if end > part.end {
                 let text = format!("{p}: backup {from} has {end}, the primary {}", part.end);
                 self.broken(text, out);
                 return;
             }
             let stable = part.stable;
-            let Some(backup) = part.backups.iter_mut().find(|b| b.addr == from) else { continue };
+            let backup = part.backups.iter_mut().find(|b| b.addr == from && !b.joins);
+            let Some(backup) = backup else { continue };
             backup.acked = end;
             backup.stream = Some(link);
             let Some(buffer) = out.buffer(link) else { continue };
@@ -232,10 +260,12 @@ impl ShardCore {
             .parts
             .iter()
             .flatten()
+            .filter(|part| part.join.is_none())
             .filter(|part| !part.leads && view.primary_of(part.id) == Some(to))
             .map(|part| (part.id, part.end))
             .collect();
         self.links.restart_receiving(link);
+        self.say_here(link, to, out);
         if ends.is_empty() {
             return;
         }
@@ -247,6 +277,8 @@ impl ShardCore {
     /// One cumulative acknowledgement per link and turn, and the watermarks backups wait for.
     pub(super) fn send_due(&mut self, out: &mut Outputs) {
         let view = self.view_number;
+        self.acknowledge_pieces(out);
+        self.give_copies(out);
         self.links.acks_due(|link, count| {
             if let Some(buffer) = out.buffer(link) {
                 Message::Ack { view, count }.encode(buffer);

@@ -15,7 +15,9 @@
 //! * [`checkpoint`]: what a restart begins with, written from time to time;
 //! * [`restore`]: what a shard begins with after a restart;
 //! * [`redo`]: the redo log, what is durable;
-//! * [`enter`]: fences, views, leases, ticks;
+//! * [`enter`]: views, leases, ticks;
+//! * [`fence`]: proposals, and partitions that get another primary;
+//! * [`join`], [`donor`]: a replica that comes back, and the primary it copies from;
 //! * [`answers`]: what is owed once a log position is stable.
 
 mod answers;
@@ -24,10 +26,13 @@ mod checkpoint;
 mod client;
 mod coordinate;
 mod decide;
+mod donor;
 mod enter;
 mod evaluate;
 mod execute;
+mod fence;
 mod inspect;
+mod join;
 mod links;
 mod log;
 mod participate;
@@ -56,6 +61,7 @@ use lockstep_proto::time::Instant;
 use lockstep_proto::view::View;
 use lockstep_proto::wire::bytes::Reader;
 use lockstep_proto::wire::client::ShardStatus;
+use lockstep_proto::wire::control::JoinStage;
 use lockstep_proto::wire::data::Message;
 use lockstep_proto::wire::kind;
 use lockstep_storage::redo::LogIdentity;
@@ -66,7 +72,9 @@ pub use restore::{Restored, RestoredPartition, RestoredShard, restore, restore_l
 use answers::Owed;
 use checkpoint::Checkpoints;
 use coordinate::CoordTx;
+use donor::Donor;
 use evaluate::Staged;
+use fence::Fence;
 use links::Links;
 use partition::Partition;
 use read::Reads;
@@ -112,6 +120,7 @@ pub struct ShardCore {
     view_number: ViewNumber,
     /// Whom control has told to refuse until the next view.
     fenced: Vec<NodeInstance>,
+    fence: Fence,
     draining: bool,
     epoch: Epoch,
     closed: Epoch,
@@ -130,6 +139,13 @@ pub struct ShardCore {
     takeovers: BTreeMap<TxId, Takeover>,
     reads: Reads,
     redo: Redo,
+    donor: Donor,
+    /// Up to which epoch the node's files had everything when it was started.
+    recovered: Epoch,
+    /// What was last reported of the partitions that join here.
+    joined: Option<(ViewNumber, JoinStage)>,
+    /// Pieces of copies have arrived in this turn.
+    took: bool,
     leases: BTreeMap<NodeId, (NodeInstance, Instant)>,
     lease_waiting: Vec<(PartitionId, Owed)>,
     checkpoints: Checkpoints,
@@ -167,6 +183,7 @@ impl ShardCore {
             view: None,
             view_number: ViewNumber(0),
             fenced: Vec::new(),
+            fence: Fence::default(),
             draining: false,
             epoch: Epoch(1),
             closed: Epoch(0),
@@ -179,6 +196,10 @@ impl ShardCore {
             committing: BTreeMap::new(),
             takeovers: BTreeMap::new(),
             reads: Reads::default(),
+            donor: Donor::default(),
+            recovered: Epoch(0),
+            joined: None,
+            took: false,
             leases: BTreeMap::new(),
             lease_waiting: Vec::new(),
             checkpoints: Checkpoints::default(),
@@ -207,9 +228,10 @@ impl ShardCore {
         self.parts[usize::from(p.0)].as_mut().expect("callers name partitions held here")
     }
 
-    /// Whether this shard is the primary of a partition.
+    /// Whether this shard is the primary of a partition, and may append to its log.
     fn leads(&self, p: PartitionId) -> bool {
-        self.parts.get(usize::from(p.0)).and_then(Option::as_ref).is_some_and(|part| part.leads)
+        let part = self.parts.get(usize::from(p.0)).and_then(Option::as_ref);
+        part.is_some_and(|part| part.leads) && !self.fence.stops(p)
     }
 
     /// The shard core that leads a partition in this view.
@@ -310,6 +332,9 @@ impl ShardCore {
         if !known && fencing && self.canary != Some(Canary::AcceptOldIncarnation) {
             out.mark("frame_of_stranger_ignored");
             return;
+        }
+        if bytes.first() == Some(&kind::JOIN) {
+            return self.on_join_frame(link, from, reader.rest(), out);
         }
         match Message::decode(bytes) {
             Ok(message) => self.on_shard_message(Some(link), from, message, out),
@@ -430,6 +455,7 @@ impl ShardCore {
                 backup.stream = None;
             }
         }
+        self.donor.lost(addr);
         self.drop_open_of(|coordinator| coordinator == addr, out);
     }
 
@@ -510,6 +536,7 @@ impl Process for ShardCore {
     fn next_timeout(&self) -> Option<Instant> {
         let redial = self.links.redial.values().flatten().min().copied();
         let checkpoint = self.checkpoints.next_timeout(self.now);
-        [redial, checkpoint, Some(self.sweep_at)].into_iter().flatten().min()
+        let timers = [redial, checkpoint, self.donor.due()];
+        timers.into_iter().flatten().chain([self.sweep_at]).min()
     }
 }

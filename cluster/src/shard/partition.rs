@@ -10,7 +10,7 @@ use std::sync::Arc;
 use lockstep_proto::error::Code;
 use lockstep_proto::hash::IdMap;
 use lockstep_proto::ids::{
-    Epoch, NodeInstance, PartitionId, Seq, ShardAddr, StartOrder, TableId, TxId,
+    Epoch, NodeInstance, PartitionId, Seq, ShardAddr, StartOrder, TableId, TxId, ViewNumber,
 };
 use lockstep_proto::outcomes::Outcomes;
 use lockstep_proto::process::LinkId;
@@ -19,7 +19,9 @@ use lockstep_proto::wire::op::OpList;
 use lockstep_storage::{Fragment, LockTable, Tombstones};
 
 use super::answers::Owed;
+use super::donor::Kept;
 use super::evaluate::Staged;
+use super::join::Join;
 use super::read::Blocked;
 
 /// A table's rows in one partition, and what its schema says.
@@ -37,6 +39,12 @@ pub(super) struct Backup {
     pub(super) acked: Seq,
     /// The link records are streamed on; `None` until it has told its log ends in this view.
     pub(super) stream: Option<LinkId>,
+    /// Stability waits for it: it is in sync or attached.
+    pub(super) counts: bool,
+    /// It is not in sync: it says what it holds in words of its own.
+    pub(super) joins: bool,
+    /// It joins, and records are kept so that it can go on after a broken link or a view change.
+    pub(super) follows: bool,
 }
 
 /// A transaction that holds locks here and is not prepared.
@@ -89,7 +97,9 @@ pub(super) struct DecidedTx {
 pub(super) struct Partition {
     pub(super) id: PartitionId,
     pub(super) leads: bool,
-    /// Replicas in the view, this one included.
+    /// This replica is not in sync yet.
+    pub(super) join: Option<Join>,
+    /// Replicas in the view that stability waits for, this one included.
     pub(super) replicas: usize,
     pub(super) end: Seq,
     pub(super) stable: Seq,
@@ -99,6 +109,12 @@ pub(super) struct Partition {
     pub(super) digest: u64,
     /// The records after `stable`, in order.
     pub(super) tail: VecDeque<Box<[u8]>>,
+    /// At the primary, stable records that a joiner may still ask for.
+    pub(super) kept: Kept,
+    /// The view of the record at `stable`; 0 if that came in a copy or from a disk.
+    pub(super) stable_view: ViewNumber,
+    /// No older versions are kept here than from this epoch on.
+    pub(super) versions_from: Epoch,
     pub(super) backups: Vec<Backup>,
     /// The other replicas, whose promises make the read lease.
     pub(super) peers: Vec<NodeInstance>,
@@ -146,12 +162,16 @@ impl Partition {
         Self {
             id,
             leads: false,
+            join: None,
             replicas: 0,
             end: Seq(0),
             stable: Seq(0),
             stable_told: Seq(0),
             digest: 0,
             tail: VecDeque::new(),
+            kept: Kept::default(),
+            stable_view: ViewNumber(0),
+            versions_from: Epoch(0),
             backups: Vec::new(),
             peers: Vec::new(),
             tables,

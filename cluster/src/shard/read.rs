@@ -120,7 +120,7 @@ impl ShardCore {
             if op.kind != OpKind::Read {
                 return Err(Code::Malformed);
             }
-            if self.parts.get(usize::from(op.partition.0)).is_none_or(Option::is_none) {
+            if !self.serves(op.partition) {
                 return Err(Code::NotReplica);
             }
         }

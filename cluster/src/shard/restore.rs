@@ -146,6 +146,7 @@ impl ShardCore {
     pub fn with_restored(mut self, restored: RestoredShard) -> Self {
         self.raise_epoch(restored.epoch.next());
         self.closed = self.closed.max(restored.epoch);
+        self.recovered = restored.epoch;
         self.checkpoints.found_redo(restored.segments, restored.epoch);
         for RestoredPartition { partition, checkpoints, .. } in restored.partitions {
             self.checkpoints.found(partition.id, checkpoints);

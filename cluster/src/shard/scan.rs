@@ -43,6 +43,10 @@ impl ShardCore {
     /// the table makes the page wait: it may put or remove rows inside it.
     pub(super) fn run_scan(&mut self, scan: ScanRequest, out: &mut Outputs) {
         let (link, request, p) = (scan.link, scan.request, scan.partition);
+        if !self.serves(p) {
+            self.refuse_request(link, request, Code::NotReplica, out);
+            return;
+        }
         let Some(part) = self.parts.get_mut(usize::from(p.0)).and_then(Option::as_mut) else {
             self.refuse_request(link, request, Code::NotReplica, out);
             return;

@@ -31,7 +31,7 @@ impl FakeShard {
             return None;
         }
         match message {
-            ShardControl::Fence { proposal, failed } => {
+            ShardControl::Fence { proposal, failed, moving: _ } => {
                 self.fenced = failed;
                 let ends = partitions.iter().map(|p| (*p, Seq(self.log_end))).collect();
                 Some(ShardControl::Fenced { proposal, ends })

@@ -212,6 +212,7 @@ impl MgmtCore {
             | ControlMessage::NewView { .. }
             | ControlMessage::SideLost { .. }
             | ControlMessage::LeaveRequest
+            | ControlMessage::Joining { .. }
             | ControlMessage::Forming { .. }
             | ControlMessage::ArbitratorVerdict { .. }
             | ControlMessage::RegisteredView { .. }

@@ -44,6 +44,9 @@ fn hunt(canary: Canary) -> Hunt {
         | Canary::MinorityGoesOn
         | Canary::IgnoreWoundOfPrepared
         | Canary::AbortWithAllVotes => Hunt::Drawn(Profile::Mixed),
+        Canary::JoinerVotes | Canary::CopyBeforeStream | Canary::CopyWithoutPrepares => {
+            Hunt::Drawn(Profile::Crash)
+        }
         Canary::NoFencing => scripted!("live_coordinator_loses_a_participant"),
         Canary::ReadUnstable => scripted!("read_right_after_the_answer"),
         Canary::AbortBeforeStable => scripted!("coordinator_answers_abort_and_dies"),

@@ -242,12 +242,25 @@ impl Cluster {
         let zone = (member.instance.node.0 - 1) % self.shape.replicas % self.shape.zones;
         let name = member.instance.node.to_string();
         let clock = clock(&self.shape, rng);
-        let offset_ms = clock.offset_ns / 1_000_000;
         let role = Role::Data(member.instance);
         let host_id = world.add_host(host(name.clone(), role, zone, member.addr.clone(), clock));
+        self.start_cores(world, host_id, member, &self.view);
+        host_id
+    }
+
+    /// Starts the cores of a data node in a view that has it.
+    pub(super) fn start_cores(
+        &self,
+        world: &mut World,
+        host_id: HostId,
+        member: &Member,
+        view: &View,
+    ) {
+        let name = world.host(host_id).name.clone();
+        let offset_ms = world.host(host_id).clock.offset_ns / 1_000_000;
         let control = ControlCore::new(ControlOptions {
             instance: member.instance,
-            view: self.view.clone(),
+            view: view.clone(),
             mgmt: self.mgmt_list(),
             shards: self.shape.shards,
             canary: self.canary,
@@ -279,7 +292,6 @@ impl Cluster {
         for proc in [control].iter().chain(&shards) {
             world.plan_next_turn(*proc);
         }
-        host_id
     }
 
     fn log_identity(&self, member: &Member) -> LogIdentity {
@@ -326,7 +338,7 @@ impl Cluster {
         }
     }
 
-    fn mgmt_list(&self) -> Vec<(MgmtId, String)> {
+    pub(super) fn mgmt_list(&self) -> Vec<(MgmtId, String)> {
         (1..=self.shape.mgmts).map(|id| (MgmtId(id), mgmt_addr(id))).collect()
     }
 

@@ -2,6 +2,7 @@
 //! object, because the checks look inside.
 
 use lockstep_cluster::control::ControlCore;
+use lockstep_cluster::restart::RestartCore;
 use lockstep_cluster::shard::ShardCore;
 use lockstep_mgmt::core::MgmtCore;
 use lockstep_proto::arbitrator::ApiArbitrator;
@@ -14,6 +15,8 @@ use super::workload::ClientProcess;
 pub enum Core {
     /// A node's control core.
     Control(Box<ControlCore>),
+    /// A node that was started again and looks for its cluster.
+    Restart(Box<RestartCore>),
     /// A shard core.
     Shard(Box<ShardCore>),
     /// A management server.
@@ -30,6 +33,7 @@ impl Core {
     fn process(&mut self) -> &mut dyn Process {
         match self {
             Self::Control(core) => core.as_mut(),
+            Self::Restart(core) => core.as_mut(),
             Self::Shard(core) => core.as_mut(),
             Self::Mgmt(core) => core.as_mut(),
             Self::Api(core) => core.as_mut(),
@@ -53,6 +57,7 @@ impl Core {
     pub fn next_timeout(&self) -> Option<Instant> {
         match self {
             Self::Control(core) => core.next_timeout(),
+            Self::Restart(core) => core.next_timeout(),
             Self::Shard(core) => core.next_timeout(),
             Self::Mgmt(core) => core.next_timeout(),
             Self::Api(core) => core.next_timeout(),

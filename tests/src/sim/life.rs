@@ -68,6 +68,16 @@ impl World {
         self.lose_unsynced(host);
     }
 
+    /// A process of this host ended, and the operating-system process goes on with others.
+    pub(super) fn end_procs(&mut self, host: HostId) {
+        for key in self.net.keys_of(host) {
+            let (end, _) = self.unread(key, host);
+            self.end_by_reset(key, end);
+        }
+        self.bury(host, Life::Running);
+        self.host_mut(host).procs.clear();
+    }
+
     fn unread(&mut self, key: ConnKey, host: HostId) -> (usize, bool) {
         let conn = self.net.conn(key).expect("listed");
         let end = usize::from(conn.ends[0].host != host);

@@ -24,6 +24,7 @@ pub mod marks;
 pub mod net;
 pub mod plan;
 pub mod report;
+pub mod revive;
 pub mod rng;
 pub mod run;
 pub mod scenario;

@@ -1,8 +1,8 @@
 //! Which faults a run has and when: drawn from the seed by profile, and never more than the cluster
 //! is made to survive, except in the few seeds that mean to bring it down.
 //!
-//! Nodes that are excluded do not come back, so a fault that may cost a node is only drawn if
-//! the rest may go on by the five rules.
+//! Nodes that are gone come back after a while; a fault that may cost a node is only drawn if those
+//! who are in sync at that moment may go on without it by the five rules.
 
 use std::collections::BTreeMap;
 
@@ -129,6 +129,12 @@ impl Plan {
         }
     }
 
+    /// Whether nothing ever goes wrong.
+    #[must_use]
+    pub fn is_calm(&self) -> bool {
+        self.profile == Profile::Calm
+    }
+
     /// Time until the next fault; `None` for no faults at all.
     pub fn gap(&mut self) -> Option<u64> {
         (self.profile != Profile::Calm).then(|| self.rng.range(self.gap_ns / 10, 2 * self.gap_ns))
@@ -234,7 +240,12 @@ impl Plan {
             view.members.iter().map(|member| cluster.node(member.instance.node)).collect();
         let up = |host: &HostId| world.host(*host).life == Life::Running;
         let now = world.now;
-        self.doomed.retain(|host, until| members.contains(host) && *until > now);
+        self.doomed.retain(|host, until| {
+            let there =
+                view.members.iter().find(|member| cluster.node(member.instance.node) == *host);
+            // Another life of it is a member: the one that was doomed is over.
+            *until > now && there.is_some_and(|m| world.host(*host).role == Role::Data(m.instance))
+        });
         let targets: Vec<HostId> = members
             .iter()
             .copied()
@@ -431,22 +442,23 @@ impl Plan {
             let host = cluster.node(member.instance.node);
             !lost.contains(&host)
                 && !self.doomed.contains_key(&host)
-                && world.host(host).life == Life::Running
+                && cluster.is_up(world, member.instance)
         };
-        let here = view.members.iter().filter(|member| stays(member)).count();
+        let here = view.in_sync().filter(|member| stays(member)).count();
+        let all = view.in_sync().count();
         let mut whole = false;
         for group in view.groups() {
-            let mut members = view.members.iter().filter(|member| member.group == group);
-            let left = members.clone().filter(|member| stays(member)).count();
+            let mut members = view.in_sync().filter(|member| member.group == group);
+            let left = view.in_sync().filter(|m| m.group == group && stays(m)).count();
             if left == 0 {
                 return false;
             }
             whole |= members.all(&stays);
         }
-        if whole || here * 2 > view.members.len() {
+        if whole || here * 2 > all {
             return true;
         }
-        here * 2 == view.members.len() && self.arbitrator_answers(world, cluster, view, lost)
+        here * 2 == all && self.arbitrator_answers(world, cluster, view, lost)
     }
 
     /// Whether the view's arbitrator is up and will stay within reach of those who are not lost.

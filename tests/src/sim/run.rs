@@ -226,7 +226,7 @@ impl Run {
         self.world.watches.clear();
         if self.may_stop() {
             self.advance(3 * SECOND);
-            if !self.serves() {
+            if !self.cluster.serves(&self.world) {
                 check::at_stop(self);
                 return true;
             }
@@ -347,6 +347,9 @@ impl Run {
             }
             self.notes.borrow_mut().now = time;
             let event = self.world.step();
+            while let Some(host) = self.world.reborn.pop() {
+                self.cluster.go_on(&mut self.world, host);
+            }
             match event {
                 Some(Event::Fault) => self.on_fault(),
                 Some(Event::Check) => self.on_check(),
@@ -375,6 +378,7 @@ impl Run {
         }
         self.plan.strike(&mut self.world, &self.cluster);
         self.replace_dead();
+        self.revive_dead(3);
         if let Some(gap) = self.plan.gap() {
             self.world.agenda.push(self.world.now + gap, Event::Fault);
         }
@@ -409,9 +413,29 @@ impl Run {
         }
     }
 
-    /// Whether some node still serves.
-    fn serves(&self) -> bool {
-        self.cluster.nodes.iter().any(|node| self.world.runs(*node))
+    /// Dead data nodes come back, one in so many of them, while there is a cluster to come back to.
+    fn revive_dead(&mut self, one_in: u64) {
+        for node in self.cluster.dead_nodes(&self.world) {
+            if self.rng.one_in(one_in) && self.cluster.serves(&self.world) {
+                self.cluster.revive(&mut self.world, node);
+            }
+        }
+    }
+
+    /// Every node comes back, is in sync and leads what it should, however often it takes.
+    fn make_whole(&mut self) {
+        if self.script.is_some() || self.plan.is_calm() {
+            return;
+        }
+        let limit = self.world.now + 30 * SECOND;
+        while self.world.now < limit && !self.failed() && !self.cluster.is_whole(&self.world) {
+            self.revive_dead(1);
+            self.advance(200 * MS);
+        }
+        if !self.failed() && !self.cluster.is_whole(&self.world) {
+            let text = self.cluster.describe(&self.world);
+            self.world.violation(format!("not all nodes are in sync again after 30 s: {text}"));
+        }
     }
 
     fn drain(&mut self) {
@@ -433,6 +457,7 @@ impl Run {
         if !self.failed() {
             self.advance(2 * SECOND);
         }
+        self.make_whole();
     }
 
     /// Reads everything once more: the clients' tasks are over, a new one reads.

@@ -9,6 +9,7 @@ use lockstep_proto::wire::client::ClientMessage;
 use lockstep_proto::wire::codec::decode;
 use lockstep_proto::wire::control::ControlMessage;
 use lockstep_proto::wire::data::Message;
+use lockstep_proto::wire::join::JoinMessage;
 use lockstep_proto::wire::kind;
 use lockstep_proto::wire::shard_control::ShardControl;
 
@@ -89,6 +90,8 @@ pub fn words(frame: &[u8]) -> String {
         kind::CLIENT => decode::<ClientMessage>(body).map(|message| format!("{message:?}")),
         kind::SHARD_CONTROL => decode::<ShardControl>(body).map(|message| format!("{message:?}")),
         kind::CONTROL => decode::<ControlMessage>(body).map(|message| format!("{message:?}")),
+        kind::JOIN => JoinMessage::parse(body.get(8..).unwrap_or_default())
+            .map(|message| format!("{message:?}")),
         _ => Message::decode(frame).map(|message| format!("{message:?}")),
     };
     text.unwrap_or_else(|error| format!("kind {first}, {} bytes: {error}", body.len()))

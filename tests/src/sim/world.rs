@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use lockstep_proto::ids::{Epoch, NodeInstance};
 use lockstep_proto::process::{Effect, Exit, Input, LinkEnd, LinkId, LogLevel, Outputs};
+use lockstep_proto::recovery::Goal;
 use lockstep_proto::time::Instant;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -83,6 +84,8 @@ pub struct World {
     pub clock_before_socket: bool,
     /// Frames that drivers refused as longer than allowed.
     pub oversized: u64,
+    /// Nodes that have found their cluster again: their cores are to be started.
+    pub reborn: Vec<HostId>,
     pub(super) store_number: u32,
     pub(super) restores: Vec<super::faults::Restore>,
     inbox_spare: Vec<Item>,
@@ -110,6 +113,7 @@ impl World {
             ambush: None,
             clock_before_socket: false,
             oversized: 0,
+            reborn: Vec::new(),
             store_number: 0,
             restores: Vec::new(),
             inbox_spare: Vec::new(),
@@ -407,7 +411,11 @@ impl World {
                 Effect::Disk { lane, request } => self.on_disk_request(id, lane, request),
                 Effect::Recover(wish) => {
                     // Simulated nodes come back with empty disks.
-                    self.deliver(id, Item::Recovered(wish.token, Ok(Epoch(0))));
+                    let result = match wish.goal {
+                        Goal::Rejoin => Ok(Epoch(0)),
+                        Goal::Survey | Goal::Exactly(_) => Err("the disk is empty".to_owned()),
+                    };
+                    self.deliver(id, Item::Recovered(wish.token, result));
                 }
                 Effect::Measure { token } => self.deliver(id, Item::Measured(token)),
                 Effect::Exit(exit) => self.on_exit(id, exit),
@@ -455,6 +463,11 @@ impl World {
         let name = &self.procs[id.index()].name;
         self.trace.note(self.now, || format!("{name} exits {}: {}", exit.code, exit.reason));
         self.mix(id, 8, &exit.code.to_le_bytes());
+        let restarts = matches!(self.procs[id.index()].core, Some(Core::Restart(_)));
+        if restarts && exit.code == 0 {
+            self.reborn.push(host);
+            return;
+        }
         self.host_mut(host).exit.get_or_insert(exit);
         self.kill_by_exit(host);
     }

@@ -110,6 +110,13 @@ pub enum ControlMessage {
     },
     /// "Make a view without me": to every member, because the asker may be the president.
     LeaveRequest,
+    /// From a member that is not in sync, again and again: all shards of it are this far.
+    Joining {
+        /// Void in any other view.
+        view: ViewNumber,
+        /// How far.
+        stage: JoinStage,
+    },
 
     // --- control core to arbitrator or management server ---
     /// "Set your register to `wanted` if it holds one of `counted` or an ancestor of them."
@@ -208,6 +215,15 @@ pub enum ControlMessage {
         /// Drawn at its start.
         incarnation: Incarnation,
     },
+}
+
+/// How far a member that is not in sync has come.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub enum JoinStage {
+    /// It holds all rows of all its partitions and follows their logs.
+    Copied,
+    /// It is attached, and has applied each log up to where it ended when it was attached.
+    CaughtUp,
 }
 
 /// A data node that has an identity and was started again.

@@ -10,6 +10,7 @@ pub mod codec;
 pub mod control;
 pub mod data;
 pub mod hello;
+pub mod join;
 pub mod op;
 pub mod shard_control;
 
@@ -55,4 +56,6 @@ pub mod kind {
     pub const CONTROL: u8 = 130;
     /// [`super::hello::Hello`] and its answer; the drivers' own.
     pub const HELLO: u8 = 131;
+    /// [`super::join::JoinMessage`], between a joining shard and a primary, after the view.
+    pub const JOIN: u8 = 132;
 }

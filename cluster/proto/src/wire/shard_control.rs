@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::durability::{DiskReport, Pulse};
 use crate::ids::{Epoch, NodeInstance, PartitionId, Seq, ViewNumber};
 use crate::view::View;
+use crate::wire::control::JoinStage;
 
 /// Names one attempt of one president to make one view; higher ones win.
 #[derive(
@@ -29,6 +30,9 @@ pub enum ShardControl {
         proposal: ProposalId,
         /// Whom to refuse.
         failed: Vec<NodeInstance>,
+        /// Partitions led here that get another primary: nothing is appended to them any more,
+        /// and the report waits until all of their logs is stable.
+        moving: Vec<PartitionId>,
     },
     /// Act in this view from now on; it is on disk.
     Enter {
@@ -96,4 +100,11 @@ pub enum ShardControl {
     },
     /// Nothing is open any more after `Drain`.
     Drained,
+    /// The node is not in sync: the shard's partitions are this far.
+    Joined {
+        /// The report is void in any other view.
+        view: ViewNumber,
+        /// How far.
+        stage: JoinStage,
+    },
 }

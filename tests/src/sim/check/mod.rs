@@ -6,7 +6,7 @@ pub mod replicas;
 use std::collections::{BTreeMap, BTreeSet};
 
 use lockstep_proto::ids::{NodeId, NodeInstance, ViewNumber};
-use lockstep_proto::view::View;
+use lockstep_proto::view::{Member, Standing, View};
 
 use super::cluster::Cluster;
 use super::core::Core;
@@ -33,9 +33,15 @@ impl Acted {
         placements.iter().any(|placement| placement.replicas.iter().all(|n| self.by.contains(n)))
     }
 
-    /// Whether this view can have been made of that older one.
+    /// Whether this view can have been made of that older one: who is in sync was a member, in sync
+    /// or attached. A view that is in force has its successors made by those who act in it.
     fn comes_of(&self, older: &Self) -> bool {
-        self.view.members.iter().all(|member| older.view.contains(member.instance))
+        let stood = |member: &Member| {
+            let before = older.view.member(member.instance.node);
+            before
+                .is_some_and(|b| b.instance == member.instance && b.standing >= Standing::Attached)
+        };
+        self.view.in_sync().all(stood)
     }
 }
 
@@ -68,7 +74,7 @@ impl Watchman {
             return;
         }
         mine.by.insert(me.node);
-        // Views that are in force come of each other, so members only ever go. A president may
+        // Views that are in force come of each other, so nobody is in sync all of a sudden. A president may
         // find itself alone in a view of its own: that one is not in force and does no harm.
         let in_force: Vec<&Acted> = self.views.values().filter(|v| v.is_in_force()).collect();
         let split = in_force.windows(2).find(|pair| !pair[1].comes_of(pair[0]));

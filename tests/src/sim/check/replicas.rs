@@ -55,7 +55,7 @@ impl LogBook {
                 if shard.view != number {
                     continue;
                 }
-                for part in &shard.partitions {
+                for part in shard.partitions.iter().filter(|part| part.in_sync) {
                     let position = (part.partition, part.end);
                     let mine = (me, part.log_digest);
                     if let Some((other, digest)) = self.digests.insert(position, mine)

@@ -1,0 +1,259 @@
+//! Members that come back: how a node that was started again becomes a member in sync, step by
+//! step, each step a view change.
+//!
+//! ```text
+//!  Returned ─▶ admitted ────▶ Copied ─▶ attached ────▶ CaughtUp ─▶ promoted ───▶ moved
+//!  (is back)   gets the logs  (has all  stability and  (has what   counts,       leads again,
+//!              and the rows    rows)    leases need it  was stable) serves        few at a time
+//! ```
+//!
+//! Between *attached* and *promoted* lies the moment that makes it safe: what is stable is stable
+//! with the joiner before any view counts it. So a member is promoted only after it has told, in
+//! the view that is to be changed, that its logs reach the ends they had when it was attached.
+//!
+//! Only the president makes these changes, and only while nothing else is wrong.
+
+use std::time::Duration;
+
+use lockstep_proto::ids::{NodeId, NodeInstance, PartitionId, ShardId, ViewNumber};
+use lockstep_proto::process::{LinkId, LogLevel, Outputs};
+use lockstep_proto::time::Instant;
+use lockstep_proto::view::{Member, Standing};
+use lockstep_proto::wire::control::{ControlMessage, JoinStage, Returned, ViewChange};
+
+use super::ControlCore;
+use super::links::send_on;
+use super::state::State;
+
+/// For how long the word of a node that is back counts; it repeats it more often.
+const BACK_FOR: Duration = Duration::from_secs(1);
+/// Most partitions that one view change gives another primary: they take no writes until then.
+const MOVES_PER_VIEW: usize = 8;
+/// The pause between two such view changes.
+const MOVE_PAUSE: Duration = Duration::from_millis(250);
+
+/// What is known of nodes that come back.
+#[derive(Debug, Default)]
+pub(super) struct Returns {
+    /// Who waits to be admitted, and when that was heard.
+    back: Vec<(Member, Instant)>,
+    /// How far members that are not in sync have come in this view.
+    stages: Vec<(NodeInstance, JoinStage)>,
+    /// What this node has told in this view.
+    told: Option<(ViewNumber, JoinStage)>,
+    /// No primary moves before this.
+    moves_after: Instant,
+}
+
+impl ControlCore {
+    /// A node that was here before is here again. Its earlier life is over, whatever is heard of
+    /// it; itself it becomes a member once it has restored what its disk holds.
+    pub(super) fn on_returned(
+        &mut self,
+        now: Instant,
+        link: LinkId,
+        from: NodeInstance,
+        returned: Returned,
+        out: &mut Outputs,
+    ) {
+        let Returned { member, view, recovered, .. } = returned;
+        if !self.state.acts() || view.cluster != self.view.cluster || member.instance != from {
+            out.mark("returned_ignored");
+            return;
+        }
+        send_on(link, &ControlMessage::NewView { view: Box::new(self.view.clone()) }, out);
+        if let Some(earlier) = self.view.member(from.node).map(|m| m.instance) {
+            if earlier.incarnation < from.incarnation {
+                self.on_succeeded(now, earlier, out);
+            }
+            return;
+        }
+        self.returns.back.retain(|(known, _)| known.instance.node != from.node);
+        if recovered.is_some_and(|recovered| recovered.fits(&self.view)) {
+            self.returns.back.push((member, now));
+            self.reconsider(now, out);
+        }
+    }
+
+    /// A member's later life is here: that one is dead.
+    fn on_succeeded(&mut self, now: Instant, earlier: NodeInstance, out: &mut Outputs) {
+        if !self.suspicion.succeeded(earlier) {
+            return;
+        }
+        out.mark("known_dead_by_successor");
+        self.note_death(now, earlier, out);
+    }
+
+    /// A member that is not in sync says how far it is.
+    pub(super) fn on_joining(
+        &mut self,
+        now: Instant,
+        from: NodeInstance,
+        view: ViewNumber,
+        stage: JoinStage,
+        out: &mut Outputs,
+    ) {
+        if view != self.view.number {
+            return;
+        }
+        match self.returns.stages.iter_mut().find(|(node, _)| *node == from) {
+            Some((_, known)) if *known >= stage => return,
+            Some((_, known)) => *known = stage,
+            None => self.returns.stages.push((from, stage)),
+        }
+        self.reconsider(now, out);
+    }
+
+    /// Adds to a change who comes and how far members have come; true if that is anything.
+    pub(super) fn draft_returns(
+        &mut self,
+        now: Instant,
+        change: &mut ViewChange,
+        out: &mut Outputs,
+    ) -> bool {
+        self.admit(now, change, out);
+        let is_at = |member: &&Member, standing, stage| {
+            member.standing == standing && self.returns.stages.contains(&(member.instance, stage))
+        };
+        let copied = |m: &&Member| is_at(m, Standing::Copying, JoinStage::Copied);
+        let caught_up = |m: &&Member| is_at(m, Standing::Attached, JoinStage::CaughtUp);
+        let members = || self.view.members.iter();
+        change.attached = members().filter(copied).map(|m| m.instance).collect();
+        change.promoted = members().filter(caught_up).map(|m| m.instance).collect();
+        if !change.attached.is_empty() {
+            out.mark("join_attached");
+        }
+        if !change.promoted.is_empty() {
+            out.mark("join_promoted");
+        }
+        if change.admitted.is_empty() && change.attached.is_empty() && change.promoted.is_empty() {
+            change.moved = self.moves_due(now);
+            if !change.moved.is_empty() {
+                out.mark("primaries_move_back");
+                return true;
+            }
+            return false;
+        }
+        true
+    }
+
+    /// Who is back and heard of recently comes, if its group has a place for it.
+    fn admit(&mut self, now: Instant, change: &mut ViewChange, out: &mut Outputs) {
+        let (view, links) = (&self.view, &self.links);
+        self.returns.back.retain(|(member, heard)| {
+            now.since(*heard) <= BACK_FOR
+                && view.member(member.instance.node).is_none()
+                && links.links_to(member.instance).next().is_some()
+        });
+        let eldest = self.view.members.iter().map(|m| m.seniority).max().unwrap_or_default();
+        let mut youngest = eldest;
+        for (member, _) in &self.returns.back {
+            let all = self.view.members.iter().chain(&change.admitted);
+            let mates = all.filter(|m| m.group == member.group).count();
+            let owns = self.view.placements.iter().any(|p| p.group == member.group);
+            if !owns || mates >= usize::from(self.view.config.replicas) {
+                out.mark("return_without_a_place");
+                continue;
+            }
+            youngest += 1;
+            out.mark("join_admitted");
+            out.log(LogLevel::Info, format!("{} is back: it becomes a member", member.instance));
+            let (seniority, standing) = (youngest, Standing::Copying);
+            change.admitted.push(Member { seniority, standing, ..member.clone() });
+        }
+    }
+
+    /// The next partitions that go back to their preferred primary, in groups that are complete.
+    fn moves_due(&self, now: Instant) -> Vec<(PartitionId, NodeId)> {
+        if now < self.returns.moves_after {
+            return Vec::new();
+        }
+        let replicas = usize::from(self.view.config.replicas);
+        let is_leaving = |node: NodeId| {
+            self.view.member(node).is_some_and(|m| self.suspicion.is_leaving(m.instance))
+        };
+        let placed = self.view.partitions().zip(&self.view.placements);
+        let complete = placed.filter(|(_, p)| p.replicas.len() >= replicas);
+        let wanted = complete.filter_map(|(partition, p)| {
+            let first = *p.replicas.first()?;
+            (first != p.primary && !is_leaving(first)).then_some((partition, first))
+        });
+        wanted.take(MOVES_PER_VIEW).collect()
+    }
+
+    /// Whether a change brings back only whom it may, and moves primaries only to replicas.
+    pub(super) fn brings_back_sanely(&self, change: &ViewChange) -> bool {
+        let stands = |node: &NodeInstance, standing: Standing| {
+            self.view.contains(*node)
+                && self.view.member(node.node).is_some_and(|m| m.standing == standing)
+        };
+        let fresh = |member: &Member| match self.view.member(member.instance.node) {
+            Some(earlier) => change.failed.contains(&earlier.instance),
+            None => true,
+        };
+        change.admitted.iter().all(fresh)
+            && change.attached.iter().all(|node| stands(node, Standing::Copying))
+            && change.promoted.iter().all(|node| stands(node, Standing::Attached))
+            && (change.failed.is_empty() || change.moved.is_empty() && change.promoted.is_empty())
+            && change.moved.iter().all(|(partition, node)| {
+                self.view.placement(*partition).is_some_and(|p| p.replicas.contains(node))
+            })
+    }
+
+    /// The partitions led here that a change gives another primary.
+    pub(super) fn moving_from_here(&self, change: &ViewChange) -> Vec<PartitionId> {
+        let me = self.me.node;
+        let leaves = |(partition, node): &(PartitionId, NodeId)| {
+            *node != me && self.view.placement(*partition).is_some_and(|p| p.primary == me)
+        };
+        change.moved.iter().filter(|moved| leaves(moved)).map(|(partition, _)| *partition).collect()
+    }
+
+    /// A view begins: what was told of the one before is void.
+    pub(super) fn enter_returns(&mut self, now: Instant, out: &mut Outputs) {
+        self.returns.stages.clear();
+        self.returns.told = None;
+        self.returns.moves_after = now + MOVE_PAUSE;
+        let standing = self.view.member(self.me.node).map(|m| m.standing);
+        match standing {
+            Some(Standing::Copying) => out.mark("joiner_copies"),
+            Some(Standing::Attached) => out.mark("joiner_attached"),
+            Some(Standing::InSync) | None => {}
+        }
+    }
+
+    /// A shard of this node says how far its partitions are.
+    pub(super) fn on_shard_joined(
+        &mut self,
+        shard: ShardId,
+        joined: (ViewNumber, JoinStage),
+        out: &mut Outputs,
+    ) {
+        if let Some(state) = self.shards.get_mut(usize::from(shard.0)) {
+            state.joined = Some(joined);
+        }
+        self.tell_joining(out);
+    }
+
+    /// Tells the others how far this node is, if it is not in sync: repeated, because whoever is
+    /// president must know.
+    pub(super) fn tell_joining(&mut self, out: &mut Outputs) {
+        let standing = self.view.member(self.me.node).map(|m| m.standing);
+        if standing.is_none_or(|s| s == Standing::InSync) || self.state != State::Acting {
+            return;
+        }
+        let view = self.view.number;
+        let stage_of = |joined: Option<(ViewNumber, JoinStage)>| {
+            joined.filter(|(of, _)| *of == view).map(|(_, stage)| stage)
+        };
+        // No stage at all is the lowest.
+        let Some(stage) = self.shards.iter().map(|s| stage_of(s.joined)).min().flatten() else {
+            return;
+        };
+        if self.returns.told != Some((view, stage)) {
+            self.returns.told = Some((view, stage));
+            out.log(LogLevel::Info, format!("this node has {stage:?} in view {view}"));
+        }
+        self.links.broadcast(&ControlMessage::Joining { view, stage }, out);
+    }
+}

@@ -1,0 +1,128 @@
+//! Data nodes that are started again: the process that looks for the cluster, and the cores that
+//! follow it in the same operating-system process.
+
+use std::time::Duration;
+
+use lockstep_cluster::control::ControlCore;
+use lockstep_cluster::restart::{RestartCore, RestartOptions};
+use lockstep_proto::ids::{Incarnation, NodeInstance};
+use lockstep_proto::process::StoredFile;
+use lockstep_proto::stored::Stored;
+use lockstep_proto::view::{Member, View};
+
+use super::cluster::Cluster;
+use super::core::Core;
+use super::disk::HostDisk;
+use super::host::{HostId, Life, Role};
+use super::world::World;
+
+/// Longer than any run: a simulated node never forms a cluster without the others.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+impl Cluster {
+    /// The newest view on a node's disk.
+    fn view_on_disk(&self, world: &World, host: HostId) -> View {
+        let bytes = world.host(host).files.get(&StoredFile::View);
+        let view = bytes.and_then(|bytes| View::from_file(bytes).ok());
+        view.unwrap_or_else(|| self.view.clone())
+    }
+
+    /// Starts a data node whose process or machine is gone: a new life, with an empty disk.
+    pub fn revive(&self, world: &mut World, host: HostId) {
+        let Role::Data(before) = world.host(host).role else { return };
+        if !matches!(world.host(host).life, Life::Killed | Life::Dark) {
+            return;
+        }
+        let incarnation = Incarnation(before.incarnation.0 + 1);
+        let instance = NodeInstance { incarnation, ..before };
+        let view = self.view_on_disk(world, host);
+        let Some(member) = self.view.member(before.node) else { return };
+        let member = Member { instance, ..member.clone() };
+        let name = instance.to_string();
+        let now = world.now;
+        world.trace.note(now, || format!("{name} is started"));
+        *world.tally.faults.entry("revive").or_default() += 1;
+        let entry = world.host_mut(host);
+        entry.role = Role::Data(instance);
+        entry.name.clone_from(&name);
+        entry.life = Life::Running;
+        entry.exit = None;
+        entry.procs.clear();
+        entry.disk = HostDisk::default();
+        let core = RestartCore::new(RestartOptions {
+            member,
+            view,
+            mgmt: self.mgmt_list(),
+            patience: PATIENCE,
+            force: false,
+            canary: self.canary,
+        });
+        let proc = world.add_proc(host, format!("{name}/r"), Core::Restart(Box::new(core)));
+        world.plan_next_turn(proc);
+    }
+
+    /// The node has found its cluster: its cores begin in the view on its disk.
+    pub fn go_on(&self, world: &mut World, host: HostId) {
+        let Role::Data(me) = world.host(host).role else { return };
+        if !world.runs(host) {
+            return;
+        }
+        let view = self.view_on_disk(world, host);
+        world.end_procs(host);
+        if let Some(member) = view.member(me.node).filter(|m| m.instance == me).cloned() {
+            self.start_cores(world, host, &member, &view);
+        }
+    }
+
+    /// Whether the cluster lives: in the newest view that somebody acts in, every group has a member
+    /// in sync whose process is there.
+    #[must_use]
+    pub fn serves(&self, world: &World) -> bool {
+        let acting = self.nodes.iter().filter_map(|node| self.control(world, *node));
+        let view = acting.filter(|control| control.acts()).map(ControlCore::view);
+        let Some(view) = view.max_by_key(|view| view.number) else { return false };
+        view.groups().iter().all(|group| {
+            let mut mates = view.in_sync().filter(|member| member.group == *group);
+            mates.any(|member| self.is_up(world, member.instance))
+        })
+    }
+
+    /// Whether exactly this life of a node runs.
+    #[must_use]
+    pub fn is_up(&self, world: &World, instance: NodeInstance) -> bool {
+        let host = self.node(instance.node);
+        world.host(host).role == Role::Data(instance) && world.runs(host)
+    }
+
+    /// Whether all nodes are in sync, act in one view, and lead what they should.
+    #[must_use]
+    pub fn is_whole(&self, world: &World) -> bool {
+        let Some(view) = self.newest_view(world) else { return false };
+        let acts = |member: &Member| {
+            let control = self.control(world, self.node(member.instance.node));
+            self.is_up(world, member.instance)
+                && control.is_some_and(|c| c.acts() && c.view().number == view.number)
+        };
+        view.in_sync().filter(|member| acts(member)).count() == self.nodes.len()
+            && view.placements.iter().all(|p| p.replicas.first() == Some(&p.primary))
+    }
+
+    /// Who is where, in words.
+    #[must_use]
+    pub fn describe(&self, world: &World) -> String {
+        let Some(view) = self.newest_view(world) else { return "nobody is left".into() };
+        let members = view.members.iter().map(|m| format!("{} {:?}", m.instance, m.standing));
+        let dead = self.dead_nodes(world);
+        let dead = dead.iter().map(|node| format!("{} is dead", world.host(*node).name));
+        let led = view.placements.iter().filter(|p| p.replicas.first() != Some(&p.primary));
+        let led = format!("{} partitions led by others", led.count());
+        let words: Vec<String> = members.chain(dead).chain([led]).collect();
+        format!("view {}: {}", view.number, words.join(", "))
+    }
+
+    /// Data nodes whose process is gone.
+    #[must_use]
+    pub fn dead_nodes(&self, world: &World) -> Vec<HostId> {
+        self.nodes.iter().copied().filter(|node| world.is_dead(*node)).collect()
+    }
+}
