@@ -144,6 +144,7 @@ pub fn first_view(shape: &Shape) -> View {
             replicas: shape.replicas,
             data_memory: 64 << 20,
             transaction_idle_ms: TRANSACTION_IDLE_MS,
+            checkpoint_interval_ms: 700,
             ..ClusterConfig::default()
         },
         members,
