@@ -173,7 +173,7 @@ impl Client {
             ops.push(&catalog_op(OpKind::Delete, partition, &key, &[]));
         }
         self.0.catalog.known.write().remove(name);
-        match self.call(Call::Batch { ops }).await {
+        match self.call(Call::Batch { ops, durability: self.0.durability }).await {
             Ok(_) => Ok(()),
             Err(error) if error.code == Code::NotFound => {
                 Err(Error::new(Code::NoSuchTable, "").on_table(&name.into()))
@@ -267,7 +267,8 @@ impl Shared {
             Ok(def) => (true, self.definition_everywhere(def)?),
             Err(_) => (false, OpList::default()),
         };
-        let finished = self.connection.call(Call::Finish { tx, commit, ops }).await;
+        let durability = self.durability;
+        let finished = self.connection.call(Call::Finish { tx, commit, ops, durability }).await;
         match (numbered, finished) {
             (Ok(def), Ok(_)) => Ok(def),
             (Ok(_), Err(error)) | (Err(error), _) => Err(error),

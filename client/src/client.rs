@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
+use lockstep_proto::durability::Durability;
 use lockstep_proto::error::Code;
 use lockstep_proto::ids::{NodeId, PartitionId, ShardId};
 use lockstep_proto::view::View;
@@ -52,9 +53,10 @@ pub struct Client(pub(crate) Arc<Shared>);
 /// What all clones of a client share.
 pub(crate) struct Shared {
     pub(crate) connection: Connection,
-    pub(crate) catalog: Catalog,
+    pub(crate) catalog: Arc<Catalog>,
     pub(crate) partitions: u16,
     pub(crate) deadline: Duration,
+    pub(crate) durability: Durability,
 }
 
 /// How to connect. [`Client::builder`] starts one.
@@ -129,8 +131,9 @@ impl ClientBuilder {
         let connection = Connection::spawn(ClientCore::new(options), self.embedded);
         let view = view_of(connection.call(Call::View).await)?;
         let partitions = u16::try_from(view.placements.len()).expect("bounded by PARTITIONS_MAX");
-        let catalog = Catalog::default();
-        Ok(Client(Arc::new(Shared { connection, catalog, partitions, deadline })))
+        let (catalog, durability) = (Arc::default(), Durability::default());
+        let shared = Shared { connection, catalog, partitions, deadline, durability };
+        Ok(Client(Arc::new(shared)))
     }
 
     fn set(mut self, set: impl FnOnce(&mut ClientOptions)) -> Self {
@@ -180,6 +183,38 @@ impl Client {
             options
         });
         ClientBuilder { options, embedded: EmbeddedOptions::default() }
+    }
+
+    /// The same client, whose commits are acknowledged when they are in memory or on disk; this
+    /// one stays as it is, and both share their connections. What is read does not depend on it.
+    ///
+    /// ```no_run
+    /// # use lockstep_client::{Client, Durability, Error, Result};
+    /// # lockstep_client::record! { struct Account in "accounts" { #[key] id: u64, balance: i64 } }
+    /// # async fn run(db: Client) -> Result<()> {
+    /// let on_disk = db.with_durability(Durability::Disk);
+    /// on_disk.table::<Account>().insert(&Account { id: 7, balance: 100 }).await?;
+    /// on_disk
+    ///     .transaction(|tx| async move {
+    ///         tx.table::<Account>().insert(&Account { id: 8, balance: 1 }).await?;
+    ///         Ok::<_, Error>(())
+    ///     })
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn with_durability(&self, durability: Durability) -> Self {
+        let Shared { connection, catalog, partitions, deadline, .. } = &*self.0;
+        let (partitions, deadline) = (*partitions, *deadline);
+        let (connection, catalog) = (connection.clone(), Arc::clone(catalog));
+        Self(Arc::new(Shared { connection, catalog, partitions, deadline, durability }))
+    }
+
+    /// When commits of this client are acknowledged.
+    #[must_use]
+    pub fn durability(&self) -> Durability {
+        self.0.durability
     }
 
     /// The table of a record type. Nothing travels; the table is looked up at first use.

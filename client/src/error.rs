@@ -51,12 +51,14 @@ pub enum ErrorKind {
     Aborted,
     /// A node cannot serve now, or none can be reached.
     Unavailable,
-    /// The memory of the nodes is used up for this data.
+    /// The memory or a disk of the nodes is used up for this data.
     OutOfMemory,
     /// The deadline passed.
     Deadline,
     /// Committed, but the rows it was to return are lost.
     ResultsLost,
+    /// Durability on disk cannot be had, or could not after the commit.
+    NotDurable,
     /// The address of the cluster, or an option, makes no sense.
     Configuration,
 }
@@ -211,12 +213,14 @@ fn kind_of(code: Code) -> ErrorKind {
         | Code::NotReplica
         | Code::ViewChanged
         | Code::Busy
+        | Code::DiskSlow
         | Code::Leaving
         | Code::NotServing
         | Code::NoLease
         | Code::EpochAhead
         | Code::Unreachable => ErrorKind::Unavailable,
-        Code::OutOfMemory => ErrorKind::OutOfMemory,
+        Code::OutOfMemory | Code::DiskFull => ErrorKind::OutOfMemory,
+        Code::NotDurable | Code::DurabilityLost => ErrorKind::NotDurable,
         Code::DeadlineExceeded => ErrorKind::Deadline,
         Code::ResultsLost => ErrorKind::ResultsLost,
         Code::BadAddress => ErrorKind::Configuration,
@@ -232,6 +236,10 @@ fn hint_of(code: Code) -> Option<&'static str> {
         Code::BatchTooLarge => "split the work into several batches",
         Code::OutOfMemory => "raise data_memory, add nodes, or delete rows; reads go on",
         Code::Busy => "fewer calls at a time, or more nodes",
+        Code::DiskFull => "make room on the disks of the nodes, or delete rows; reads go on",
+        Code::DiskSlow => "fewer writes at a time, or faster disks",
+        Code::NotDurable => "see `lockstep status`: replace the disk; commits in memory go on",
+        Code::DurabilityLost => "it is committed and replicated: replace the disks",
         Code::Unreachable => "check the address, and `lockstep status` on a machine of the cluster",
         Code::DeadlineExceeded => "read the rows before trying again, or raise the deadline",
         Code::ResultsLost => "it is committed: read the rows to see them",

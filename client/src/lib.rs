@@ -87,6 +87,7 @@ pub use batch::{Batch, BatchResults};
 pub use catalog::TableBuilder;
 pub use client::{Client, ClientBuilder, URL_VARIABLE, ZONE_VARIABLE};
 pub use error::{Error, ErrorKind, Result};
+pub use lockstep_proto::durability::Durability;
 pub use lockstep_proto::error::Code;
 pub use lockstep_proto::ids::{NodeId, PartitionId, ShardId, TxId};
 pub use lockstep_proto::schema::{ColumnDef, TableDef};

@@ -320,7 +320,7 @@ pub(crate) async fn run(shared: &Shared, items: &[Item], how: How) -> Result<Ran
         let mut ops = OpList::default();
         let subjects = encode(items, &mut ops).await?;
         let call = match how {
-            How::Commit => Call::Batch { ops },
+            How::Commit => Call::Batch { ops, durability: shared.durability },
             How::Read(from) => Call::Read { ops, from },
         };
         let error = match results_of(shared.connection.call(call).await) {

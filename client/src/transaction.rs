@@ -141,7 +141,8 @@ impl Tx {
         Table::at(Arc::clone(table.core()), Place::In(self.clone()))
     }
 
-    /// Commits. `Ok` means that all writes are on all in-sync replicas.
+    /// Commits. `Ok` means that all writes are on all in-sync replicas: in their memory, or on
+    /// their disks if the client is one [with that durability](Client::with_durability).
     ///
     /// Cancel safety: a dropped future leaves the outcome open.
     ///
@@ -155,7 +156,9 @@ impl Tx {
         let Some(handle) = self.0.steps.finish() else {
             return Err(Error::new(Code::NoSuchTransaction, "it was finished before"));
         };
-        let call = Call::Finish { tx: handle, commit: true, ops: OpList::default() };
+        let durability = self.0.steps.shared().durability;
+        let ops = OpList::default();
+        let call = Call::Finish { tx: handle, commit: true, ops, durability };
         self.0.steps.shared().connection.call(call).await?;
         Ok(())
     }

@@ -78,7 +78,7 @@ fn coordinator_dies_at_every_step() {
         net.lease(&second);
         net.run();
         net.answers.clear();
-        net.ask(2, &Message::AskOutcome { request: 9, tx, anchor: PartitionId(0) });
+        net.ask(2, &Message::AskOutcome { request: 9, tx, anchor: PartitionId(0), to_disk: false });
         net.run();
         let Some(Message::OutcomeIs { outcome, .. }) = net.answer() else {
             panic!("step {steps}: {:?}", net.answer())
@@ -129,7 +129,7 @@ fn a_lost_request_asked_about_is_aborted_for_ever() {
     let list = ops(&[op(OpKind::Insert, id, 5)]);
     let tx = net.next_tx();
     net.answers.clear();
-    net.ask(1, &Message::AskOutcome { request: 3, tx, anchor: PartitionId(0) });
+    net.ask(1, &Message::AskOutcome { request: 3, tx, anchor: PartitionId(0), to_disk: false });
     net.run();
     assert_eq!(
         net.answer(),

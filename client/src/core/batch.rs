@@ -14,6 +14,7 @@
 
 use std::time::Duration;
 
+use lockstep_proto::durability::Durability;
 use lockstep_proto::error::ErrorClass;
 use lockstep_proto::wire::data::{Execute, Results};
 use lockstep_proto::wire::op::OpFlags;
@@ -31,6 +32,7 @@ const RETRY_BACK_OFF: (Duration, Duration) = (Duration::from_millis(1), Duration
 #[derive(Debug)]
 pub(super) struct Batch {
     ops: OpList,
+    pub(super) durability: Durability,
     /// The first key touched: its primary coordinates.
     coordinator: PartitionId,
     /// The first key written: its primary knows the outcome. `None` if nothing is written.
@@ -46,13 +48,14 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    pub(super) fn new(ops: OpList) -> Result<Self, CallError> {
+    pub(super) fn new(ops: OpList, durability: Durability) -> Result<Self, CallError> {
         let scope = Scope::of(&ops);
         let Some(coordinator) = scope.touched else {
             return Err(CallError::refused(Code::Malformed, "a batch without operations"));
         };
         Ok(Self {
             ops,
+            durability,
             coordinator,
             anchor: scope.written,
             wants_rows: scope.wants_rows,
@@ -130,7 +133,7 @@ impl ClientCore {
             epoch: self.epoch,
             anchor: batch.anchor.unwrap_or(batch.coordinator),
             step: 0,
-            finish: Finish::Commit,
+            finish: Finish::commit(batch.durability),
             ops: batch.ops.as_ops(),
         })
         .encode(buffer);

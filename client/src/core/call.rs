@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use lockstep_proto::durability::Durability;
 use lockstep_proto::error::{Code, ErrorClass};
 use lockstep_proto::ids::{
     Epoch, NodeId, PartitionId, SchemaVersion, ShardId, StartOrder, TableId, TxId,
@@ -56,6 +57,8 @@ pub enum Call {
     Batch {
         /// What to do; at least one operation.
         ops: OpList,
+        /// When its commit is acknowledged.
+        durability: Durability,
     },
     /// Committed reads without a transaction; each row is the newest or a newer one.
     Read {
@@ -85,6 +88,8 @@ pub enum Call {
         commit: bool,
         /// Last operations, committed together with the rest.
         ops: OpList,
+        /// When the commit is acknowledged.
+        durability: Durability,
     },
     /// One page of a partition's rows in key order.
     Scan {
@@ -123,7 +128,7 @@ impl Call {
     /// Bytes of its operations.
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            Self::Batch { ops }
+            Self::Batch { ops, .. }
             | Self::Read { ops, .. }
             | Self::Step { ops, .. }
             | Self::Finish { ops, .. } => ops.as_ops().byte_len(),
@@ -192,11 +197,15 @@ pub struct CallError {
 }
 
 impl CallError {
-    /// A refusal that left nothing behind.
+    /// A refusal; it has left nothing behind, unless its code says that something is committed.
     pub(crate) fn refused(code: Code, detail: impl Into<Box<str>>) -> Self {
+        let outcome = match code {
+            Code::DurabilityLost | Code::ResultsLost => Outcome::Applied,
+            _ => Outcome::NotApplied,
+        };
         Self {
             code,
-            outcome: Outcome::NotApplied,
+            outcome,
             op: None,
             order: StartOrder::default(),
             tx: None,

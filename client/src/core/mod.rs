@@ -219,9 +219,9 @@ impl ClientCore {
 
     fn admit(&mut self, call: Call) -> Result<Work, CallError> {
         Ok(match call {
-            Call::Batch { ops } => {
+            Call::Batch { ops, durability } => {
                 check_size(&ops)?;
-                Work::Batch(Batch::new(ops)?)
+                Work::Batch(Batch::new(ops, durability)?)
             }
             Call::Read { ops, from } => {
                 check_size(&ops)?;
@@ -232,8 +232,8 @@ impl ClientCore {
                 check_size(&ops)?;
                 Work::Step(self.admit_step(tx, ops, Finish::No)?)
             }
-            Call::Finish { tx, commit, ops } => {
-                let finish = if commit { Finish::Commit } else { Finish::Abort };
+            Call::Finish { tx, commit, ops, durability } => {
+                let finish = if commit { Finish::commit(durability) } else { Finish::Abort };
                 check_size(&ops)?;
                 Work::Step(self.admit_step(tx, ops, finish)?)
             }

@@ -4,6 +4,7 @@
 //! views move it, until it is answered or the call's time is over. The servers make sure that
 //! "aborted" is told only when it can no longer be contradicted.
 
+use lockstep_proto::durability::Durability;
 use lockstep_proto::ids::TxId;
 use lockstep_proto::wire::data::OutcomeTold;
 
@@ -20,15 +21,16 @@ struct Question {
     tx: TxId,
     anchor: PartitionId,
     request: u64,
+    to_disk: bool,
 }
 
 impl ClientCore {
     /// Asks what became of a call's transaction, or waits until the anchor's primary is linked.
     pub(super) fn ask_outcome(&mut self, now: Instant, key: Key, out: &mut Outputs) {
-        let Some(Question { tx, anchor, request }) = self.question(key) else { return };
+        let Some(Question { tx, anchor, request, to_disk }) = self.question(key) else { return };
         let link = self.topology.primary(anchor).ok();
         if let Some(buffer) = link.and_then(|link| out.buffer(link)) {
-            Message::AskOutcome { request, tx, anchor }.encode(buffer);
+            Message::AskOutcome { request, tx, anchor, to_disk }.encode(buffer);
             out.mark("client_asked_outcome");
         } else {
             self.want(now, anchor, out);
@@ -46,6 +48,12 @@ impl ClientCore {
     /// The question was refused, which says nothing about the transaction. A name that has expired
     /// is forgotten everywhere: nobody can say any more, however long one asks.
     pub(super) fn on_ask_refused(&mut self, now: Instant, key: Key, code: Code, out: &mut Outputs) {
+        if code == Code::DurabilityLost {
+            // Of all refusals this one tells the outcome, too.
+            let tx = self.close_transaction_of(key);
+            let error = CallError::refused(code, "");
+            return self.complete(key, Err(CallError { tx, ..error }));
+        }
         if code != Code::TransactionExpired {
             self.set_phase(key, Phase::Asking(None));
             return self.retry_at(now + ASK_AGAIN_REFUSED, key);
@@ -92,7 +100,7 @@ impl ClientCore {
         let tx = self.close_transaction_of(key);
         let completion = if wants_rows {
             let error = CallError::refused(Code::ResultsLost, "");
-            Err(CallError { outcome: Outcome::Applied, tx, ..error })
+            Err(CallError { tx, ..error })
         } else {
             let count = u16::try_from(count).expect("bounded by BATCH_OPS_MAX");
             Ok(Reply::Done { results: ResultList::all_done(count), epoch: self.epoch, tx })
@@ -120,15 +128,19 @@ impl ClientCore {
     }
 
     fn question(&self, key: Key) -> Option<Question> {
-        let (tx, anchor, part) = match &self.calls.find(key)?.work {
-            Work::Batch(batch) => (batch.open?.tx, batch.anchor?, batch.ask_part()),
+        let (tx, anchor, part, to_disk) = match &self.calls.find(key)?.work {
+            Work::Batch(batch) => {
+                let to_disk = batch.durability == Durability::Disk;
+                (batch.open?.tx, batch.anchor?, batch.ask_part(), to_disk)
+            }
             Work::Step(step) => {
                 let transaction = self.transactions.find(step.tx)?;
-                (transaction.id()?, transaction.anchor()?, transaction::ASK_PART)
+                let to_disk = step.finish == Finish::CommitToDisk;
+                (transaction.id()?, transaction.anchor()?, transaction::ASK_PART, to_disk)
             }
             _ => return None,
         };
-        Some(Question { tx, anchor, request: request_of(key, part) })
+        Some(Question { tx, anchor, request: request_of(key, part), to_disk })
     }
 
     fn close_transaction_of(&mut self, key: Key) -> Option<TxId> {

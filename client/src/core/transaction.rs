@@ -59,7 +59,7 @@ pub(super) struct Step {
     pub(super) tx: Key,
     ops: OpList,
     scope: Scope,
-    finish: Finish,
+    pub(super) finish: Finish,
     attempts: u32,
     pub(super) phase: Phase,
 }
@@ -186,7 +186,9 @@ impl ClientCore {
         let (finish, tx) = (step.finish, step.tx);
         let results = match finish {
             Finish::Abort => ResultList::default(),
-            Finish::No | Finish::Commit => ResultList::from_wire(results, step.operations())?,
+            Finish::No | Finish::Commit | Finish::CommitToDisk => {
+                ResultList::from_wire(results, step.operations())?
+            }
         };
         transaction.step += 1;
         transaction.busy = None;
@@ -195,7 +197,7 @@ impl ClientCore {
         }
         let tx = match finish {
             Finish::No => transaction.id(),
-            Finish::Commit | Finish::Abort => self.remove_transaction(tx),
+            Finish::Commit | Finish::CommitToDisk | Finish::Abort => self.remove_transaction(tx),
         };
         self.complete(key, Ok(Reply::Done { results, epoch: self.epoch, tx }));
         Ok(())
@@ -234,7 +236,7 @@ impl ClientCore {
     pub(super) fn on_step_lost(&mut self, now: Instant, key: Key, out: &mut Outputs) {
         let Some((step, transaction)) = self.step_mut(key) else { return };
         match step.finish {
-            Finish::Commit if transaction.written.is_some() => {
+            Finish::Commit | Finish::CommitToDisk if transaction.written.is_some() => {
                 step.phase = Phase::Asking(None);
                 self.ask_outcome(now, key, out);
             }
@@ -243,7 +245,7 @@ impl ClientCore {
                 out.mark("client_first_step_sent_again");
                 self.send_step(now, key, out);
             }
-            Finish::Commit | Finish::No | Finish::Abort => {
+            Finish::Commit | Finish::CommitToDisk | Finish::No | Finish::Abort => {
                 out.mark("client_transaction_lost");
                 self.end_with(key, CallError::refused(Code::AbortedByTakeover, LINK_LOST));
             }
@@ -253,7 +255,7 @@ impl ClientCore {
     pub(super) fn on_step_late(&mut self, now: Instant, key: Key, out: &mut Outputs) {
         let grace = self.calls.find(key).is_some_and(|pending| pending.grace);
         let Some((step, transaction)) = self.step_mut(key) else { return };
-        let asks = step.finish == Finish::Commit && transaction.written.is_some();
+        let asks = step.finish.commits() && transaction.written.is_some();
         match step.phase {
             Phase::Waiting | Phase::Resting => {
                 let error = self.give_up(None);

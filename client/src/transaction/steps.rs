@@ -11,6 +11,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use lockstep_proto::durability::Durability;
 use lockstep_proto::error::Code;
 use lockstep_proto::limits::{BATCH_OPS_MAX, FRAME_BYTES_MAX};
 use lockstep_proto::wire::op::{OpList, OpResult};
@@ -113,7 +114,8 @@ impl Steps {
     /// Aborts the transaction unless its end has been asked for. Does not wait.
     pub(super) fn abort(&self) {
         if let Some(tx) = self.finish() {
-            let call = Call::Finish { tx, commit: false, ops: OpList::default() };
+            let (ops, durability) = (OpList::default(), Durability::Memory);
+            let call = Call::Finish { tx, commit: false, ops, durability };
             self.shared.connection.call_and_forget(call);
         }
     }

@@ -10,7 +10,18 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Epoch, NodeId, NodeInstance};
+use crate::ids::{Epoch, GroupId, NodeId, NodeInstance};
+
+/// When a commit is acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Durability {
+    /// When it is in the memory of all in-sync replicas: it survives the loss of any but the last
+    /// of them. A power cut of all machines may cost the last tenth of a second.
+    #[default]
+    Memory,
+    /// When it is on their disks, too: it survives a power cut of all machines.
+    Disk,
+}
 
 /// How a disk is, the worst last.
 #[derive(
@@ -78,6 +89,8 @@ pub struct Pulse {
     pub awaited: Epoch,
     /// The highest epoch that somebody wants to be closed.
     pub needed: Epoch,
+    /// All disks of a node group have failed: nothing more becomes durable.
+    pub frozen: bool,
     /// Ticks come slowly, because nothing happens: the first work has to be told at once.
     pub quiet: bool,
     /// Members whose disks are not well.
@@ -102,29 +115,42 @@ impl Pulse {
 /// The ticking side: what the members have reported.
 #[derive(Debug, Default)]
 pub struct DiskTicker {
-    members: Vec<(NodeInstance, bool, DiskReport)>,
+    members: Vec<MemberDisk>,
     durable: Epoch,
     told: Pulse,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct MemberDisk {
+    member: NodeInstance,
+    /// Its node group, if its disk counts.
+    group: Option<GroupId>,
+    report: DiskReport,
+}
+
 impl DiskTicker {
-    /// A view begins: its members, each with whether its disk counts, and what this node knows to
-    /// be durable. What members that stay have reported still holds.
-    pub fn enter(&mut self, members: impl Iterator<Item = (NodeInstance, bool)>, durable: Epoch) {
+    /// A view begins: its members, each with its node group if its disk counts, and what this node
+    /// knows to be durable. What members that stay have reported still holds.
+    pub fn enter(
+        &mut self,
+        members: impl Iterator<Item = (NodeInstance, Option<GroupId>)>,
+        durable: Epoch,
+    ) {
         let old = std::mem::take(&mut self.members);
         let before = |member| {
-            let known = old.iter().find(|(known, ..)| *known == member);
-            known.map(|(_, _, report)| *report).unwrap_or_default()
+            let known = old.iter().find(|known| known.member == member);
+            known.map(|known| known.report).unwrap_or_default()
         };
-        self.members = members.map(|(member, counts)| (member, counts, before(member))).collect();
+        let fresh = |(member, group)| MemberDisk { member, group, report: before(member) };
+        self.members = members.map(fresh).collect();
         self.durable = self.durable.max(durable);
     }
 
     /// What a member's disk has.
     pub fn report(&mut self, member: NodeInstance, news: DiskReport) {
-        if let Some((_, _, report)) = self.members.iter_mut().find(|(known, ..)| *known == member) {
-            let durable = report.durable.max(news.durable);
-            *report = DiskReport { durable, ..news };
+        if let Some(known) = self.members.iter_mut().find(|known| known.member == member) {
+            let durable = known.report.durable.max(news.durable);
+            known.report = DiskReport { durable, ..news };
         }
     }
 
@@ -157,13 +183,14 @@ impl DiskTicker {
     pub fn tick(&mut self, closed: Epoch, quiet: bool) -> Pulse {
         self.durable = self.durable_now(closed);
         let sum = self.sum();
-        let ill = self.members.iter().filter(|(_, _, report)| report.state > DiskState::Well);
-        let troubles = ill.map(|(member, _, report)| (member.node, report.state)).collect();
+        let ill = self.members.iter().filter(|known| known.report.state > DiskState::Well);
+        let troubles = ill.map(|known| (known.member.node, known.report.state)).collect();
         let pulse = Pulse {
             durable: self.durable,
             worked: sum.worked,
             awaited: sum.awaited,
             needed: sum.needed,
+            frozen: self.is_frozen(),
             quiet,
             troubles,
         };
@@ -172,13 +199,22 @@ impl DiskTicker {
     }
 
     fn durable_now(&self, closed: Epoch) -> Epoch {
-        let counted = self.members.iter().filter(|(_, counts, _)| *counts);
-        let least = counted.map(|(_, _, report)| report.durable).min().unwrap_or_default();
+        let counted = self.members.iter().filter(|known| known.group.is_some());
+        let least = counted.map(|known| known.report.durable).min().unwrap_or_default();
         self.durable.max(least.min(closed))
     }
 
+    /// Whether a group has disks that count, and all of them have failed.
+    fn is_frozen(&self) -> bool {
+        let broken = |known: &MemberDisk| known.report.state == DiskState::Broken;
+        self.members.iter().any(|one| {
+            let mut mates = self.members.iter().filter(|other| other.group == one.group);
+            one.group.is_some() && mates.all(broken)
+        })
+    }
+
     fn sum(&self) -> DiskReport {
-        let reports = self.members.iter().map(|(_, _, report)| *report);
+        let reports = self.members.iter().map(|known| known.report);
         reports.reduce(DiskReport::and).unwrap_or_default()
     }
 }
@@ -261,15 +297,16 @@ mod tests {
         DiskReport { durable: Epoch(epoch), ..DiskReport::default() }
     }
 
-    fn ticker(members: &[(u16, bool)]) -> DiskTicker {
+    fn ticker(members: &[(u16, Option<u16>)]) -> DiskTicker {
         let mut ticker = DiskTicker::default();
-        ticker.enter(members.iter().map(|(id, counts)| (node(*id), *counts)), Epoch(0));
+        let members = members.iter().map(|(id, group)| (node(*id), group.map(GroupId)));
+        ticker.enter(members, Epoch(0));
         ticker
     }
 
     #[test]
     fn durable_is_what_the_slowest_disk_that_counts_has_of_what_is_closed() {
-        let mut ticker = ticker(&[(1, true), (2, true), (3, false)]);
+        let mut ticker = ticker(&[(1, Some(0)), (2, Some(0)), (3, None)]);
         ticker.report(node(1), durable(7));
         assert_eq!(ticker.tick(Epoch(9), false).durable, Epoch(0));
         ticker.report(node(2), durable(5));
@@ -284,11 +321,11 @@ mod tests {
 
     #[test]
     fn durable_never_goes_back_and_reports_outlive_a_view() {
-        let mut ticker = ticker(&[(1, true), (2, true)]);
+        let mut ticker = ticker(&[(1, Some(0)), (2, Some(0))]);
         ticker.report(node(1), durable(5));
         ticker.report(node(2), durable(5));
         assert_eq!(ticker.tick(Epoch(9), false).durable, Epoch(5));
-        let next = [(node(1), true), (node(3), true)];
+        let next = [(node(1), Some(GroupId(0))), (node(3), Some(GroupId(0)))];
         ticker.enter(next.into_iter(), Epoch(0));
         assert_eq!(ticker.tick(Epoch(9), false).durable, Epoch(5));
         ticker.report(node(3), durable(9));
@@ -298,7 +335,7 @@ mod tests {
 
     #[test]
     fn ticks_name_the_ill_and_what_is_waited_for() {
-        let mut ticker = ticker(&[(1, true), (2, true)]);
+        let mut ticker = ticker(&[(1, Some(0)), (2, Some(0))]);
         let state = DiskState::Full;
         ticker.report(node(2), DiskReport { awaited: Epoch(4), state, ..DiskReport::default() });
         let pulse = ticker.tick(Epoch(3), false);
@@ -306,6 +343,17 @@ mod tests {
         assert!(pulse.hurries(Epoch(3)));
         assert_eq!(pulse.worst(|node| node == NodeId(1)), DiskState::Well);
         assert_eq!(pulse.worst(|_| true), DiskState::Full);
+    }
+
+    #[test]
+    fn a_group_whose_disks_have_all_failed_freezes_what_is_durable() {
+        let mut ticker = ticker(&[(1, Some(0)), (2, Some(0)), (3, Some(1)), (4, None)]);
+        let broken = DiskReport { state: DiskState::Broken, ..DiskReport::default() };
+        ticker.report(node(1), broken);
+        ticker.report(node(4), broken);
+        assert!(!ticker.tick(Epoch(3), false).frozen);
+        ticker.report(node(2), broken);
+        assert!(ticker.tick(Epoch(3), false).frozen);
     }
 
     #[test]

@@ -131,6 +131,12 @@ codes! {
     AbortedByClient = 2017, Permanent, "the transaction was rolled back";
     /// The cluster ended the transaction between two of its steps: wounded, or a view change.
     TransactionGone = 2018, Retry, "the cluster aborted the transaction before this step";
+    /// The disk of a replica cannot keep up.
+    DiskSlow = 2020, Retry, "the disk of a replica cannot keep up";
+    /// The disk of a replica has no space.
+    DiskFull = 2021, Permanent, "the disk of a replica is full";
+    /// Durability on disk was asked for and cannot be had.
+    NotDurable = 2022, Permanent, "no disk of a node group works: nothing can be made durable";
 
     /// The cluster could not be reached for the configured time.
     Unreachable = 3001, Unknown, "the cluster could not be reached";
@@ -138,6 +144,8 @@ codes! {
     DeadlineExceeded = 3002, Unknown, "the deadline passed";
     /// The transaction is committed but its results were lost with its coordinator.
     ResultsLost = 3003, Unknown, "committed, but its results were lost with the node that had them";
+    /// The transaction is committed, and then no disk of a node group worked any more.
+    DurabilityLost = 3004, Unknown, "committed, but not on disk: no disk of a node group works";
 }
 
 impl fmt::Display for Code {

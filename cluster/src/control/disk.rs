@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use lockstep_proto::process::Outputs;
 use lockstep_proto::time::Instant;
-use lockstep_proto::view::Standing;
+use lockstep_proto::view::{Member, Standing};
 
 use super::ControlCore;
 
@@ -25,8 +25,9 @@ const HURRIED_PER_TICK: u32 = 5;
 impl ControlCore {
     /// A view begins: the disks of its members count as far as they are whole.
     pub(super) fn enter_disks(&mut self, now: Instant) {
-        let whole = |standing: Standing| standing >= Standing::Attached;
-        let members = self.view.members.iter().map(|m| (m.instance, whole(m.standing)));
+        let whole = |member: &Member| member.standing >= Standing::Attached;
+        let members = self.view.members.iter();
+        let members = members.map(|m| (m.instance, whole(m).then_some(m.group)));
         self.disk_ticker.enter(members, self.disks.pulse().durable);
         self.disks.report_again();
         self.timers.worked = now;

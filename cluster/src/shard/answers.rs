@@ -3,7 +3,7 @@
 
 use lockstep_proto::canary::Canary;
 use lockstep_proto::error::Code;
-use lockstep_proto::ids::{PartitionId, Seq, ShardAddr, StartOrder, TxId};
+use lockstep_proto::ids::{Epoch, PartitionId, Seq, ShardAddr, StartOrder, TxId};
 use lockstep_proto::process::{LinkId, Outputs};
 use lockstep_proto::wire::data::{Message, OutcomeTold, Results, Vote};
 
@@ -30,8 +30,19 @@ pub(super) enum Owed {
     Takeover { tx: TxId },
     /// A page of a scan.
     Page { link: LinkId, request: u64, more: bool, rows: Box<[u8]> },
+    /// What waits for its epoch to be on disk, too.
+    OnceDurable(Box<(Epoch, Owed)>),
     /// A captured row may be told.
     Read { read: ReadId },
+}
+
+/// A client's question about an outcome.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Question {
+    pub(super) link: LinkId,
+    pub(super) request: u64,
+    /// Whether "committed" is wanted only once it is on disk.
+    pub(super) to_disk: bool,
 }
 
 /// The body of [`Owed::Refuse`].
@@ -123,6 +134,7 @@ impl ShardCore {
             Owed::Page { link, request, more, rows } => {
                 self.send_page(link, request, more, &rows, out);
             }
+            Owed::OnceDurable(waiting) => self.wait_durable(p, *waiting, out),
             Owed::Read { read } => self.on_read_stable(read, out),
         }
     }

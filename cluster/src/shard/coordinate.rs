@@ -28,7 +28,7 @@ use lockstep_proto::wire::data::{
 use lockstep_proto::wire::op::{OpList, OpResult};
 
 use super::ShardCore;
-use super::answers::Refusal;
+use super::answers::{Owed, Refusal};
 
 /// Where a coordinated transaction stands. See the module text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,6 +74,8 @@ pub(super) struct CoordTx {
     pub(super) routing: Vec<PartitionId>,
     /// Commit once the running request's operations are done.
     pub(super) commit_after: bool,
+    /// The answer to the commit waits for the disks.
+    pub(super) to_disk: bool,
     /// Highest vote.
     pub(super) epoch: Epoch,
     pub(super) last_active: Instant,
@@ -156,6 +158,7 @@ impl ShardCore {
             phase: Phase::Open,
             routing: Vec::new(),
             commit_after: false,
+            to_disk: false,
             epoch: Epoch(0),
             last_active: self.now,
         };
@@ -186,8 +189,14 @@ impl ShardCore {
         tx.low = e.low;
         tx.last_active = now;
         tx.anchor = e.anchor;
+        let durable = match e.finish {
+            Finish::CommitToDisk => self.redo.admit_durable(),
+            _ => Ok(()),
+        };
         if e.finish == Finish::Abort {
             self.abort(e.tx, Code::AbortedByClient, None, out);
+        } else if let Err(code) = durable {
+            self.abort(e.tx, code, None, out);
         } else {
             self.run_request(e, out);
         }
@@ -204,7 +213,8 @@ impl ShardCore {
         };
         let (me, view, epoch) = (self.me, self.view_number, self.epoch);
         let Some(tx) = self.coordinated.get_mut(&e.tx) else { return };
-        tx.commit_after = e.finish == Finish::Commit;
+        tx.commit_after = e.finish.commits();
+        tx.to_disk = e.finish == Finish::CommitToDisk;
         let anchored = tx.parts.iter().any(|part| part.partition == tx.anchor);
         if !anchored {
             self.abort(e.tx, Code::Malformed, None, out);
@@ -327,6 +337,27 @@ impl ShardCore {
             let (request, order) = (tx.request, tx.order);
             Message::Answer { request, epoch, order, results: Results(results) }.encode(buffer);
         }
+    }
+
+    /// Answers a commit: at once, or when it is on disk if that was asked for.
+    pub(super) fn answer_commit(
+        &mut self,
+        id: TxId,
+        epoch: Epoch,
+        results: &[u8],
+        out: &mut Outputs,
+    ) {
+        let Some(tx) = self.coordinated.get_mut(&id) else { return };
+        if !tx.to_disk {
+            return self.answer(id, results, out);
+        }
+        if !std::mem::take(&mut tx.asked) {
+            return;
+        }
+        let (link, request, anchor) = (tx.link, tx.request, tx.anchor);
+        let owed = Owed::Answer { link, request, results: results.into(), lease: false };
+        let owed = self.once_durable(epoch, owed);
+        self.settle_debt(anchor, owed, out);
     }
 
     /// Tells the client that its transaction is aborted.

@@ -47,7 +47,7 @@ impl ShardCore {
         let closed = self.closed;
         let Some(tx) = self.coordinated.get(&id) else { return };
         let (p, steps) = (tx.parts[0].partition, tx.parts[0].steps);
-        let (low, link, request) = (tx.low, tx.link, tx.request);
+        let (low, link, request, to_disk) = (tx.low, tx.link, tx.request, tx.to_disk);
         let results = tx.merged_results().unwrap_or_default();
         if !self.leads(p) {
             self.abort(id, Code::ViewChanged, None, out);
@@ -69,7 +69,11 @@ impl ShardCore {
         let seq = self.append(p, builder.finish(), out);
         self.stats.committed += 1;
         let results = results.into_boxed_slice();
-        self.owe(p, seq, Owed::Answer { link, request, results, lease: false }, out);
+        let mut owed = Owed::Answer { link, request, results, lease: false };
+        if to_disk {
+            owed = self.once_durable(self.epoch, owed);
+        }
+        self.owe(p, seq, owed, out);
         self.release_locks(p, id);
     }
 
@@ -146,7 +150,7 @@ impl ShardCore {
         self.raise_epoch(epoch);
         *self.committing.entry(epoch).or_default() += 1;
         self.stats.committed += 1;
-        self.answer(id, &results, out);
+        self.answer_commit(id, epoch, &results, out);
         self.tell_decision(id, out);
     }
 

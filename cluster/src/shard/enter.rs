@@ -74,7 +74,7 @@ impl ShardCore {
     fn report_drained(&mut self, out: &mut Outputs) {
         let idle = self.coordinated.is_empty()
             && self.parts.iter().flatten().all(|part| part.owed.is_empty());
-        if self.draining && idle {
+        if self.draining && idle && self.redo.is_idle() {
             self.report(&ShardControl::Drained, out);
         }
     }

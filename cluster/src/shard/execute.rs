@@ -18,7 +18,7 @@ use lockstep_proto::wire::op::{Op, OpFlags, OpKind};
 use lockstep_storage::Mode;
 
 use super::ShardCore;
-use super::answers::{Owed, Refusal};
+use super::answers::{Owed, Question, Refusal};
 use super::evaluate::{Failing, Failure, run_ops};
 use super::partition::Partition;
 
@@ -72,8 +72,9 @@ impl ShardCore {
             Message::Scan { request, table, schema, partition, rows_max, after } => {
                 self.on_scan(link, request, (table, schema), partition, rows_max, after, out);
             }
-            Message::AskOutcome { request, tx, anchor } => {
-                self.on_ask_outcome(link, request, tx, anchor, out);
+            Message::AskOutcome { request, tx, anchor, to_disk } => {
+                let question = Question { link, request, to_disk };
+                self.on_ask_outcome(question, tx, anchor, out);
             }
             _ => self.on_malformed(link, out),
         }
@@ -111,7 +112,7 @@ impl ShardCore {
             return;
         }
         let one_partition = e.ops.iter().all(|op| op.partition == p);
-        let alone = one_partition && e.finish == Finish::Commit;
+        let alone = one_partition && e.finish.commits();
         if alone && !self.part(p).batch_conflicts(e) {
             self.execute_alone(link, p, e, out);
         } else {
@@ -131,6 +132,9 @@ impl ShardCore {
         }
         if e.ops.byte_len() > REQUEST_BYTES_MAX {
             return Err(Code::BatchTooLarge);
+        }
+        if e.step == 0 && e.finish == Finish::CommitToDisk {
+            self.redo.admit_durable()?;
         }
         if e.step == 0 && self.draining {
             return Err(Code::Leaving);
@@ -202,6 +206,10 @@ impl ShardCore {
         self.staged.write_to(&mut builder);
         let seq = self.append(p, builder.finish(), out);
         self.stats.committed += 1;
+        let owed = match e.finish {
+            Finish::CommitToDisk => self.once_durable(self.epoch, owed),
+            _ => owed,
+        };
         self.owe(p, seq, owed, out);
     }
 

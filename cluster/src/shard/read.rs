@@ -16,7 +16,7 @@ use lockstep_proto::wire::data::{Message, Results};
 use lockstep_proto::wire::op::{Op, OpKind, OpList, OpResult, Ops};
 
 use super::ShardCore;
-use super::answers::Owed;
+use super::answers::{Owed, Question};
 use super::evaluate::table_of;
 use super::partition::{Partition, row_tag};
 use super::scan::ScanRequest;
@@ -32,7 +32,7 @@ pub(super) enum Blocked {
     /// A page of a scan.
     Scan(Box<ScanRequest>),
     /// An outcome question.
-    Outcome { link: LinkId, request: u64 },
+    Outcome(Question),
 }
 
 /// The reads that wait.
@@ -254,9 +254,7 @@ impl ShardCore {
                     self.capture(read, op, &again, out);
                 }
                 Blocked::Scan(scan) => self.run_scan(*scan, out),
-                Blocked::Outcome { link, request } => {
-                    self.answer_blocked_outcome(p, tx, (link, request), out);
-                }
+                Blocked::Outcome(question) => self.on_ask_outcome(question, tx, p, out),
             }
         }
     }

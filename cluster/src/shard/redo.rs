@@ -9,9 +9,12 @@
 //! while this node's disk has, or is about to have, everything before it: not while the node copies
 //! what it missed.
 
+use std::collections::BTreeMap;
+
 use lockstep_proto::disk::{Completion, FileName, Lane};
 use lockstep_proto::durability::{DiskReport, DiskState, Pulse};
-use lockstep_proto::ids::Epoch;
+use lockstep_proto::error::Code;
+use lockstep_proto::ids::{Epoch, PartitionId};
 use lockstep_proto::limits::{REDO_FLUSH, REDO_RETRY, REDO_STALL, REDO_WAITING_BYTES_MAX};
 use lockstep_proto::process::{Effect, LogLevel, Outputs};
 use lockstep_proto::record;
@@ -21,6 +24,7 @@ use lockstep_proto::wire::shard_control::ShardControl;
 use lockstep_storage::redo::{LogIdentity, RedoWriter, WriterState};
 
 use super::ShardCore;
+use super::answers::Owed;
 
 /// What a shard knows about durability, its own and everybody's.
 pub(super) struct Redo {
@@ -33,6 +37,8 @@ pub(super) struct Redo {
     /// What control should know, and what it was told.
     report: DiskReport,
     reported: DiskReport,
+    /// Answers that wait for their epoch to be durable.
+    waiting: BTreeMap<Epoch, Vec<(PartitionId, Owed)>>,
 }
 
 struct Log {
@@ -73,7 +79,8 @@ impl Redo {
         });
         let base = identity.map_or(Epoch(0), |identity| identity.base);
         let report = DiskReport { durable: base, ..DiskReport::default() };
-        Self { log, whole: false, pulse: Pulse::default(), report, reported: report }
+        let (pulse, waiting) = (Pulse::default(), BTreeMap::new());
+        Self { log, whole: false, pulse, report, reported: report, waiting }
     }
 
     /// Takes a record that has entered a partition log.
@@ -125,6 +132,17 @@ impl Redo {
         }
     }
 
+    /// Whether a commit may be asked to wait for the disks.
+    pub(super) fn admit_durable(&self) -> Result<(), Code> {
+        let possible = self.log.is_some() && !self.pulse.frozen;
+        if possible { Ok(()) } else { Err(Code::NotDurable) }
+    }
+
+    /// Whether nobody waits for the disks.
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// What must not wait for the next tick.
     fn is_urgent(&self) -> bool {
         let (now, told) = (&self.report, &self.reported);
@@ -140,8 +158,48 @@ impl ShardCore {
     pub(super) fn on_pulse(&mut self, pulse: Pulse, out: &mut Outputs) {
         self.redo.pulse = pulse;
         self.redo.flush(self.now, self.closed);
+        self.settle_durable(out);
         if self.redo.report != self.redo.reported {
             self.report_disk(out);
+        }
+    }
+
+    /// What is owed for a commit of this epoch to one who wants it on disk. The disks are asked at
+    /// once, while the backups are.
+    pub(super) fn once_durable(&mut self, epoch: Epoch, owed: Owed) -> Owed {
+        self.redo.report.awaited = self.redo.report.awaited.max(epoch);
+        Owed::OnceDurable(Box::new((epoch, owed)))
+    }
+
+    /// The commit is stable; now for the disks.
+    pub(super) fn wait_durable(
+        &mut self,
+        p: PartitionId,
+        (epoch, owed): (Epoch, Owed),
+        out: &mut Outputs,
+    ) {
+        self.redo.waiting.entry(epoch).or_default().push((p, owed));
+        self.settle_durable(out);
+    }
+
+    /// Settles what is durable by now, or never will be.
+    fn settle_durable(&mut self, out: &mut Outputs) {
+        let later = self.redo.waiting.split_off(&self.redo.pulse.durable.next());
+        for (p, owed) in std::mem::replace(&mut self.redo.waiting, later).into_values().flatten() {
+            out.mark("answered_when_durable");
+            self.settle_debt(p, owed, out);
+        }
+        if !self.redo.pulse.frozen {
+            return;
+        }
+        for (_, owed) in std::mem::take(&mut self.redo.waiting).into_values().flatten() {
+            out.mark("durability_lost");
+            if let Owed::Done { link, request, .. }
+            | Owed::Answer { link, request, .. }
+            | Owed::Outcome { link, request, .. } = owed
+            {
+                self.refuse_request(link, request, Code::DurabilityLost, out);
+            }
         }
     }
 

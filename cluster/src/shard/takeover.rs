@@ -12,11 +12,11 @@ use std::collections::BTreeMap;
 use lockstep_proto::error::Code;
 use lockstep_proto::ids::{Epoch, PartitionId, ShardAddr, TxId};
 use lockstep_proto::outcomes::Outcome;
-use lockstep_proto::process::{LinkId, Outputs};
+use lockstep_proto::process::Outputs;
 use lockstep_proto::wire::data::{Message, OutcomeTold, Partitions, Vote, partitions_to_bytes};
 
 use super::ShardCore;
-use super::answers::Owed;
+use super::answers::{Owed, Question};
 use super::coordinate::Phase;
 use super::read::Blocked;
 
@@ -216,12 +216,12 @@ impl ShardCore {
     /// it true for ever.
     pub(super) fn on_ask_outcome(
         &mut self,
-        link: LinkId,
-        request: u64,
+        question: Question,
         id: TxId,
         anchor: PartitionId,
         out: &mut Outputs,
     ) {
+        let Question { link, request, to_disk } = question;
         if !self.leads(anchor) {
             self.refuse_request(link, request, Code::NotPrimary, out);
             return;
@@ -234,8 +234,7 @@ impl ShardCore {
         let part = self.part_mut(anchor);
         if part.prepared.contains_key(&id) {
             out.mark("outcome_waits_for_decision");
-            let blocked = Blocked::Outcome { link, request };
-            part.blocked.entry(id).or_default().push(blocked);
+            part.blocked.entry(id).or_default().push(Blocked::Outcome(question));
             return;
         }
         let (after, outcome) = match part.outcomes.known(id) {
@@ -256,17 +255,11 @@ impl ShardCore {
                 (self.append_abort(anchor, id, 0, out), OutcomeTold::Aborted)
             }
         };
-        self.owe(anchor, after, Owed::Outcome { link, request, outcome }, out);
-    }
-
-    /// The end of a prepared transaction somebody asked about.
-    pub(super) fn answer_blocked_outcome(
-        &mut self,
-        p: PartitionId,
-        id: TxId,
-        (link, request): (LinkId, u64),
-        out: &mut Outputs,
-    ) {
-        self.on_ask_outcome(link, request, id, p, out);
+        let owed = Owed::Outcome { link, request, outcome };
+        let owed = match outcome {
+            OutcomeTold::Committed(epoch) if to_disk => self.once_durable(epoch, owed),
+            _ => owed,
+        };
+        self.owe(anchor, after, owed, out);
     }
 }

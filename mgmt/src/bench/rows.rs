@@ -117,7 +117,8 @@ impl BenchTable {
     /// # Errors
     /// As [`Client::call`].
     pub async fn commit(&self, ops: OpList) -> Result<(), CallError> {
-        check(self.client.call(Call::Batch { ops }).await?)
+        let durability = self.client.durability();
+        check(self.client.call(Call::Batch { ops, durability }).await?)
     }
 
     /// Committed reads from the replicas chosen.

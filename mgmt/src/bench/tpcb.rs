@@ -164,6 +164,9 @@ impl Work for Worker {
         let row = [key[0].clone(), key[1].clone(), Value::UInt(account), Value::Int(delta)];
         let row = encode_row(&bank.history, &row).expect("values of this table");
         bank.push(&mut ops, OpKind::Insert, (&bank.history, &key), &row);
-        bank.client.call(Call::Batch { ops }).await.map(|_| Kind::Write)
+        bank.client
+            .call(Call::Batch { ops, durability: bank.client.durability() })
+            .await
+            .map(|_| Kind::Write)
     }
 }

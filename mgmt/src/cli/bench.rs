@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::ValueEnum;
-use lockstep_client::Client;
+use lockstep_client::{Client, Durability};
 use serde_json::{Map, Value};
 
 use super::error::{CliResult, ExitKind};
@@ -52,9 +52,30 @@ pub(super) struct LoadArgs {
     #[arg(long, value_name = "R")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub(super) rate: Option<u64>,
+    /// Acknowledge commits when they are in memory or on the disks of all in-sync replicas
+    #[arg(long, value_enum, default_value_t = BenchDurability::Memory, value_name = "WHERE")]
+    pub(super) durability: BenchDurability,
     /// Measure bare processes that pass the same bytes along as many hops, in the same run
     #[arg(long)]
     pub(super) floor: bool,
+}
+
+/// When commits are acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(super) enum BenchDurability {
+    /// In the memory of all in-sync replicas
+    Memory,
+    /// On their disks, too
+    Disk,
+}
+
+impl From<BenchDurability> for Durability {
+    fn from(durability: BenchDurability) -> Self {
+        match durability {
+            BenchDurability::Memory => Self::Memory,
+            BenchDurability::Disk => Self::Disk,
+        }
+    }
 }
 
 /// Arguments of `lockstep bench point`.
@@ -199,8 +220,9 @@ fn run_point(global: &Global, args: &PointArgs) -> CliResult<ExitKind> {
         rows: 1,
         floor: args.load.floor,
     };
-    let outcome =
-        with_client(global, async |client, voice| point::run(client, voice, &plan).await)?;
+    let outcome = with_client(global, &args.load, async |client, voice| {
+        point::run(client, voice, &plan).await
+    })?;
     let mut report = Report::of_load("point", &args.load);
     report.set("op", args.op.name());
     report.set("write_percent", args.write);
@@ -219,8 +241,9 @@ fn run_batch(global: &Global, args: &BatchArgs) -> CliResult<ExitKind> {
         rows: args.rows,
         floor: args.load.floor,
     };
-    let outcome =
-        with_client(global, async |client, voice| point::run(client, voice, &plan).await)?;
+    let outcome = with_client(global, &args.load, async |client, voice| {
+        point::run(client, voice, &plan).await
+    })?;
     let mut report = Report::of_load("batch", &args.load);
     report.set("rows_per_batch", args.rows);
     report.set("write_percent", args.write);
@@ -234,7 +257,7 @@ fn run_batch(global: &Global, args: &BatchArgs) -> CliResult<ExitKind> {
 
 fn run_tpcb(global: &Global, args: &TpcbArgs) -> CliResult<ExitKind> {
     let plan = args.load.plan();
-    let loaded = with_client(global, async |client, voice| {
+    let loaded = with_client(global, &args.load, async |client, voice| {
         tpcb::run(client, voice, &plan, args.branches).await
     })?;
     let mut report = Report::of_load("tpcb", &args.load);
@@ -244,8 +267,10 @@ fn run_tpcb(global: &Global, args: &TpcbArgs) -> CliResult<ExitKind> {
 }
 
 fn run_memory(global: &Global, args: &MemoryArgs) -> CliResult<ExitKind> {
-    let filled =
-        with_client(global, async |client, voice| memory::run(client, voice, args.rows).await)?;
+    let filled = block_on(async {
+        let client = connect::client(global).await?;
+        memory::run(&client, &global.voice(), args.rows).await
+    })?;
     let mut report = Report::new("memory");
     report.set("rows", args.rows);
     report.set("node", filled.node.0);
@@ -288,10 +313,11 @@ fn run_failover(global: &Global, args: &FailoverArgs) -> CliResult<ExitKind> {
 /// Connects, works, and gives up the connection.
 fn with_client<T>(
     global: &Global,
+    load: &LoadArgs,
     work: impl AsyncFnOnce(&Client, &Voice) -> CliResult<T>,
 ) -> CliResult<T> {
     block_on(async {
-        let client = connect::client(global).await?;
+        let client = connect::client(global).await?.with_durability(load.durability.into());
         work(&client, &global.voice()).await
     })
 }
@@ -310,6 +336,9 @@ impl Report {
     fn of_load(bench: &str, args: &LoadArgs) -> Self {
         let mut report = Self::new(bench);
         report.set("tasks", args.tasks);
+        if args.durability == BenchDurability::Disk {
+            report.set("durability", "disk");
+        }
         if let Some(rate) = args.rate {
             report.set("rate", rate);
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use lockstep_client::Client;
 use lockstep_client::core::{Call, CallError, Outcome, Reply};
+use lockstep_proto::durability::Durability;
 use lockstep_proto::error::Code;
 use lockstep_proto::key::encode_key;
 use lockstep_proto::placement::partition_of;
@@ -174,7 +175,7 @@ impl Loader {
         self.rows_waiting -= tags.len();
         let client = self.client.clone();
         self.under_way.spawn(async move {
-            let result = client.call(Call::Batch { ops }).await;
+            let result = client.call(Call::Batch { ops, durability: Durability::Memory }).await;
             Ended { tags, result }
         });
         Ok(())

@@ -2,12 +2,13 @@
 
 use super::rig::*;
 use crate::core::*;
+use lockstep_proto::durability::Durability;
 use lockstep_proto::ids::{Epoch, PartitionId};
 use lockstep_proto::wire::data::OutcomeTold;
 
 fn ask(rig: &mut Rig, node: u16) -> (u64, lockstep_proto::ids::TxId, PartitionId) {
     match rig.sent_one(node).message() {
-        Message::AskOutcome { request, tx, anchor } => (request, tx, anchor),
+        Message::AskOutcome { request, tx, anchor, .. } => (request, tx, anchor),
         other => panic!("not a question: {other:?}"),
     }
 }
@@ -19,7 +20,7 @@ fn tell(rig: &mut Rig, node: u16, request: u64, outcome: OutcomeTold) {
 #[test]
 fn a_batch_goes_to_the_primary_of_the_first_key_and_is_done() {
     let mut rig = Rig::new();
-    let id = rig.submit(Call::Batch { ops: writes(&[1, 0]) });
+    let id = rig.submit(Call::Batch { ops: writes(&[1, 0]), durability: Durability::Memory });
     let sent = rig.sent_one(2);
     let execute = sent.execute();
     assert_eq!((execute.anchor, execute.step, execute.finish), (PartitionId(1), 0, Finish::Commit));
@@ -36,14 +37,14 @@ fn the_anchor_is_the_first_key_written() {
     let mut rig = Rig::new();
     let mut ops = reads(&[0]);
     writes(&[3]).as_ops().iter().for_each(|op| ops.push(&op));
-    rig.submit(Call::Batch { ops });
+    rig.submit(Call::Batch { ops, durability: Durability::Memory });
     assert_eq!(rig.sent_one(1).execute().anchor, PartitionId(3));
 }
 
 #[test]
 fn a_retryable_refusal_leads_to_a_new_id_of_the_same_age() {
     let mut rig = Rig::new();
-    let id = rig.submit(Call::Batch { ops: writes(&[0]) });
+    let id = rig.submit(Call::Batch { ops: writes(&[0]), durability: Durability::Memory });
     let first = rig.sent_one(1);
     rig.refuse(1, first.execute().request, Code::Wounded);
     assert!(rig.sent(1).is_empty(), "it backs off");
@@ -62,7 +63,7 @@ fn a_retryable_refusal_leads_to_a_new_id_of_the_same_age() {
 #[test]
 fn a_permanent_refusal_is_the_answer() {
     let mut rig = Rig::new();
-    let id = rig.submit(Call::Batch { ops: writes(&[0]) });
+    let id = rig.submit(Call::Batch { ops: writes(&[0]), durability: Durability::Memory });
     let request = rig.sent_one(1).execute().request;
     rig.refuse(1, request, Code::DuplicateKey);
     let error = rig.completed_one(id).unwrap_err();
@@ -73,7 +74,7 @@ fn a_permanent_refusal_is_the_answer() {
 #[test]
 fn a_lost_answer_is_asked_for_and_committed_means_done() {
     let mut rig = Rig::new();
-    let id = rig.submit(Call::Batch { ops: writes(&[0]) });
+    let id = rig.submit(Call::Batch { ops: writes(&[0]), durability: Durability::Memory });
     let lost = rig.sent_one(1).execute().tx;
     rig.unlink(1);
     assert!(rig.completed().is_empty());
@@ -89,7 +90,7 @@ fn a_lost_answer_is_asked_for_and_committed_means_done() {
 #[test]
 fn lost_results_are_told_as_such() {
     let mut rig = Rig::new();
-    let id = rig.submit(Call::Batch { ops: returning(&[0]) });
+    let id = rig.submit(Call::Batch { ops: returning(&[0]), durability: Durability::Memory });
     rig.sent_one(1);
     rig.unlink(1);
     rig.next_view(2, 2, &[2]);
@@ -102,7 +103,7 @@ fn lost_results_are_told_as_such() {
 #[test]
 fn an_abort_told_by_the_anchor_leads_to_a_new_id() {
     let mut rig = Rig::new();
-    let id = rig.submit(Call::Batch { ops: writes(&[0]) });
+    let id = rig.submit(Call::Batch { ops: writes(&[0]), durability: Durability::Memory });
     let lost = rig.sent_one(1).execute().tx;
     rig.unlink(1);
     rig.next_view(2, 2, &[2]);
@@ -118,7 +119,7 @@ fn an_abort_told_by_the_anchor_leads_to_a_new_id() {
 #[test]
 fn a_question_that_came_when_the_name_had_expired_is_not_asked_again() {
     let mut rig = Rig::new();
-    let id = rig.submit(Call::Batch { ops: writes(&[0]) });
+    let id = rig.submit(Call::Batch { ops: writes(&[0]), durability: Durability::Memory });
     rig.sent_one(1);
     rig.unlink(1);
     rig.next_view(2, 2, &[2]);
@@ -133,7 +134,7 @@ fn a_question_that_came_when_the_name_had_expired_is_not_asked_again() {
 #[test]
 fn a_question_follows_the_anchor_and_survives_refusal_and_loss() {
     let mut rig = Rig::new();
-    let id = rig.submit(Call::Batch { ops: writes(&[1]) });
+    let id = rig.submit(Call::Batch { ops: writes(&[1]), durability: Durability::Memory });
     rig.sent_one(2);
     rig.unlink(2);
     rig.link(2);
@@ -155,7 +156,7 @@ fn a_question_follows_the_anchor_and_survives_refusal_and_loss() {
 #[test]
 fn nobody_answers_in_time_means_unknown() {
     let mut rig = Rig::new();
-    let id = rig.submit(Call::Batch { ops: writes(&[1]) });
+    let id = rig.submit(Call::Batch { ops: writes(&[1]), durability: Durability::Memory });
     rig.sent_one(2);
     rig.unlink(2);
     rig.pass(Duration::from_secs(11));
@@ -163,7 +164,7 @@ fn nobody_answers_in_time_means_unknown() {
     rig.pass(Duration::from_secs(2));
     let error = rig.completed_one(id).unwrap_err();
     assert_eq!((error.code, error.outcome), (Code::DeadlineExceeded, Outcome::Unknown));
-    let next = rig.submit(Call::Batch { ops: writes(&[0]) });
+    let next = rig.submit(Call::Batch { ops: writes(&[0]), durability: Durability::Memory });
     let sent = rig.sent_one(1);
     assert_eq!(sent.execute().low, sent.execute().tx.sequence, "the mark is not held back");
     rig.answer_done(1, sent.execute().request);
@@ -173,7 +174,7 @@ fn nobody_answers_in_time_means_unknown() {
 #[test]
 fn what_was_never_sent_was_not_applied() {
     let mut rig = Rig::unlinked();
-    let id = rig.submit(Call::Batch { ops: writes(&[1]) });
+    let id = rig.submit(Call::Batch { ops: writes(&[1]), durability: Durability::Memory });
     rig.pass(Duration::from_secs(11));
     let error = rig.completed_one(id).unwrap_err();
     assert_eq!((error.code, error.outcome), (Code::Unreachable, Outcome::NotApplied));
@@ -182,7 +183,7 @@ fn what_was_never_sent_was_not_applied() {
 #[test]
 fn a_silent_link_is_probed_and_then_given_up() {
     let mut rig = Rig::new();
-    rig.submit(Call::Batch { ops: writes(&[1]) });
+    rig.submit(Call::Batch { ops: writes(&[1]), durability: Durability::Memory });
     rig.sent_one(2);
     rig.pass(Duration::from_millis(1500));
     assert!(rig.marks().contains(&"client_link_probed"));
@@ -193,7 +194,7 @@ fn a_silent_link_is_probed_and_then_given_up() {
 #[test]
 fn calls_wait_for_the_first_view_and_the_first_session() {
     let mut rig = Rig::unlinked();
-    let id = rig.submit(Call::Batch { ops: writes(&[0]) });
+    let id = rig.submit(Call::Batch { ops: writes(&[0]), durability: Durability::Memory });
     let view_call = rig.submit(Call::View);
     rig.link(1);
     rig.next_view(1, 1, &[1, 2]);
@@ -208,9 +209,9 @@ fn calls_wait_for_the_first_view_and_the_first_session() {
 #[test]
 fn a_partition_that_does_not_exist_and_an_empty_batch_are_refused() {
     let mut rig = Rig::new();
-    let id = rig.submit(Call::Batch { ops: writes(&[4]) });
+    let id = rig.submit(Call::Batch { ops: writes(&[4]), durability: Durability::Memory });
     assert_eq!(rig.completed_one(id).unwrap_err().code, Code::Malformed);
-    let id = rig.submit(Call::Batch { ops: OpList::default() });
+    let id = rig.submit(Call::Batch { ops: OpList::default(), durability: Durability::Memory });
     assert_eq!(rig.completed_one(id).unwrap_err().code, Code::Malformed);
 }
 
@@ -222,7 +223,7 @@ fn too_many_bytes_are_refused_as_busy_until_some_are_done() {
         writes(&[0]).as_ops().iter().for_each(|op| {
             ops.push(&lockstep_proto::wire::op::Op { body: &[7; 1 << 20], ..op });
         });
-        Call::Batch { ops }
+        Call::Batch { ops, durability: Durability::Memory }
     };
     let ids: Vec<CallId> = (0..256).map(|_| rig.submit(large())).collect();
     let refused = rig.completed();
@@ -239,7 +240,7 @@ fn too_many_bytes_are_refused_as_busy_until_some_are_done() {
 #[test]
 fn garbage_ends_the_link_and_the_question_goes_on() {
     let mut rig = Rig::new();
-    rig.submit(Call::Batch { ops: writes(&[0]) });
+    rig.submit(Call::Batch { ops: writes(&[0]), durability: Durability::Memory });
     rig.sent_one(1);
     rig.hear(1, &[255, 1, 2]);
     let effects = rig.out.take_effects();

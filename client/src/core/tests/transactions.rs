@@ -2,6 +2,7 @@
 
 use super::rig::*;
 use crate::core::*;
+use lockstep_proto::durability::Durability;
 use lockstep_proto::ids::{Epoch, PartitionId, StartOrder};
 use lockstep_proto::wire::data::OutcomeTold;
 
@@ -14,7 +15,7 @@ fn begin(rig: &mut Rig) -> TxHandle {
 }
 
 fn finish(rig: &mut Rig, tx: TxHandle, commit: bool) -> CallId {
-    rig.submit(Call::Finish { tx, commit, ops: OpList::default() })
+    rig.submit(Call::Finish { tx, commit, ops: OpList::default(), durability: Durability::Memory })
 }
 
 #[test]
@@ -50,7 +51,7 @@ fn an_open_transaction_does_not_hold_back_the_others_mark() {
     rig.submit(Call::Step { tx, ops: writes(&[0]) });
     let own = rig.sent_one(1);
     for sequence in 1..4 {
-        let id = rig.submit(Call::Batch { ops: writes(&[0]) });
+        let id = rig.submit(Call::Batch { ops: writes(&[0]), durability: Durability::Memory });
         let sent = rig.sent_one(1);
         assert_eq!((sent.execute().tx.sequence, sent.execute().low), (sequence, sequence));
         assert_ne!(sent.execute().tx.session, own.execute().tx.session);
@@ -115,12 +116,17 @@ fn a_lost_commit_is_asked_for() {
     for outcome in [OutcomeTold::Committed(Epoch(20)), OutcomeTold::Aborted] {
         let mut rig = Rig::new();
         let tx = begin(&mut rig);
-        let end = rig.submit(Call::Finish { tx, commit: true, ops: writes(&[0]) });
+        let end = rig.submit(Call::Finish {
+            tx,
+            commit: true,
+            ops: writes(&[0]),
+            durability: Durability::Memory,
+        });
         let lost = rig.sent_one(1).execute().tx;
         rig.unlink(1);
         rig.next_view(2, 2, &[2]);
         let sent = rig.sent_one(2);
-        let Message::AskOutcome { request, tx, anchor } = sent.message() else { panic!() };
+        let Message::AskOutcome { request, tx, anchor, .. } = sent.message() else { panic!() };
         assert_eq!((tx, anchor), (lost, PartitionId(0)));
         rig.answer(2, &Message::OutcomeIs { request, outcome });
         let completion = rig.completed_one(end);
@@ -135,7 +141,12 @@ fn a_lost_commit_is_asked_for() {
 fn a_lost_commit_without_writes_is_an_abort() {
     let mut rig = Rig::new();
     let tx = begin(&mut rig);
-    let end = rig.submit(Call::Finish { tx, commit: true, ops: reads(&[0]) });
+    let end = rig.submit(Call::Finish {
+        tx,
+        commit: true,
+        ops: reads(&[0]),
+        durability: Durability::Memory,
+    });
     rig.sent_one(1);
     rig.unlink(1);
     assert_eq!(rig.completed_one(end).unwrap_err().code, Code::AbortedByTakeover);

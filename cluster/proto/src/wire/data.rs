@@ -10,6 +10,7 @@ pub use encode::{put_log_ends, put_stable};
 
 use ::bytes::{BufMut, BytesMut};
 
+use crate::durability::Durability;
 use crate::error::Code;
 use crate::ids::{Epoch, PartitionId, SchemaVersion, Seq, StartOrder, TableId, TxId, ViewNumber};
 use crate::limits::PARTITIONS_MAX;
@@ -27,6 +28,25 @@ pub enum Finish {
     Commit = 1,
     /// Abort it.
     Abort = 2,
+    /// As `Commit`; the answer waits until the commit is on the disks of all in-sync replicas.
+    CommitToDisk = 3,
+}
+
+impl Finish {
+    /// The commit that is acknowledged so.
+    #[must_use]
+    pub fn commit(durability: Durability) -> Self {
+        match durability {
+            Durability::Memory => Self::Commit,
+            Durability::Disk => Self::CommitToDisk,
+        }
+    }
+
+    /// Whether it asks for the commit.
+    #[must_use]
+    pub fn commits(self) -> bool {
+        matches!(self, Self::Commit | Self::CommitToDisk)
+    }
 }
 
 /// What a participant says about a transaction. Prepared, refused and committed are told only when
@@ -218,6 +238,8 @@ pub enum Message<'a> {
         tx: TxId,
         /// Its anchor.
         anchor: PartitionId,
+        /// Whether "committed" is wanted only once it is on disk.
+        to_disk: bool,
     },
     /// The answer to `Execute` and `Read`.
     Answer {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use lockstep_client::core::{Call, Completion, Reply, TxHandle};
 use lockstep_proto::change::{Comparison, Condition};
+use lockstep_proto::durability::Durability;
 use lockstep_proto::error::Code;
 use lockstep_proto::ids::StartOrder;
 use lockstep_proto::value::Value;
@@ -49,7 +50,8 @@ impl Task for TransferTask {
         accounts.add(&mut ops, self.to, Value::Int(self.amount), &[]);
         scene.notes.begin();
         self.open = true;
-        Next::Call(Call::Batch { ops })
+        let durability = scene.some_durability();
+        Next::Call(Call::Batch { ops, durability })
     }
 
     fn lost(&mut self, notes: &mut Notebook) {
@@ -122,7 +124,12 @@ impl AuditTask {
     fn finish(&mut self, commit: bool) -> Next {
         self.finishing = true;
         match self.tx.take() {
-            Some(tx) => Next::Call(Call::Finish { tx, commit, ops: OpList::default() }),
+            Some(tx) => Next::Call(Call::Finish {
+                tx,
+                commit,
+                ops: OpList::default(),
+                durability: Durability::Memory,
+            }),
             None => Next::Stop,
         }
     }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use lockstep_client::core::{Call, Completion, Reply};
+use lockstep_proto::durability::Durability;
 use lockstep_proto::value::Value;
 use lockstep_proto::wire::op::{OpFlags, OpList, OpResult};
 
@@ -27,6 +28,7 @@ pub struct IncrementTask {
     keys: Vec<u64>,
     begin: u64,
     open: bool,
+    durability: Durability,
 }
 
 impl IncrementTask {
@@ -37,6 +39,12 @@ impl IncrementTask {
             for (value, result) in values.iter_mut().zip(results.iter()) {
                 if let OpResult::Row(row) = result {
                     *value = Some(value_of(scene.notes, row));
+                }
+            }
+            if self.durability == Durability::Disk {
+                for (key, value) in self.keys.iter().zip(&values) {
+                    let reached = scene.notes.on_disk.counters.entry(*key).or_default();
+                    *reached = (*reached).max(value.unwrap_or_default());
                 }
             }
         }
@@ -77,7 +85,8 @@ impl Task for IncrementTask {
         }
         scene.notes.begin();
         self.open = true;
-        Next::Call(Call::Batch { ops })
+        self.durability = scene.some_durability();
+        Next::Call(Call::Batch { ops, durability: self.durability })
     }
 
     fn lost(&mut self, notes: &mut Notebook) {

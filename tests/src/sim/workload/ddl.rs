@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use lockstep_client::core::{Call, Completion, Reply, TxHandle};
+use lockstep_proto::durability::Durability;
 use lockstep_proto::ids::{PartitionId, StartOrder};
 use lockstep_proto::value::{ColumnType, Value};
 use lockstep_proto::wire::op::{OpFlags, OpKind, OpList};
@@ -60,7 +61,7 @@ impl DdlTask {
         define(&table, partitions, &mut ops);
         self.table = Some(table);
         self.stage = Stage::Defining;
-        Next::Call(Call::Finish { tx, commit: true, ops })
+        Next::Call(Call::Finish { tx, commit: true, ops, durability: Durability::Memory })
     }
 
     fn fill(&mut self, scene: &mut Scene<'_>) -> Next {
@@ -71,7 +72,7 @@ impl DdlTask {
         }
         self.stage = Stage::Filling;
         scene.notes.begin();
-        Next::Call(Call::Batch { ops })
+        Next::Call(Call::Batch { ops, durability: Durability::Memory })
     }
 
     fn remove(&mut self, tx: TxHandle, scene: &mut Scene<'_>) -> Next {
@@ -84,7 +85,7 @@ impl DdlTask {
             }
         }
         self.stage = Stage::Dropped;
-        Next::Call(Call::Finish { tx, commit: true, ops })
+        Next::Call(Call::Finish { tx, commit: true, ops, durability: Durability::Memory })
     }
 }
 

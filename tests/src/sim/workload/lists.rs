@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lockstep_client::core::{Call, Completion, Outcome, ReadFrom, Reply, TxHandle};
+use lockstep_proto::durability::Durability;
 use lockstep_proto::ids::{NodeId, StartOrder};
 use lockstep_proto::value::Value;
 use lockstep_proto::wire::op::{OpFlags, OpList, OpResult};
@@ -53,6 +54,7 @@ pub struct AppendTask {
     order: StartOrder,
     lists: BTreeMap<u64, Vec<u64>>,
     give_up: bool,
+    durability: Durability,
 }
 
 impl AppendTask {
@@ -66,6 +68,7 @@ impl AppendTask {
             order: StartOrder::default(),
             lists: BTreeMap::new(),
             give_up: false,
+            durability: Durability::Memory,
         }
     }
 
@@ -143,7 +146,12 @@ impl AppendTask {
         self.stage = Stage::Finishing;
         let mut ops = OpList::default();
         if self.give_up {
-            return Next::Call(Call::Finish { tx, commit: false, ops });
+            return Next::Call(Call::Finish {
+                tx,
+                commit: false,
+                ops,
+                durability: Durability::Memory,
+            });
         }
         for step in &self.steps {
             if let Micro::Append { key, element } = step {
@@ -152,14 +160,20 @@ impl AppendTask {
                 scene.notes.tables.lists.upsert(&mut ops, *key, bytes_of(list));
             }
         }
-        Next::Call(Call::Finish { tx, commit: true, ops })
+        self.durability = scene.some_durability();
+        Next::Call(Call::Finish { tx, commit: true, ops, durability: self.durability })
     }
 
     /// The step failed: the attempt is over, the handle is given back.
     fn drop_after(&mut self, tx: TxHandle, done: Completion, scene: &mut Scene<'_>) -> Next {
         self.over(&done, scene);
         self.stage = Stage::Dropping;
-        Next::Call(Call::Finish { tx, commit: false, ops: OpList::default() })
+        Next::Call(Call::Finish {
+            tx,
+            commit: false,
+            ops: OpList::default(),
+            durability: Durability::Memory,
+        })
     }
 
     fn over(&mut self, done: &Completion, scene: &mut Scene<'_>) {
@@ -176,6 +190,13 @@ impl AppendTask {
             && scene.rng.percent(80)
         {
             self.order = error.order;
+        }
+        if done.is_ok() && kind == EventKind::Ok && self.durability == Durability::Disk {
+            for step in &self.steps {
+                if let Micro::Append { key, element } = step {
+                    scene.notes.on_disk.elements.push((*key, *element));
+                }
+            }
         }
         scene.notes.record(self.process, kind, self.steps.clone());
         if kind == EventKind::Info {

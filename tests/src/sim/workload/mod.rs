@@ -17,6 +17,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use lockstep_client::core::{Call, CallError, CallId, ClientCore, Completion, Outcome, Reply};
+use lockstep_proto::durability::Durability;
 use lockstep_proto::process::{Input, Outputs, Process};
 use lockstep_proto::time::Instant;
 
@@ -42,6 +43,13 @@ pub struct Scene<'a> {
     pub notes: &'a mut Notebook,
     /// Nodes that could be asked for reads.
     pub nodes: u16,
+}
+
+impl Scene<'_> {
+    /// What a task asks for, mostly the cheaper.
+    pub fn some_durability(&mut self) -> Durability {
+        if self.rng.one_in(4) { Durability::Disk } else { Durability::Memory }
+    }
 }
 
 /// One thing a client does over and over.

@@ -24,6 +24,15 @@ pub enum Phase {
     Final,
 }
 
+/// What clients were told to be on disk: a power cut of all machines must leave it.
+#[derive(Default)]
+pub struct OnDisk {
+    /// Lists and elements in them.
+    pub elements: Vec<(u64, u64)>,
+    /// The highest value that each counter has reached.
+    pub counters: BTreeMap<u64, u64>,
+}
+
 /// See the module text.
 pub struct Notebook {
     /// True time of the event being executed.
@@ -42,6 +51,8 @@ pub struct Notebook {
     pub transfers: Vec<Transfer>,
     /// What audits of the whole bank saw.
     pub audits: Vec<BTreeMap<u64, i64>>,
+    /// What was acknowledged as durable.
+    pub on_disk: OnDisk,
     /// Operations begun.
     pub operations: u64,
     /// Operations that committed (reads not counted).
@@ -91,6 +102,7 @@ impl Notebook {
             registers: BTreeMap::new(),
             transfers: Vec::new(),
             audits: Vec::new(),
+            on_disk: OnDisk::default(),
             operations: 0,
             committed: 0,
             refused: BTreeMap::new(),

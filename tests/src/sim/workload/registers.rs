@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use lockstep_client::core::{Call, Completion};
+use lockstep_proto::durability::Durability;
 use lockstep_proto::value::Value;
 use lockstep_proto::wire::op::{OpFlags, OpList};
 
@@ -64,7 +65,7 @@ impl Task for RegisterTask {
             let value = scene.notes.fresh_value();
             self.written = Some(value);
             scene.notes.tables.registers.upsert(&mut ops, self.key, Value::UInt(value));
-            return Next::Call(Call::Batch { ops });
+            return Next::Call(Call::Batch { ops, durability: Durability::Memory });
         }
         self.written = None;
         scene.notes.tables.registers.read(&mut ops, self.key, OpFlags::default());

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use lockstep_client::core::{Call, Completion, Reply, TxHandle};
+use lockstep_proto::durability::Durability;
 use lockstep_proto::ids::{PartitionId, StartOrder};
 use lockstep_proto::schema::CATALOG_COUNTER;
 use lockstep_proto::value::Value;
@@ -72,7 +73,7 @@ impl Task for SetupTask {
         match (std::mem::replace(&mut self.stage, Stage::Begin), done) {
             (Stage::Begin, _) if self.table == scene.notes.tables.all().len() => {
                 self.stage = Stage::Rows;
-                Next::Call(Call::Batch { ops: Self::rows(scene) })
+                Next::Call(Call::Batch { ops: Self::rows(scene), durability: Durability::Memory })
             }
             (Stage::Begin, _) => {
                 self.stage = Stage::Lock;
@@ -95,7 +96,7 @@ impl Task for SetupTask {
                     catalog_upsert(&mut ops, PartitionId(0), CATALOG_COUNTER, id, &[]);
                     define(&table, partitions, &mut ops);
                 }
-                Next::Call(Call::Finish { tx, commit, ops })
+                Next::Call(Call::Finish { tx, commit, ops, durability: Durability::Memory })
             }
             (Stage::Written, Some(Ok(_))) => {
                 self.table += 1;

@@ -45,7 +45,7 @@ impl<'a> Message<'a> {
                     0 => Finish::No,
                     1 => Finish::Commit,
                     2 => Finish::Abort,
-                    _ => return Err(WireError::BadValue),
+                    _ => Finish::CommitToDisk,
                 };
                 let order = if flags & 4 == 0 { StartOrder::default() } else { r.order()? };
                 let ops = Ops::read_rest(r)?;
@@ -63,7 +63,15 @@ impl<'a> Message<'a> {
                 }
                 Self::Scan { request, table, schema, partition, rows_max, after }
             }
-            _ => Self::AskOutcome { request, tx: r.tx()?, anchor: r.partition()? },
+            _ => {
+                let (tx, anchor) = (r.tx()?, r.partition()?);
+                let to_disk = match r.u8()? {
+                    0 => false,
+                    1 => true,
+                    _ => return Err(WireError::BadValue),
+                };
+                Self::AskOutcome { request, tx, anchor, to_disk }
+            }
         })
     }
 

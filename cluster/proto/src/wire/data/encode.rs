@@ -56,11 +56,12 @@ impl Message<'_> {
                 out.put_u32_le(*rows_max);
                 out.put_slice(after);
             }
-            Self::AskOutcome { request, tx, anchor } => {
+            Self::AskOutcome { request, tx, anchor, to_disk } => {
                 out.put_u8(hot::ASK_OUTCOME);
                 out.put_u64_le(*request);
                 out.put_tx(*tx);
                 out.put_u16_le(anchor.0);
+                out.put_u8(u8::from(*to_disk));
             }
             _ => unreachable!("not a request"),
         }
