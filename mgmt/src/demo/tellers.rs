@@ -2,21 +2,95 @@
 
 use std::time::Instant;
 
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
 use lockstep_client::core::Outcome;
 use lockstep_client::{Client, Error, Table, col};
 
 use super::bank::{Account, Told, Transfer};
 use crate::bench::gap::{Fault, Gap};
 use crate::bench::measure::Latencies;
+use crate::cli::error::{CliError, CliResult, Trouble};
+
+/// What tellers are to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// Go on.
+    Work,
+    /// End with what is begun.
+    Finish,
+    /// Drop what is begun: nobody will answer.
+    Abandon,
+}
+
+/// Tellers at work.
+pub struct Crew {
+    tasks: JoinSet<(u32, Report)>,
+    orders: watch::Sender<Order>,
+}
+
+impl Crew {
+    /// Starts tellers with the numbers from `first` on; those for whom `durable` says so have every
+    /// transfer on disk before they count it as done.
+    #[must_use]
+    pub fn start(
+        client: &Client,
+        tasks: std::ops::Range<u32>,
+        accounts: u64,
+        fault: &Fault,
+        durable: impl Fn(u32) -> bool,
+    ) -> Self {
+        let (orders, ordered) = watch::channel(Order::Work);
+        let mut set = JoinSet::new();
+        for task in tasks {
+            let teller = Teller {
+                client: client.clone(),
+                accounts: client.table(),
+                transfers: client.table(),
+                task,
+                accounts_count: accounts,
+                durable: durable(task),
+                ordered: ordered.clone(),
+                report: Report {
+                    told: Vec::new(),
+                    durable: durable(task),
+                    latencies: Latencies::default(),
+                    gap: Gap::new(fault),
+                    retries: 0,
+                },
+            };
+            set.spawn_local(async move { (task, teller.work().await) });
+        }
+        Self { tasks: set, orders }
+    }
+
+    /// Ends their work and collects their reports, in order of task.
+    ///
+    /// # Errors
+    /// If one has ended badly.
+    pub async fn end(mut self, order: Order) -> CliResult<Vec<Report>> {
+        let _heard_by_those_who_work = self.orders.send(order);
+        let mut reports = Vec::new();
+        while let Some(ended) = self.tasks.join_next().await {
+            reports.push(ended.map_err(|error| {
+                CliError::new(Trouble::Process, "a task ended").why(error.to_string())
+            })?);
+        }
+        reports.sort_by_key(|(task, _)| *task);
+        Ok(reports.into_iter().map(|(_, report)| report).collect())
+    }
+}
 
 /// One task.
-pub struct Teller {
+struct Teller {
     client: Client,
     accounts: Table<Account>,
     transfers: Table<Transfer>,
     task: u32,
     accounts_count: u64,
-    deadline: Instant,
+    durable: bool,
+    ordered: watch::Receiver<Order>,
     report: Report,
 }
 
@@ -24,6 +98,8 @@ pub struct Teller {
 pub struct Report {
     /// What it was told, by number of the transfer.
     pub told: Vec<Told>,
+    /// It was told so only when it was on disk on every replica.
+    pub durable: bool,
     /// Latencies of committed transfers.
     pub latencies: Latencies,
     /// The longest wait for an acknowledgement around the fault.
@@ -33,33 +109,23 @@ pub struct Report {
 }
 
 impl Teller {
-    /// A task that works until `deadline`.
-    #[must_use]
-    pub fn new(
-        client: &Client,
-        task: u32,
-        accounts: u64,
-        deadline: Instant,
-        fault: &Fault,
-    ) -> Self {
-        let (told, latencies, retries) = (Vec::new(), Latencies::default(), 0);
-        Self {
-            client: client.clone(),
-            accounts: client.table(),
-            transfers: client.table(),
-            task,
-            accounts_count: accounts,
-            deadline,
-            report: Report { told, latencies, gap: Gap::new(fault), retries },
-        }
-    }
-
-    /// Transfers until the deadline.
-    pub async fn work(mut self) -> Report {
-        while Instant::now() < self.deadline {
+    /// Transfers until it is ordered to end.
+    async fn work(mut self) -> Report {
+        let mut ordered = self.ordered.clone();
+        while *self.ordered.borrow() == Order::Work {
             let number = u32::try_from(self.report.told.len()).expect("bounded by the time");
             let transfer = Transfer::of(self.task, number, self.accounts_count);
-            let told = self.settle(&transfer).await;
+            let abandoned = async {
+                // If nobody is left to give orders, none comes.
+                if ordered.wait_for(|order| *order == Order::Abandon).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let told = tokio::select! {
+                biased;
+                told = self.settle(&transfer) => told,
+                () = abandoned => Told::Unknown,
+            };
             self.report.told.push(told);
         }
         self.report.gap.end();

@@ -131,12 +131,21 @@ impl LocalCluster {
     ///
     /// # Errors
     /// If there is no such node, it is not gone, or it does not come up.
-    pub fn revive(&mut self, node: u16) -> CliResult {
+    pub async fn revive(&mut self, node: u16) -> CliResult {
         let member = usize::from(node).checked_sub(1).and_then(|at| self.nodes.get_mut(at));
         let member = member.ok_or_else(|| {
             CliError::new(Trouble::NoSuchNode, format!("there is no data node {node}"))
         })?;
-        member.revive()
+        // Started on this thread, because a child dies with the thread that started it; waited for
+        // on another, because this one has tasks that must go on.
+        let started = member.start_again()?;
+        let wait = move || started.wait_ready(Instant::now() + READY_TIMEOUT);
+        let waited = tokio::task::spawn_blocking(wait).await;
+        *member = waited.map_err(|error| {
+            CliError::new(Trouble::Start, format!("data node {node} cannot be waited for"))
+                .why(error.to_string())
+        })??;
+        Ok(())
     }
 
     /// Starts everything again after all processes were killed; data nodes side by side, because
@@ -146,7 +155,8 @@ impl LocalCluster {
     /// If a process does not come up.
     pub fn revive_all(&mut self) -> CliResult {
         for member in self.mgmt.iter_mut().chain(&mut self.nodes) {
-            member.revive()?;
+            let started = member.start_again()?;
+            *member = started.wait_ready(Instant::now() + READY_TIMEOUT)?;
         }
         Ok(())
     }
@@ -271,15 +281,13 @@ impl Drop for LocalCluster {
 }
 
 impl Member {
-    fn revive(&mut self) -> CliResult {
+    fn start_again(&mut self) -> CliResult<Starting> {
         if self.process.condition() != Condition::Gone {
             let what = format!("{} is running", self.again.name);
             return Err(CliError::new(Trouble::Process, what).then("kill or stop it first"));
         }
         let _zombie = self.child.wait();
-        let started = self.again.start(&[])?;
-        *self = started.wait_ready(Instant::now() + READY_TIMEOUT)?;
-        Ok(())
+        self.again.start(&[])
     }
 }
 
@@ -382,7 +390,7 @@ impl Drop for Starting {
 /// The command line of a management server.
 fn mgmt_args(shape: &Shape, id: u16) -> Vec<String> {
     let mut args: Vec<String> = ["run", "mgmt", "--listen", "127.0.0.1:0"].map(Into::into).into();
-    let mut flag = |name: &str, value: String| args.extend([name.into(), value.into()]);
+    let mut flag = |name: &str, value: String| args.extend([name.into(), value]);
     flag("--id", id.to_string());
     flag("--groups", shape.groups.to_string());
     flag("--replicas", shape.replicas.to_string());
@@ -398,7 +406,7 @@ fn mgmt_args(shape: &Shape, id: u16) -> Vec<String> {
 /// The command line of a data node.
 fn data_args(shape: &Shape, node: u16, mgmt: &str) -> Vec<String> {
     let mut args: Vec<String> = ["run", "data", "--listen", "127.0.0.1:0"].map(Into::into).into();
-    let mut flag = |name: &str, value: String| args.extend([name.into(), value.into()]);
+    let mut flag = |name: &str, value: String| args.extend([name.into(), value]);
     flag("--node", node.to_string());
     flag("--mgmt", mgmt.to_owned());
     flag("--shards", shape.shards.to_string());
