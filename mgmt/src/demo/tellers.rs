@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use lockstep_client::core::Outcome;
-use lockstep_client::{Client, Error, Table, col};
+use lockstep_client::{Client, Durability, Error, Table, col};
 
 use super::bank::{Account, Told, Transfer};
 use crate::bench::gap::{Fault, Gap};
@@ -45,12 +45,14 @@ impl Crew {
         let mut set = JoinSet::new();
         for task in tasks {
             let teller = Teller {
-                client: client.clone(),
+                client: client.with_durability(match durable(task) {
+                    true => Durability::Disk,
+                    false => Durability::Memory,
+                }),
                 accounts: client.table(),
                 transfers: client.table(),
                 task,
                 accounts_count: accounts,
-                durable: durable(task),
                 ordered: ordered.clone(),
                 report: Report {
                     told: Vec::new(),
@@ -89,7 +91,6 @@ struct Teller {
     transfers: Table<Transfer>,
     task: u32,
     accounts_count: u64,
-    durable: bool,
     ordered: watch::Receiver<Order>,
     report: Report,
 }
