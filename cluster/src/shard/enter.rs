@@ -192,6 +192,7 @@ impl ShardCore {
         let part = slot.get_or_insert_with(|| Box::new(Partition::new(p)));
         if joins && part.join.is_none() {
             part.join = Some(Join::new(recovered, part.digest));
+            part.whole = false;
         }
         let counts = |n: &NodeId| view.member(*n).is_some_and(|m| m.standing != Standing::Copying);
         let all = placement.replicas.iter().chain(&placement.joining);

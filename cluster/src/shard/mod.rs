@@ -475,6 +475,7 @@ impl ShardCore {
             self.sweep(out);
             self.watch_streams(out);
             self.watch_redo(out);
+            self.watch_joins(out);
         }
     }
 

@@ -109,6 +109,11 @@ impl Redo {
         self.pulse.durable
     }
 
+    /// What is durable on this node.
+    pub(super) fn durable_here(&self) -> Epoch {
+        self.report.durable
+    }
+
     /// A view begins.
     pub(super) fn enter(&mut self, view: &View, me: lockstep_proto::ids::NodeId) {
         let standing = view.member(me).map(|member| member.standing);
@@ -157,7 +162,8 @@ impl ShardCore {
     /// What a tick says beside epochs.
     pub(super) fn on_pulse(&mut self, pulse: Pulse, out: &mut Outputs) {
         self.redo.pulse = pulse;
-        self.redo.flush(self.now, self.closed);
+        let closed = self.closable();
+        self.redo.flush(self.now, closed);
         self.settle_durable(out);
         if self.redo.report != self.redo.reported {
             self.report_disk(out);
@@ -264,6 +270,7 @@ impl ShardCore {
         if !trying || state > DiskState::Full {
             self.redo.report.state = state;
         }
-        self.redo.flush(self.now, self.closed);
+        let closed = self.closable();
+        self.redo.flush(self.now, closed);
     }
 }

@@ -417,7 +417,8 @@ impl Run {
     fn revive_dead(&mut self, one_in: u64) {
         for node in self.cluster.dead_nodes(&self.world) {
             if self.rng.one_in(one_in) && self.cluster.serves(&self.world) {
-                self.cluster.revive(&mut self.world, node);
+                let empty = self.rng.one_in(3);
+                self.cluster.revive(&mut self.world, node, empty);
             }
         }
     }
