@@ -382,7 +382,9 @@ impl ShardCore {
         if covered == Epoch(u64::MAX) {
             return;
         }
-        if covered >= self.checkpoints.earlier_until {
+        // Without a log of its own that says how far this life is, the earlier ones say it.
+        let until = self.checkpoints.earlier_until;
+        if covered >= until && self.redo.durable_here() > until {
             let earlier = std::mem::take(&mut self.checkpoints.earlier);
             self.checkpoints.gone.extend(earlier.into_iter().map(FileName::Segment));
         }

@@ -46,10 +46,28 @@ impl World {
                 self.host_mut(host).restored = Some(restored);
                 Ok(epoch)
             }
+            Err(faults) if faults.is_empty() => {
+                // Its only life has not come as far as to a log of its own. As in production, the
+                // files are set aside.
+                self.host_mut(host).disk = HostDisk::default();
+                Ok(Epoch(0))
+            }
             Err(faults) => {
                 let words: Vec<String> = faults.iter().map(ToString::to_string).collect();
-                let name = self.host(host).name.clone();
-                self.violation(format!("{name} cannot restore its files: {}", words.join("; ")));
+                let entry = self.host(host);
+                let names: Vec<String> = entry
+                    .disk
+                    .files
+                    .files()
+                    .map(|(name, bytes)| format!("{name} ({})", bytes.len()))
+                    .collect();
+                let text = format!(
+                    "{} cannot restore its files: {}; there are {}",
+                    entry.name,
+                    words.join("; "),
+                    names.join(", ")
+                );
+                self.violation(text);
                 Ok(Epoch(0))
             }
         }
