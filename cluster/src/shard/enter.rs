@@ -87,6 +87,7 @@ impl ShardCore {
         }
         self.on_pulse(pulse, out);
         self.begin_checkpoint(out);
+        self.wake_snapshots(out);
         self.send_stale_watermarks(out);
         self.report_finished(out);
         self.report_drained(out);
@@ -326,7 +327,7 @@ impl ShardCore {
         for part in self.parts.iter_mut().flatten() {
             part.outcomes.forget(closed);
         }
-        self.free_versions();
+        self.free_versions(out);
         self.forget_changes();
         self.tidy_checkpoints();
     }

@@ -114,6 +114,11 @@ impl Redo {
         self.report.durable
     }
 
+    /// Somebody waits until an epoch is closed.
+    pub(super) fn need_closed(&mut self, epoch: Epoch) {
+        self.report.needed = self.report.needed.max(epoch);
+    }
+
     /// A view begins.
     pub(super) fn enter(&mut self, view: &View, me: lockstep_proto::ids::NodeId) {
         let standing = view.member(me).map(|member| member.standing);
