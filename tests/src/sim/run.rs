@@ -28,6 +28,7 @@ use super::workload::finale::FinaleTask;
 use super::workload::lists::{AppendTask, ReadTask};
 use super::workload::registers::RegisterTask;
 use super::workload::setup::SetupTask;
+use super::workload::snapshots::SnapshotTask;
 use super::workload::{Notebook, Phase, Tables, Task};
 use super::world::{Tally, World};
 
@@ -304,6 +305,7 @@ impl Run {
                 7..=8 => Box::new(IncrementTask::default()),
                 9..=10 => Box::new(TransferTask::default()),
                 11 => Box::new(AuditTask::default()),
+                12 if self.rng.coin() => Box::new(SnapshotTask::default()),
                 12 => Box::new(CounterReadTask::default()),
                 13..=14 => Box::new(RegisterTask::default()),
                 _ => {
@@ -321,6 +323,7 @@ impl Run {
             self.add_task(client, Box::new(AppendTask::new()), MS);
             self.add_task(client, Box::new(IncrementTask::default()), MS);
             self.add_task(client, Box::new(TransferTask::default()), 2 * MS);
+            self.add_task(client, Box::new(SnapshotTask::default()), 2 * MS);
         }
     }
 
