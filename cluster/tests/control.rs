@@ -1,6 +1,8 @@
 //! View changes, arbitration, leases and epochs of real control cores in a small network.
 
 mod control_net;
+#[path = "control_net/disks.rs"]
+mod disks;
 
 use std::time::Duration;
 

@@ -4,12 +4,14 @@
 
 mod net;
 
+use lockstep_proto::durability::{DiskState, Pulse};
 use lockstep_proto::error::{Code, ErrorClass};
 use lockstep_proto::ids::*;
 use lockstep_proto::schema::TableDef;
 use lockstep_proto::wire::bytes::Reader;
 use lockstep_proto::wire::data::{Finish, Message, OutcomeTold};
 use lockstep_proto::wire::op::{OpKind, OpResult};
+use lockstep_proto::wire::shard_control::ShardControl;
 use net::*;
 
 fn read(net: &mut Net, node: u16, id: u64) -> Option<Vec<u8>> {
@@ -218,4 +220,45 @@ fn a_table_can_be_used_as_soon_as_its_creation_is_answered() {
     net.run();
     assert!(net.committed());
     net.assert_at_rest();
+}
+
+/// What a client is told after one operation at node 1.
+fn code_of(net: &mut Net, kind: OpKind, id: u64, finish: Finish) -> Option<Code> {
+    let list = ops(&[op(kind, id, 1)]);
+    let tx = net.next_tx();
+    net.answers.clear();
+    net.ask(1, &Message::Execute(request(tx, 0, finish, &list)));
+    net.run();
+    match net.answer() {
+        Some(Message::Refused { code, .. }) => Some(code),
+        Some(Message::Answer { .. }) => None,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_disk_of_the_group_that_is_full_or_slow_refuses_what_it_cannot_take() {
+    let mut net = Net::new(&view(2, 2));
+    let (there, new) = (id_in(0, 1), id_in(0, 1000));
+    net.execute(1, &ops(&[op(OpKind::Insert, there, 1)]));
+    net.run();
+    let say = |net: &mut Net, node: u16, state: DiskState| {
+        let pulse = Pulse { troubles: vec![(NodeId(node), state)], ..Pulse::default() };
+        net.tell(NodeId(1), &ShardControl::Tick { epoch: Epoch(1), closed: Epoch(0), pulse });
+    };
+    let commit = Finish::Commit;
+    say(&mut net, 2, DiskState::Full);
+    assert_eq!(code_of(&mut net, OpKind::Upsert, new, commit), Some(Code::DiskFull));
+    assert_eq!(code_of(&mut net, OpKind::Read, there, commit), None);
+    assert_eq!(code_of(&mut net, OpKind::Delete, there, commit), None);
+    say(&mut net, 2, DiskState::Slow);
+    assert_eq!(code_of(&mut net, OpKind::Upsert, new, commit), Some(Code::DiskSlow));
+    assert_eq!(code_of(&mut net, OpKind::Delete, new, commit), Some(Code::DiskSlow));
+    for (node, state) in [(2, DiskState::Broken), (2, DiskState::Stuck), (3, DiskState::Full)] {
+        say(&mut net, node, state);
+        assert_eq!(code_of(&mut net, OpKind::Upsert, new, commit), None, "{node} {state:?}");
+    }
+    let to_disk = Finish::CommitToDisk;
+    let code = code_of(&mut net, OpKind::Upsert, new, to_disk);
+    assert_eq!(code, Some(Code::NotDurable), "these nodes have no disks");
 }

@@ -104,11 +104,10 @@ impl Pulse {
         self.awaited > self.durable || self.needed > closed
     }
 
-    /// The worst state of the disks of these nodes.
+    /// Whether the disk of one of these nodes is in this state.
     #[must_use]
-    pub fn worst(&self, mut nodes: impl FnMut(NodeId) -> bool) -> DiskState {
-        let states = self.troubles.iter().filter(|(node, _)| nodes(*node)).map(|(_, s)| *s);
-        states.max().unwrap_or_default()
+    pub fn has(&self, state: DiskState, nodes: &[NodeId]) -> bool {
+        self.troubles.iter().any(|(node, its)| *its == state && nodes.contains(node))
     }
 }
 
@@ -341,8 +340,9 @@ mod tests {
         let pulse = ticker.tick(Epoch(3), false);
         assert_eq!(pulse.troubles, [(NodeId(2), DiskState::Full)]);
         assert!(pulse.hurries(Epoch(3)));
-        assert_eq!(pulse.worst(|node| node == NodeId(1)), DiskState::Well);
-        assert_eq!(pulse.worst(|_| true), DiskState::Full);
+        assert!(!pulse.has(DiskState::Full, &[NodeId(1)]));
+        assert!(pulse.has(DiskState::Full, &[NodeId(1), NodeId(2)]));
+        assert!(!pulse.has(DiskState::Slow, &[NodeId(2)]));
     }
 
     #[test]

@@ -6,7 +6,8 @@
 
 use std::time::Duration;
 
-use lockstep_proto::process::Outputs;
+use lockstep_proto::durability::DiskState;
+use lockstep_proto::process::{LogLevel, Outputs};
 use lockstep_proto::time::Instant;
 use lockstep_proto::view::{Member, Standing};
 
@@ -31,6 +32,26 @@ impl ControlCore {
         self.disk_ticker.enter(members, self.disks.pulse().durable);
         self.disks.report_again();
         self.timers.worked = now;
+    }
+
+    /// A node whose disk has failed, or does not answer, asks to be left out, unless it is the last
+    /// of its group: without a disk it still has what the others have lost.
+    pub(super) fn heed_disk(&mut self, now: Instant, out: &mut Outputs) {
+        let state = self.disks.report().state;
+        if !state.is_lost() || self.leave.has_begun() || !self.state.acts() || self.is_over() {
+            return;
+        }
+        if self.is_last_of_group(now) {
+            return;
+        }
+        out.mark("leave_for_disk");
+        let why = match state {
+            DiskState::Stuck => "the disk does not answer",
+            _ => "the disk has failed",
+        };
+        out.log(LogLevel::Warn, format!("{why}: asking to be left out of the view"));
+        self.disk_lost = true;
+        self.ask_to_leave(now, now, out);
     }
 
     /// Whether nothing has happened anywhere for a while.

@@ -88,7 +88,7 @@ impl ControlCore {
         }
     }
 
-    fn ask_to_leave(&mut self, now: Instant, since: Instant, out: &mut Outputs) {
+    pub(super) fn ask_to_leave(&mut self, now: Instant, since: Instant, out: &mut Outputs) {
         self.leave = Leave::Asked { since };
         // Whoever stays finishes what this node may have begun.
         self.proposing = None;
@@ -106,7 +106,11 @@ impl ControlCore {
                 }
             }
             Leave::Asked { since } => {
-                if self.is_last_of_group(now) {
+                if self.disk_lost && self.is_last_of_group(now) {
+                    // Whoever could have taken over is gone: better without a disk than not at all.
+                    out.mark("disk_lost_of_the_last");
+                    self.leave = Leave::No;
+                } else if self.is_last_of_group(now) {
                     out.mark("leave_last_of_group");
                     self.leave_without_view("the last node of its node group", out);
                 } else if now.since(since) >= LEAVE_WITHIN {
@@ -126,7 +130,7 @@ impl ControlCore {
     }
 
     /// Whether no other node of this node's group stays.
-    fn is_last_of_group(&mut self, now: Instant) -> bool {
+    pub(super) fn is_last_of_group(&mut self, now: Instant) -> bool {
         let gone = self.suspicion.gone(now);
         let group = self.view.member(self.me.node).map(|m| m.group);
         let mut mates = self.view.in_sync().filter(|m| Some(m.group) == group);
@@ -168,6 +172,10 @@ impl ControlCore {
     pub(super) fn end(&mut self, mut exit: Exit, out: &mut Outputs) {
         if self.leaves_again && exit.code == 0 {
             exit.code = exit_code::AGAIN;
+        }
+        if self.disk_lost && exit.code == 0 {
+            exit.code = exit_code::STUCK;
+            exit.reason.push_str(", because its disk has failed: see the log, and start it again");
         }
         if self.state != State::Ended {
             self.state.transition(State::Ended);

@@ -107,6 +107,8 @@ pub struct ControlCore {
     epochs: MemberEpochs,
     disk_ticker: DiskTicker,
     disks: MemberDisks,
+    /// This node asks to be left out, because its disk has failed or does not answer.
+    disk_lost: bool,
     leave: Leave,
     /// A node that leaves is to come back as a new life.
     leaves_again: bool,
@@ -179,6 +181,7 @@ impl ControlCore {
             epochs: MemberEpochs::new(shards),
             disk_ticker: DiskTicker::default(),
             disks: MemberDisks::new(shards),
+            disk_lost: false,
             leave: Leave::No,
             leaves_again: false,
             stopping: None,
@@ -386,6 +389,7 @@ impl ControlCore {
         self.tell_joining(out);
         self.repeat_arbitration(now, out);
         self.register_view(now, out);
+        self.heed_disk(now, out);
         self.go_on_leaving(now, out);
         self.reconsider(now, out);
     }

@@ -14,7 +14,7 @@ use lockstep_proto::process::{LinkId, Outputs};
 use lockstep_proto::record::{RecordBuilder, RecordKind};
 use lockstep_proto::schema::CATALOG;
 use lockstep_proto::wire::data::{Execute, Finish, Message};
-use lockstep_proto::wire::op::{Op, OpFlags, OpKind};
+use lockstep_proto::wire::op::{Op, OpFlags};
 use lockstep_storage::Mode;
 
 use super::ShardCore;
@@ -69,9 +69,6 @@ impl ShardCore {
                 self.raise_epoch_of_client(epoch);
                 self.on_read(link, request, ops, out);
             }
-            Message::ReadAt { .. } | Message::ScanAt { .. } | Message::Sweep { .. } => {
-                self.on_past(link, &message, out);
-            }
             Message::Scan { request, table, schema, partition, rows_max, after } => {
                 self.on_scan(link, request, (table, schema), partition, rows_max, after, out);
             }
@@ -84,7 +81,7 @@ impl ShardCore {
     }
 
     /// A client's clock counts, unless it is far ahead: then somebody is wild.
-    pub(super) fn raise_epoch_of_client(&mut self, epoch: lockstep_proto::ids::Epoch) -> bool {
+    fn raise_epoch_of_client(&mut self, epoch: lockstep_proto::ids::Epoch) -> bool {
         if epoch.0 > self.epoch.0 + EPOCH_AHEAD_MAX {
             return false;
         }
@@ -136,16 +133,16 @@ impl ShardCore {
         if e.ops.byte_len() > REQUEST_BYTES_MAX {
             return Err(Code::BatchTooLarge);
         }
+        self.redo.admit_writes(e.ops)?;
         if e.step == 0 && e.finish == Finish::CommitToDisk {
             self.redo.admit_durable()?;
         }
         if e.step == 0 && self.draining {
             return Err(Code::Leaving);
         }
-        let grows = |kind| matches!(kind, OpKind::Insert | OpKind::Upsert | OpKind::Update);
         let full =
             self.data_bytes >= 0 && self.data_bytes.unsigned_abs() >= self.options.data_memory;
-        if full && e.ops.iter().any(|op| grows(op.kind)) {
+        if full && e.ops.iter().any(|op| op.kind.grows()) {
             return Err(Code::OutOfMemory);
         }
         if e.step == 0 && self.coordinated.len() >= TRANSACTIONS_OPEN_MAX {

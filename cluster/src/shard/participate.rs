@@ -54,6 +54,7 @@ impl ShardCore {
         if !self.leads(f.partition) {
             return Err(Code::NotPrimary);
         }
+        self.redo.admit_writes(f.ops)?;
         let part = self.part(f.partition);
         part.outcomes.check(f.tx, self.closed).map_err(refusal_of)?;
         match part.open.get(&f.tx) {

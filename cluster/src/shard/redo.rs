@@ -14,12 +14,13 @@ use std::collections::BTreeMap;
 use lockstep_proto::disk::{Completion, FileName, Lane};
 use lockstep_proto::durability::{DiskReport, DiskState, Pulse};
 use lockstep_proto::error::Code;
-use lockstep_proto::ids::{Epoch, PartitionId};
+use lockstep_proto::ids::{Epoch, NodeId, PartitionId};
 use lockstep_proto::limits::{REDO_FLUSH, REDO_RETRY, REDO_STALL, REDO_WAITING_BYTES_MAX};
 use lockstep_proto::process::{Effect, LogLevel, Outputs};
 use lockstep_proto::record;
 use lockstep_proto::time::Instant;
 use lockstep_proto::view::{Standing, View};
+use lockstep_proto::wire::op::Ops;
 use lockstep_proto::wire::shard_control::ShardControl;
 use lockstep_storage::redo::{LogIdentity, RedoWriter, WriterState};
 
@@ -34,6 +35,10 @@ pub(super) struct Redo {
     whole: bool,
     /// What the last tick said.
     pulse: Pulse,
+    /// The nodes of this node group, and what the last tick said of their disks.
+    mates: Vec<NodeId>,
+    some_slow: bool,
+    some_full: bool,
     /// What control should know, and what it was told.
     report: DiskReport,
     reported: DiskReport,
@@ -80,7 +85,17 @@ impl Redo {
         let base = identity.map_or(Epoch(0), |identity| identity.base);
         let report = DiskReport { durable: base, ..DiskReport::default() };
         let (pulse, waiting) = (Pulse::default(), BTreeMap::new());
-        Self { log, whole: false, pulse, report, reported: report, waiting }
+        Self {
+            log,
+            whole: false,
+            pulse,
+            mates: Vec::new(),
+            some_slow: false,
+            some_full: false,
+            report,
+            reported: report,
+            waiting,
+        }
     }
 
     /// Takes a record that has entered a partition log.
@@ -109,19 +124,12 @@ impl Redo {
         self.pulse.durable
     }
 
-    /// What is durable on this node.
-    pub(super) fn durable_here(&self) -> Epoch {
-        self.report.durable
-    }
-
-    /// Somebody waits until an epoch is closed.
-    pub(super) fn need_closed(&mut self, epoch: Epoch) {
-        self.report.needed = self.report.needed.max(epoch);
-    }
-
     /// A view begins.
-    pub(super) fn enter(&mut self, view: &View, me: lockstep_proto::ids::NodeId) {
+    pub(super) fn enter(&mut self, view: &View, me: NodeId) {
         let standing = view.member(me).map(|member| member.standing);
+        let group = view.member(me).map(|member| member.group);
+        let mates = view.members.iter().filter(|member| Some(member.group) == group);
+        self.mates = mates.map(|member| member.instance.node).collect();
         self.whole = standing.is_some_and(|standing| standing >= Standing::Attached);
         // The tick that follows tells control all there is to tell.
         self.reported = DiskReport::default();
@@ -140,6 +148,21 @@ impl Redo {
             log.flushed = closed;
             log.flushed_at = now;
         }
+    }
+
+    /// Whether operations may be carried out as far as the disks of this node group go. One that
+    /// has failed refuses nothing: its node is left out, or serves on as the last of its group.
+    #[inline]
+    pub(super) fn admit_writes(&self, ops: Ops<'_>) -> Result<(), Code> {
+        let slow = self.some_slow || self.log.as_ref().is_some_and(Log::is_behind);
+        let full = self.some_full || self.report.state == DiskState::Full;
+        if slow && ops.iter().any(|op| op.kind.writes()) {
+            return Err(Code::DiskSlow);
+        }
+        if full && ops.iter().any(|op| op.kind.grows()) {
+            return Err(Code::DiskFull);
+        }
+        Ok(())
     }
 
     /// Whether a commit may be asked to wait for the disks.
@@ -166,9 +189,10 @@ impl Redo {
 impl ShardCore {
     /// What a tick says beside epochs.
     pub(super) fn on_pulse(&mut self, pulse: Pulse, out: &mut Outputs) {
+        self.redo.some_slow = pulse.has(DiskState::Slow, &self.redo.mates);
+        self.redo.some_full = pulse.has(DiskState::Full, &self.redo.mates);
         self.redo.pulse = pulse;
-        let closed = self.closable();
-        self.redo.flush(self.now, closed);
+        self.redo.flush(self.now, self.closed);
         self.settle_durable(out);
         if self.redo.report != self.redo.reported {
             self.report_disk(out);
@@ -275,7 +299,6 @@ impl ShardCore {
         if !trying || state > DiskState::Full {
             self.redo.report.state = state;
         }
-        let closed = self.closable();
-        self.redo.flush(self.now, closed);
+        self.redo.flush(self.now, self.closed);
     }
 }

@@ -137,7 +137,7 @@ pub fn restore_lane(
             }
         }
     }
-    Ok(loaded.into_values().map(|(_, restored)| restored.finish(restoration.epoch())).collect())
+    Ok(loaded.into_values().map(|(_, restored)| restored.finish()).collect())
 }
 
 impl ShardCore {
@@ -164,10 +164,9 @@ impl ShardCore {
 
 impl RestoredPartition {
     /// See the module text for what is dropped.
-    fn finish(mut self, epoch: Epoch) -> Self {
+    fn finish(mut self) -> Self {
         self.partition.prepared.clear();
         self.partition.prepared_rows.clear();
-        self.partition.versions_from = epoch;
         self
     }
 }

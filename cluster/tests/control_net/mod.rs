@@ -480,7 +480,7 @@ impl Net {
         let parts = view.partitions().filter(|p| view.shard_of(*p, NodeId(id)).is_some());
         let partitions: Vec<PartitionId> = parts.collect();
         let shard_link = node.shard_link;
-        if let Some(answer) = node.shard.answer(message, &partitions) {
+        for answer in node.shard.answer(message, &partitions) {
             let mut frame = BytesMut::new();
             frame_cold(&mut frame, kind::SHARD_CONTROL, &answer);
             self.at(Duration::from_micros(10), Event::Frame(id, shard_link, frame[4..].to_vec()));

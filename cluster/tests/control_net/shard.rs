@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use lockstep_proto::durability::DiskReport;
 use lockstep_proto::ids::{Epoch, NodeId, NodeInstance, PartitionId, Seq, ViewNumber};
 use lockstep_proto::wire::shard_control::ShardControl;
 
@@ -17,6 +18,11 @@ pub(crate) struct FakeShard {
     pub(crate) stuck: bool,
     /// Finishes no epoch above this one.
     pub(crate) finishes: Option<Epoch>,
+    /// What it says about its disk.
+    pub(crate) disk: DiskReport,
+    /// What it was told to be durable, and whether nothing happens.
+    pub(crate) durable: Epoch,
+    pub(crate) quiet: bool,
     /// Length of every log it holds.
     pub(crate) log_end: u64,
 }
@@ -26,34 +32,37 @@ impl FakeShard {
         &mut self,
         message: ShardControl,
         partitions: &[PartitionId],
-    ) -> Option<ShardControl> {
+    ) -> Vec<ShardControl> {
         if self.stuck {
-            return None;
+            return Vec::new();
         }
         match message {
             ShardControl::Fence { proposal, failed, moving: _ } => {
                 self.fenced = failed;
                 let ends = partitions.iter().map(|p| (*p, Seq(self.log_end))).collect();
-                Some(ShardControl::Fenced { proposal, ends })
+                vec![ShardControl::Fenced { proposal, ends }]
             }
             ShardControl::Enter { view } => {
                 self.view = view.number;
                 self.fenced.clear();
-                Some(ShardControl::Entered { view: view.number })
+                vec![ShardControl::Entered { view: view.number }]
             }
             ShardControl::Leases { deadlines } => {
                 self.leases = deadlines.iter().map(|(n, until)| (n.node, *until)).collect();
-                None
+                Vec::new()
             }
-            ShardControl::Tick { epoch, closed, .. } => {
+            ShardControl::Tick { epoch, closed, pulse } => {
+                self.durable = pulse.durable;
+                self.quiet = pulse.quiet;
                 self.closed = self.closed.max(closed);
                 let epoch = self.finishes.map_or(epoch.before(), |most| epoch.before().min(most));
-                Some(ShardControl::Finished { view: self.view, epoch })
+                let finished = ShardControl::Finished { view: self.view, epoch };
+                vec![finished, ShardControl::Disk(self.disk)]
             }
-            ShardControl::Ping { number } => Some(ShardControl::Pong { number }),
+            ShardControl::Ping { number } => vec![ShardControl::Pong { number }],
             ShardControl::Drain => {
                 self.drained = true;
-                Some(ShardControl::Drained)
+                vec![ShardControl::Drained]
             }
             other => panic!("not for a shard: {other:?}"),
         }

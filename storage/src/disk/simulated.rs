@@ -114,6 +114,12 @@ impl SimulatedDisk {
         self.capacity = bytes;
     }
 
+    /// The bytes of all files together.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.seen.values().map(|at| self.contents[*at].seen.len()).sum()
+    }
+
     /// How many steps were tried.
     #[must_use]
     pub fn steps(&self) -> u64 {

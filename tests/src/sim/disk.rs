@@ -26,6 +26,10 @@ pub struct HostDisk {
     pub files: SimulatedDisk,
     /// How long a sync takes, at least and at most; other steps take next to nothing.
     pub sync_ns: (u64, u64),
+    /// How much slower than usual it is.
+    pub slowness: u64,
+    /// It does not answer before this time.
+    pub stalled_until: u64,
     waiting: VecDeque<Waiting>,
     next: u32,
 }
@@ -38,6 +42,8 @@ impl Default for HostDisk {
         Self {
             files: SimulatedDisk::default(),
             sync_ns: (100_000, 2_000_000),
+            slowness: 1,
+            stalled_until: 0,
             waiting: VecDeque::new(),
             next: 0,
         }
@@ -51,8 +57,8 @@ impl World {
         let syncs =
             request.ops.iter().filter(|op| matches!(op, Op::Sync(_) | Op::SyncDirectory(_)));
         let syncs = syncs.count() as u64;
-        let (low, high) = self.host(host).disk.sync_ns;
-        let took = REQUEST_NS + syncs * self.rng.range(low, high);
+        let HostDisk { sync_ns: (low, high), slowness, .. } = self.host(host).disk;
+        let took = (REQUEST_NS + syncs * self.rng.range(low, high)) * slowness;
         let disk = &mut self.host_mut(host).disk;
         let number = disk.next;
         disk.next += 1;
@@ -67,13 +73,38 @@ impl World {
     }
 
     pub(super) fn on_disk_done(&mut self, host: HostId, number: u32) {
+        let now = self.now;
         let disk = &mut self.host_mut(host).disk;
+        if disk.stalled_until > now {
+            let at = disk.stalled_until;
+            return self.agenda.push(at, Event::Disk(host, number));
+        }
         let Some(at) = disk.waiting.iter().position(|waiting| waiting.number == number) else {
             return;
         };
         let Some(Waiting { proc, lane, request, .. }) = disk.waiting.remove(at) else { return };
         let done = disk.files.execute(request);
         self.deliver(proc, Item::Disk(lane, done));
+    }
+
+    /// A disk has no more space than this.
+    pub(super) fn fill_disk(&mut self, host: HostId, left: usize) {
+        let files = &mut self.host_mut(host).disk.files;
+        let used = files.used();
+        files.set_capacity(Some(used + left));
+    }
+
+    /// A disk answers again, as fast as ever, and has space; what has failed on it has failed.
+    pub(super) fn heal_disk(&mut self, host: HostId) {
+        let now = self.now;
+        let disk = &mut self.host_mut(host).disk;
+        disk.slowness = 1;
+        disk.stalled_until = disk.stalled_until.min(now);
+        disk.files.set_capacity(None);
+        let numbers: Vec<u32> = disk.waiting.iter().map(|waiting| waiting.number).collect();
+        for number in numbers {
+            self.agenda.push(now, Event::Disk(host, number));
+        }
     }
 
     /// The processes of a host are gone: of each request some steps have been taken.

@@ -1,6 +1,7 @@
 //! Faults as data, and how each is done to the world. A fault names its targets, so that a list of
 //! them can be printed, replayed and shortened; many end by themselves after a while.
 
+use lockstep_proto::disk::DiskError;
 use lockstep_proto::process::LinkEnd;
 
 use super::core::Core;
@@ -49,6 +50,14 @@ pub enum Fault {
     Flap(HostId, HostId, u32, u64),
     /// A host's processor is slower by this factor for so long.
     Burden(HostId, u64, u64),
+    /// A host's disk is slower by this factor for so long.
+    DiskSlow(HostId, u64, u64),
+    /// A host's disk does not answer for so long.
+    DiskStall(HostId, u64),
+    /// A host's disk takes so many bytes more, for so long.
+    DiskFull(HostId, usize, u64),
+    /// A step of what a host asks of its disk fails, so many from now.
+    DiskFails(HostId, u64),
     /// What the shards of one host send those of another arrives only after so long, while
     /// everything else between them passes.
     Stall(HostId, HostId, u64),
@@ -73,6 +82,8 @@ pub enum Ending {
     Fast(HostId, HostId, u64),
     /// A path is cut again: how often it will be, for how long each.
     FlapOn(HostId, HostId, u32, u64),
+    /// A disk is as fast, and as empty, as before.
+    DiskWell(HostId),
     /// A processor is as fast as before.
     Relieve(HostId),
     /// Nobody is waited for any more.
@@ -99,6 +110,10 @@ impl Fault {
             Self::Slow(..) => "slow_link",
             Self::Flap(..) => "flap",
             Self::Burden(..) => "slow_processor",
+            Self::DiskSlow(..) => "slow_disk",
+            Self::DiskStall(..) => "stalled_disk",
+            Self::DiskFull(..) => "full_disk",
+            Self::DiskFails(..) => "failed_disk",
             Self::Stall(..) => "stalled_link",
             Self::Mute(..) => "muted_control",
             Self::Linger(..) => "lingering_bytes",
@@ -157,6 +172,22 @@ impl World {
                 let (host, mark) = (Some(host), Some(mark.to_owned()));
                 self.ambush = Some(Ambush { host, mark, left: 0, blow });
                 self.restore_later(AMBUSH_NS, Ending::Disarm);
+            }
+            Fault::DiskSlow(host, factor, length) => {
+                self.host_mut(host).disk.slowness = factor;
+                self.restore_later(length, Ending::DiskWell(host));
+            }
+            Fault::DiskStall(host, length) => {
+                self.host_mut(host).disk.stalled_until = now + length;
+                self.restore_later(length, Ending::DiskWell(host));
+            }
+            Fault::DiskFull(host, left, length) => {
+                self.fill_disk(host, left);
+                self.restore_later(length, Ending::DiskWell(host));
+            }
+            Fault::DiskFails(host, later) => {
+                let files = &mut self.host_mut(host).disk.files;
+                files.fail_at(files.steps() + later, DiskError::Failed);
             }
             Fault::Burden(host, factor, length) => {
                 self.host_mut(host).slowness = factor;
@@ -257,6 +288,7 @@ impl World {
             Ending::Whole(a, b) => self.mend(a, b),
             Ending::Fast(a, b, extra) => self.net.path_mut(a, b).delay_ns -= extra,
             Ending::FlapOn(a, b, times, length) => self.flap(a, b, times, length),
+            Ending::DiskWell(host) => self.heal_disk(host),
             Ending::Relieve(host) => self.host_mut(host).slowness = 1,
             Ending::Disarm => self.ambush = None,
         }

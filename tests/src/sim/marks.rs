@@ -9,6 +9,7 @@ use super::plan::Profile;
 /// Owed by every profile: what happens when nothing goes wrong.
 const ALWAYS: &[&str] = &[
     "abort_after_prepare",
+    "answered_when_durable",
     "client_link_probed",
     "client_retry",
     "client_view_followed",
@@ -20,6 +21,7 @@ const ALWAYS: &[&str] = &[
     "prepared_transaction_wounded",
     "read_waits",
     "read_waits_for_prepared",
+    "tick_hurried",
     "transaction_waits_for_lock",
     "view_entered",
     "wound_of_decided_ignored",
@@ -91,15 +93,19 @@ const DEATHS: &[&str] = &[
     "view_change_leave",
 ];
 
+/// Owed where disks are slow, full and broken.
+const DISKS: &[&str] = &["leave_for_disk", "redo_disk_broken", "redo_disk_full", "redo_retried"];
+
 /// What a profile owes.
 pub fn owed(profile: Profile) -> impl Iterator<Item = &'static str> {
     let (losses, cuts, deaths) = match profile {
-        Profile::Calm => (false, false, false),
+        Profile::Calm | Profile::Disk => (false, false, false),
         Profile::Network => (true, true, false),
         Profile::Crash => (true, false, true),
         Profile::Mixed => (true, true, true),
     };
-    let lists = [(true, ALWAYS), (losses, LOSSES), (cuts, CUTS), (deaths, DEATHS)];
+    let disks = profile == Profile::Disk;
+    let lists = [(true, ALWAYS), (losses, LOSSES), (cuts, CUTS), (deaths, DEATHS), (disks, DISKS)];
     lists.into_iter().filter(|(owes, _)| *owes).flat_map(|(_, list)| list).copied()
 }
 

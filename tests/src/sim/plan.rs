@@ -27,6 +27,8 @@ pub enum Profile {
     Crash,
     /// All of these together.
     Mixed,
+    /// Disks, and now and then a process or a machine.
+    Disk,
 }
 
 impl Profile {
@@ -40,10 +42,8 @@ impl Profile {
             "network" => Ok(Self::Network),
             "crash" => Ok(Self::Crash),
             "mixed" => Ok(Self::Mixed),
-            "disk" | "hell" => Err(format!(
-                "profile {name} needs redo logs and checkpoints, which this version does not have"
-            )),
-            _ => Err(format!("no profile {name:?}: calm, network, crash or mixed")),
+            "disk" => Ok(Self::Disk),
+            _ => Err(format!("no profile {name:?}: calm, network, crash, mixed or disk")),
         }
     }
 
@@ -55,6 +55,7 @@ impl Profile {
             Self::Network => "network",
             Self::Crash => "crash",
             Self::Mixed => "mixed",
+            Self::Disk => "disk",
         }
     }
 }
@@ -172,9 +173,14 @@ impl Plan {
             .collect();
         let a = *self.rng.pick(&all);
         let b = *self.rng.pick(&all);
+        if self.profile == Profile::Disk && self.rng.percent(70) {
+            let nodes: Vec<HostId> =
+                all.into_iter().filter(|host| cluster.nodes.contains(host)).collect();
+            return self.draw_disk_trouble(&nodes);
+        }
         let network = match self.profile {
             Profile::Network => true,
-            Profile::Crash => self.rng.percent(20),
+            Profile::Disk | Profile::Crash => self.rng.percent(20),
             Profile::Mixed | Profile::Calm => self.rng.coin(),
         };
         if !network {
@@ -203,6 +209,20 @@ impl Plan {
                 Some(Fault::Flap(a, b, 3, length))
             }
         }
+    }
+
+    /// A disk that nobody has to be left out for.
+    fn draw_disk_trouble(&mut self, nodes: &[HostId]) -> Option<Fault> {
+        if nodes.is_empty() {
+            return None;
+        }
+        let host = *self.rng.pick(nodes);
+        let length = self.rng.range(50 * MS, 3_000 * MS);
+        Some(match self.rng.below(4) {
+            0 => Fault::DiskStall(host, length),
+            1 | 2 => Fault::DiskFull(host, self.rng.index(20_000), length),
+            _ => Fault::DiskSlow(host, self.rng.range(5, 200), length),
+        })
     }
 
     fn draw_burden(&mut self, world: &World, host: HostId) -> Option<Fault> {
@@ -256,7 +276,7 @@ impl Plan {
         }
         let network = match self.profile {
             Profile::Network => true,
-            Profile::Crash => false,
+            Profile::Crash | Profile::Disk => false,
             Profile::Mixed | Profile::Calm => self.rng.coin(),
         };
         let fault = if self.rng.percent(40) {
@@ -285,6 +305,15 @@ impl Plan {
         let victim = *self.rng.pick(targets);
         if !self.may_lose(world, cluster, view, &[victim]) {
             return None;
+        }
+        if self.profile == Profile::Disk && self.rng.percent(60) {
+            let stalls = self.rng.one_in(4);
+            let length = self.rng.range(5_500 * MS, 8_000 * MS);
+            self.doomed.insert(victim, world.now + length + SETTLED_NS);
+            return Some(match stalls {
+                true => Fault::DiskStall(victim, length),
+                false => Fault::DiskFails(victim, self.rng.below(6)),
+            });
         }
         let fault = match self.rng.below(10) {
             0..=4 => Fault::Kill(victim),

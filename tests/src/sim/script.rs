@@ -8,6 +8,8 @@
 //!   `at MS cut HOST HOST MS [oneway] [reject]`, `at MS split A,B | C,D MS [reject]`,
 //!   `at MS slow HOST HOST EXTRA_MS MS`, `at MS clog HOST HOST MS`, `at MS flap HOST HOST MS`,
 //!   `at MS stall HOST HOST MS`, `at MS mute HOST HOST MS`, `at MS linger HOST HOST MS`,
+//!   `at MS disk_slow HOST FACTOR MS`, `at MS disk_stall HOST MS`, `at MS disk_full HOST BYTES MS`,
+//!   `at MS disk_fails HOST STEP`,
 //!   `at MS break HOST HOST`, `at MS burden HOST FACTOR MS`, `at MS ghost NODE`: what happens,
 //!   counted from the start of the work;
 //! * `on MESSAGE [from HOST] [to HOST] [#N] kill [HOST] before|after`: a death at one message;
@@ -219,6 +221,13 @@ impl Act {
             "flap" => Fault::Flap(one(1)?, one(2)?, 5, ms(3)?),
             "break" => Fault::Break(one(1)?, one(2)?),
             "burden" => Fault::Burden(one(1)?, ms(2)? / MS, ms(3)?),
+            "disk_slow" => Fault::DiskSlow(one(1)?, ms(2)? / MS, ms(3)?),
+            "disk_stall" => Fault::DiskStall(one(1)?, ms(2)?),
+            "disk_full" => {
+                let left = words.get(2)?.parse().ok()?;
+                Fault::DiskFull(one(1)?, left, ms(3)?)
+            }
+            "disk_fails" => Fault::DiskFails(one(1)?, words.get(2)?.parse().ok()?),
             "mute" => Fault::Mute(one(1)?, one(2)?, ms(3)?),
             "stall" => Fault::Stall(one(1)?, one(2)?, ms(3)?),
             "linger" => Fault::Linger(one(1)?, one(2)?, ms(3)?),

@@ -46,6 +46,12 @@ impl OpKind {
         })
     }
 
+    /// Whether more may be stored after it than before.
+    #[must_use]
+    pub fn grows(self) -> bool {
+        matches!(self, Self::Insert | Self::Upsert | Self::Update)
+    }
+
     /// Whether it changes the row.
     #[must_use]
     pub fn writes(self) -> bool {

@@ -59,6 +59,10 @@ const ELSEWHERE: &[(&str, Reached)] = &[
     ("shard_stuck", CONTROL),
     ("peer_suspected_by_stream", Script("split_in_halves_reached_by_one")),
     ("shard_suspects", Script("split_in_halves_reached_by_one")),
+    // Disks.
+    ("durability_lost", Script("disk_fails_at_the_last_of_a_group")),
+    ("disk_lost_of_the_last", RACE),
+    ("quiet_ends", Script("quiet_cluster_wakes")),
     // Reads without a lease.
     ("answer_waits_for_lease", Script("heartbeats_alone_are_lost")),
     ("read_check_without_lease", Script("heartbeats_alone_are_lost")),
@@ -103,8 +107,12 @@ fn every_mark_is_owed_or_reached_elsewhere_and_none_is_made_up() {
     assert!(marks.len() > 80, "only {} marks were found", marks.len());
     assert_eq!(unnamed, 0, "a mark is named where it is made, or this test cannot find it");
     let elsewhere = ELSEWHERE.iter().map(|(name, _)| *name);
-    let listed: Vec<&str> =
-        [ALWAYS, LOSSES, CUTS, DEATHS].into_iter().flatten().copied().chain(elsewhere).collect();
+    let listed: Vec<&str> = [ALWAYS, LOSSES, CUTS, DEATHS, DISKS]
+        .into_iter()
+        .flatten()
+        .copied()
+        .chain(elsewhere)
+        .collect();
     let known: BTreeSet<String> = listed.iter().map(|name| (*name).to_owned()).collect();
     assert_eq!(known.len(), listed.len(), "a mark stands in two tables");
     let unknown: Vec<_> = marks.difference(&known).collect();

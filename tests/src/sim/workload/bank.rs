@@ -158,5 +158,6 @@ impl Task for AuditTask {
 /// Whether a failed transfer failed as it should: for lack of money, or for the weather.
 #[must_use]
 pub fn is_expected(code: Code) -> bool {
-    code == Code::ConditionFailed || code.class() != lockstep_proto::error::ErrorClass::Permanent
+    let weather = matches!(code, Code::ConditionFailed | Code::DiskFull | Code::NotDurable);
+    weather || code.class() != lockstep_proto::error::ErrorClass::Permanent
 }

@@ -275,7 +275,7 @@ impl Task for ReadTask {
         scene.notes.begin();
         let step = Micro::Read { key, list: None };
         scene.notes.record(self.process, EventKind::Invoke, vec![step]);
-        Next::Call(Call::Read { ops, from, at: None })
+        Next::Call(Call::Read { ops, from })
     }
 
     fn lost(&mut self, notes: &mut Notebook) {
