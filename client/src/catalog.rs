@@ -197,6 +197,7 @@ impl Client {
                 from: ReadFrom::Nearest,
                 after,
                 rows_max: LIST_PAGE_ROWS,
+                at: None,
             };
             let page = RawPage::of(self.call(call).await?)?;
             after = page.last_key().to_vec();
@@ -240,7 +241,7 @@ impl Shared {
         let partition = partition_of(key_hash(&key), self.partitions);
         let mut ops = OpList::default();
         ops.push(&catalog_op(OpKind::Read, partition, &key, &[]));
-        let call = Call::Read { ops, from: ReadFrom::Nearest };
+        let call = Call::Read { ops, from: ReadFrom::Nearest, at: None };
         let results = results_of(self.connection.call(call).await)?;
         let def = match results.first() {
             Some(OpResult::Row(row)) => Arc::new(def_in(row)?),

@@ -214,6 +214,7 @@ fn kind_of(code: Code) -> ErrorKind {
         | Code::ViewChanged
         | Code::Busy
         | Code::DiskSlow
+        | Code::SnapshotTooOld
         | Code::Leaving
         | Code::NotServing
         | Code::NoLease
@@ -236,6 +237,7 @@ fn hint_of(code: Code) -> Option<&'static str> {
         Code::BatchTooLarge => "split the work into several batches",
         Code::OutOfMemory => "raise data_memory, add nodes, or delete rows; reads go on",
         Code::Busy => "fewer calls at a time, or more nodes",
+        Code::SnapshotTooOld => "open a new one; a scan of it keeps what it needs",
         Code::DiskFull => "make room on the disks of the nodes, or delete rows; reads go on",
         Code::DiskSlow => "fewer writes at a time, or faster disks",
         Code::NotDurable => "see `lockstep status`: replace the disk; commits in memory go on",

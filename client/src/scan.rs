@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use lockstep_proto::error::Code;
-use lockstep_proto::ids::PartitionId;
+use lockstep_proto::ids::{Epoch, PartitionId};
 use lockstep_proto::key::decode_key;
 use lockstep_proto::wire::bytes::Reader;
 
@@ -17,8 +17,8 @@ use crate::table::TableCore;
 /// Rows asked for at a time unless chosen otherwise.
 const PAGE_ROWS: u32 = 1000;
 
-/// A scan of one partition of a table. Each row is committed; two rows may be of different moments.
-/// Made by [`crate::Table::scan_partition`].
+/// A scan of one partition of a table. Each row is committed; two rows may be of different moments,
+/// unless the table is that of a snapshot. Made by [`crate::Table::scan_partition`].
 pub struct PartitionScan<R> {
     table: Arc<TableCore>,
     binding: Option<Arc<Binding>>,
@@ -26,6 +26,7 @@ pub struct PartitionScan<R> {
     from: ReadFrom,
     rows_max: u32,
     after: Vec<u8>,
+    at: Option<Epoch>,
     at_end: bool,
     row: PhantomData<fn() -> R>,
 }
@@ -40,14 +41,20 @@ pub struct Scanned<R> {
 }
 
 impl<R: TableRow> PartitionScan<R> {
-    pub(crate) fn new(table: Arc<TableCore>, partition: PartitionId) -> Self {
+    pub(crate) fn new(
+        table: Arc<TableCore>,
+        partition: PartitionId,
+        from: ReadFrom,
+        at: Option<Epoch>,
+    ) -> Self {
         Self {
             table,
             binding: None,
             partition,
-            from: ReadFrom::Nearest,
+            from,
             rows_max: PAGE_ROWS,
             after: Vec::new(),
+            at,
             at_end: false,
             row: PhantomData,
         }
@@ -112,6 +119,7 @@ impl<R: TableRow> PartitionScan<R> {
             from: self.from,
             after: self.after.clone(),
             rows_max: self.rows_max,
+            at: self.at,
         };
         RawPage::of(self.table.shared().connection.call(call).await?)
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockstep_proto::error::Code;
-use lockstep_proto::ids::PartitionId;
+use lockstep_proto::ids::{Epoch, PartitionId};
 use lockstep_proto::key::encode_key;
 use lockstep_proto::limits::BATCH_OPS_MAX;
 use lockstep_proto::schema::{ColumnDef, TableDef};
@@ -23,6 +23,7 @@ use crate::operation::{Operation, Subject, read_result};
 use crate::request::{Delete, Patch, Request, Write};
 use crate::row::{Binding, IntoKey, TableRow, key_text};
 use crate::scan::PartitionScan;
+use crate::snapshot::TableScan;
 use crate::transaction::Tx;
 
 /// Tries of an operation whose table definition turns out to be out of date: creation may still be
@@ -52,6 +53,19 @@ pub(crate) enum Place {
     Alone(ReadFrom),
     /// In a transaction.
     In(Tx),
+    /// As of a closed epoch, read from this replica.
+    Past(ReadFrom, Epoch),
+}
+
+impl Place {
+    /// Where scans read, and as of when.
+    fn of_scan(&self) -> (ReadFrom, Option<Epoch>) {
+        match self {
+            Self::Alone(from) => (*from, None),
+            Self::In(_) => (ReadFrom::Nearest, None),
+            Self::Past(from, epoch) => (*from, Some(*epoch)),
+        }
+    }
 }
 
 /// A table's name, and its definition matched with a row type, as far as known.
@@ -76,6 +90,8 @@ pub(crate) enum How {
     Commit,
     /// As committed reads.
     Read(ReadFrom),
+    /// As reads as of a closed epoch.
+    ReadAt(ReadFrom, Epoch),
 }
 
 /// What operations came to, with what it takes to make rows of it.
@@ -105,6 +121,7 @@ impl<R: TableRow> Table<R> {
         let place = match &self.place {
             Place::Alone(_) => Place::Alone(from),
             Place::In(tx) => Place::In(tx.clone()),
+            Place::Past(_, epoch) => Place::Past(from, *epoch),
         };
         Self::at(Arc::clone(&self.core), place)
     }
@@ -136,7 +153,7 @@ impl<R: TableRow> Table<R> {
         let operation = Operation::on_key(OpKind::Read, key.into_key());
         match self.place {
             Place::In(_) => self.request(operation.for_update(), read_result),
-            Place::Alone(_) => self.request(operation, read_result),
+            Place::Alone(_) | Place::Past(..) => self.request(operation, read_result),
         }
     }
 
@@ -159,6 +176,9 @@ impl<R: TableRow> Table<R> {
             let ran = match &self.place {
                 Place::Alone(from) => run(&self.core.shared, chunk, How::Read(*from)).await?,
                 Place::In(tx) => tx.run(chunk).await?,
+                Place::Past(from, epoch) => {
+                    run(&self.core.shared, chunk, How::ReadAt(*from, *epoch)).await?
+                }
             };
             for ((binding, key), result) in ran.subjects.iter().zip(ran.results.iter()) {
                 let row = read_result(binding, key, result);
@@ -196,7 +216,17 @@ impl<R: TableRow> Table<R> {
     /// The rows of one partition in key order, page by page.
     #[must_use]
     pub fn scan_partition(&self, partition: PartitionId) -> PartitionScan<R> {
-        PartitionScan::new(Arc::clone(&self.core), partition)
+        let (from, at) = self.place.of_scan();
+        PartitionScan::new(Arc::clone(&self.core), partition, from, at)
+    }
+
+    /// All rows as of one moment, in no particular order: that of the snapshot the table belongs
+    /// to, or the newest closed epoch. In a transaction it does not see the transaction's writes
+    /// and takes no locks.
+    #[must_use]
+    pub fn scan(&self) -> TableScan<R> {
+        let (from, at) = self.place.of_scan();
+        TableScan::new(Arc::clone(&self.core), from, at)
     }
 
     /// The partition in which the row with this key lives.
@@ -321,7 +351,8 @@ pub(crate) async fn run(shared: &Shared, items: &[Item], how: How) -> Result<Ran
         let subjects = encode(items, &mut ops).await?;
         let call = match how {
             How::Commit => Call::Batch { ops, durability: shared.durability },
-            How::Read(from) => Call::Read { ops, from },
+            How::Read(from) => Call::Read { ops, from, at: None },
+            How::ReadAt(from, at) => Call::Read { ops, from, at: Some(at) },
         };
         let error = match results_of(shared.connection.call(call).await) {
             Ok(results) => match stale_result(&results) {

@@ -158,10 +158,21 @@ impl Fragment {
         &mut self,
         epoch: Epoch,
         from: Position,
+        take: impl FnMut(u64, Row<'_>),
+    ) -> Option<Position> {
+        self.scan_to(epoch, from, Position(u64::MAX), take)
+    }
+
+    /// The same, but not beyond `to`: where the rows of a step may be too large.
+    pub fn scan_to(
+        &mut self,
+        epoch: Epoch,
+        from: Position,
+        to: Position,
         mut take: impl FnMut(u64, Row<'_>),
     ) -> Option<Position> {
         let (bucket, last) = self.rows.range_at(from.0);
-        let mut last = last;
+        let mut last = last.min(to.0);
         if self.history.len() > self.rows.buckets() * STEP_VERSIONS {
             let steps = (self.history.len() / STEP_VERSIONS).next_power_of_two() as u64;
             last = last.min(from.0 | u64::MAX >> steps.trailing_zeros().min(63));
@@ -227,19 +238,42 @@ impl Fragment {
     /// whole fragment costs its size times its number of pages.
     #[must_use]
     pub fn page(&self, after: &[u8], rows_max: usize, bytes_max: usize) -> Page<'_> {
-        let mut smallest = Smallest::new(rows_max.max(1));
-        self.iter().filter(|row| row.key() > after).for_each(|row| smallest.offer(row));
-        let (mut rows, mut more) = smallest.into_sorted();
-        let mut bytes = 0;
-        let fitting = rows.iter().take_while(|row| {
-            bytes += row.key().len() + row.value().len();
-            bytes <= bytes_max
-        });
-        let fitting = fitting.count().max(1);
-        more |= rows.len() > fitting;
-        rows.truncate(fitting);
-        Page { rows, more }
+        first_of(self.iter(), after, rows_max, bytes_max)
     }
+
+    /// The same as of a closed epoch, which is not before the last horizon.
+    #[must_use]
+    pub fn page_at(
+        &self,
+        epoch: Epoch,
+        after: &[u8],
+        rows_max: usize,
+        bytes_max: usize,
+    ) -> Page<'_> {
+        let newest = self.iter().filter(|row| row.epoch() <= epoch);
+        first_of(newest.chain(self.history.all_at(epoch)), after, rows_max, bytes_max)
+    }
+}
+
+/// The first of these rows behind a key.
+fn first_of<'a>(
+    all: impl Iterator<Item = Row<'a>>,
+    after: &[u8],
+    rows_max: usize,
+    bytes_max: usize,
+) -> Page<'a> {
+    let mut smallest = Smallest::new(rows_max.max(1));
+    all.filter(|row| row.key() > after).for_each(|row| smallest.offer(row));
+    let (mut rows, mut more) = smallest.into_sorted();
+    let mut bytes = 0;
+    let fitting = rows.iter().take_while(|row| {
+        bytes += row.key().len() + row.value().len();
+        bytes <= bytes_max
+    });
+    let fitting = fitting.count().max(1);
+    more |= rows.len() > fitting;
+    rows.truncate(fitting);
+    Page { rows, more }
 }
 
 /// Keeps the rows with the smallest keys of all it is offered: collects twice as many, then drops

@@ -144,6 +144,13 @@ impl History {
         found.map(|(_, number)| self.entry(*number)).find(is_it).map(|entry| entry.block.row())
     }
 
+    /// All versions as of an epoch whose newer one is of a later epoch.
+    pub(crate) fn all_at(&self, epoch: Epoch) -> impl Iterator<Item = Row<'_>> {
+        let skipped = (self.since(epoch) - self.first) as usize;
+        let all = self.entries.iter().skip(skipped);
+        all.filter(move |entry| entry.is_as_of(epoch)).map(|entry| entry.block.row())
+    }
+
     /// All versions as of an epoch whose newer one is of a later epoch, of the rows whose place
     /// is in `first..=last`.
     pub(crate) fn range(

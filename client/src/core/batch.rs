@@ -259,7 +259,8 @@ pub(super) fn back_off_after(code: Code) -> (Duration, Duration) {
 
 /// Whether the same bytes may succeed later. A changed schema needs other bytes: the caller's work.
 pub(super) fn is_worth_a_retry(code: Code) -> bool {
-    code.class() == ErrorClass::Retry && code != Code::WrongSchema
+    let certain = matches!(code, Code::WrongSchema | Code::SnapshotTooOld);
+    code.class() == ErrorClass::Retry && !certain
 }
 
 fn batch_mut(calls: &mut Slab<Pending>, key: Key) -> Option<&mut Batch> {

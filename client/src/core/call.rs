@@ -66,6 +66,37 @@ pub enum Call {
         ops: OpList,
         /// Who answers.
         from: ReadFrom,
+        /// As of this closed epoch, all rows at one moment.
+        at: Option<Epoch>,
+    },
+    /// A closed epoch to read at, from the shard that answers for a partition. Answered once
+    /// `at_least` is closed; what this client has seen is of that epoch or an earlier one.
+    OpenSnapshot {
+        /// Whose shard.
+        partition: PartitionId,
+        /// Who answers.
+        from: ReadFrom,
+        /// `None`: the last epoch this client has seen.
+        at_least: Option<Epoch>,
+        /// Older versions are to be kept there for reads at `at_least`.
+        pin: bool,
+    },
+    /// Some rows of a partition as of a closed epoch, in no particular order.
+    Sweep {
+        /// The table.
+        table: TableId,
+        /// The schema version the caller decodes with.
+        schema: SchemaVersion,
+        /// The partition.
+        partition: PartitionId,
+        /// Who answers.
+        from: ReadFrom,
+        /// As of when.
+        at: Epoch,
+        /// Where to go on; 0 for the beginning.
+        place: u64,
+        /// Rows after which the server is to stop, roughly.
+        rows_max: u32,
     },
     /// Opens an interactive transaction; completes with its handle. Nothing travels yet.
     Begin {
@@ -105,6 +136,8 @@ pub enum Call {
         after: Vec<u8>,
         /// Most rows wanted; the page may be shorter.
         rows_max: u32,
+        /// As of this closed epoch.
+        at: Option<Epoch>,
     },
     /// Asks a node to leave; answered by `Status`.
     Leave {
@@ -133,6 +166,7 @@ impl Call {
             | Self::Step { ops, .. }
             | Self::Finish { ops, .. } => ops.as_ops().byte_len(),
             Self::Scan { after, .. } => after.len(),
+            Self::OpenSnapshot { .. } | Self::Sweep { .. } => 0,
             Self::Begin { .. } | Self::Leave { .. } | Self::Status { .. } | Self::View => 0,
         }
     }
@@ -159,6 +193,20 @@ pub enum Reply {
     Page {
         /// Whether more rows follow.
         more: bool,
+        /// The rows.
+        rows: Box<[u8]>,
+    },
+    /// `OpenSnapshot`.
+    Snapshot {
+        /// The highest closed epoch.
+        closed: Epoch,
+        /// The epoch of the shard: what it has acknowledged is of this or an earlier one.
+        epoch: Epoch,
+    },
+    /// `Sweep`: rows as in `Page`.
+    Swept {
+        /// Where to go on; `None` at the end.
+        next: Option<u64>,
         /// The rows.
         rows: Box<[u8]>,
     },

@@ -65,7 +65,12 @@ impl ClientCore {
                 self.see_epoch(status.epoch);
                 self.on_status(request, status);
             }
+            ClientMessage::SnapshotOpened { request, closed, epoch } => {
+                self.see_epoch(epoch);
+                self.on_snapshot(request, closed, epoch);
+            }
             ClientMessage::WatchView
+            | ClientMessage::OpenSnapshot { .. }
             | ClientMessage::OpenSessions { .. }
             | ClientMessage::GetStatus { .. }
             | ClientMessage::Leave { .. } => return Err(WireError::BadValue),
@@ -103,6 +108,10 @@ impl ClientCore {
             }
             Message::Page { request, more, rows } => {
                 self.on_page(request, more, rows);
+                Ok(())
+            }
+            Message::Swept { request, next, rows } => {
+                self.on_swept(request, next, rows);
                 Ok(())
             }
             Message::OutcomeIs { request, outcome } => {

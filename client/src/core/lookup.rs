@@ -26,8 +26,15 @@ pub(super) struct Lookup {
 
 #[derive(Debug)]
 enum What {
-    Rows(OpList),
+    /// Newest committed rows, or those as of an epoch.
+    Rows(OpList, Option<Epoch>),
     Page(Page),
+    Sweep(Sweep),
+    Snapshot {
+        partition: PartitionId,
+        at_least: Option<Epoch>,
+        pin: bool,
+    },
     /// `leave`: and asks the node to leave; then, whether it is to come back.
     Status {
         node: NodeId,
@@ -43,6 +50,18 @@ pub(super) struct Page {
     pub(super) schema: SchemaVersion,
     pub(super) partition: PartitionId,
     pub(super) after: Vec<u8>,
+    pub(super) rows_max: u32,
+    pub(super) at: Option<Epoch>,
+}
+
+/// Some rows of a partition as of an epoch.
+#[derive(Debug)]
+pub(super) struct Sweep {
+    pub(super) table: TableId,
+    pub(super) schema: SchemaVersion,
+    pub(super) partition: PartitionId,
+    pub(super) at: Epoch,
+    pub(super) place: u64,
     pub(super) rows_max: u32,
 }
 
@@ -70,11 +89,24 @@ enum Way {
 }
 
 impl Lookup {
-    pub(super) fn rows(ops: OpList, from: ReadFrom) -> Result<Self, CallError> {
+    pub(super) fn rows(ops: OpList, from: ReadFrom, at: Option<Epoch>) -> Result<Self, CallError> {
         if ops.as_ops().is_empty() || ops.as_ops().iter().any(|op| op.kind.writes()) {
             return Err(CallError::refused(Code::Malformed, "a read takes read operations only"));
         }
-        Ok(Self::new(What::Rows(ops), from))
+        Ok(Self::new(What::Rows(ops, at), from))
+    }
+
+    pub(super) fn sweep(sweep: Sweep, from: ReadFrom) -> Self {
+        Self::new(What::Sweep(sweep), from)
+    }
+
+    pub(super) fn snapshot(
+        partition: PartitionId,
+        from: ReadFrom,
+        at_least: Option<Epoch>,
+        pin: bool,
+    ) -> Self {
+        Self::new(What::Snapshot { partition, at_least, pin }, from)
     }
 
     pub(super) fn page(page: Page, from: ReadFrom) -> Self {
@@ -103,9 +135,11 @@ impl Lookup {
 
     fn way(&self, topology: &Topology) -> Result<Way, NoRoute> {
         let ops = match &self.what {
-            What::Rows(ops) => ops.as_ops(),
-            What::Page(page) => {
-                return topology.read(page.partition, self.from, &self.avoid).map(Way::One);
+            What::Rows(ops, _) => ops.as_ops(),
+            What::Page(Page { partition, .. })
+            | What::Sweep(Sweep { partition, .. })
+            | What::Snapshot { partition, .. } => {
+                return topology.read(*partition, self.from, &self.avoid).map(Way::One);
             }
             What::Status { node, shard, .. } => return topology.shard(*node, *shard).map(Way::One),
         };
@@ -123,7 +157,41 @@ impl Lookup {
 
     fn write(&self, request: u64, epoch: Epoch, buffer: &mut bytes::BytesMut) {
         match &self.what {
-            What::Rows(ops) => Message::Read { request, epoch, ops: ops.as_ops() }.encode(buffer),
+            What::Rows(ops, None) => {
+                Message::Read { request, epoch, ops: ops.as_ops() }.encode(buffer);
+            }
+            What::Rows(ops, Some(at)) => {
+                Message::ReadAt { request, at: *at, ops: ops.as_ops() }.encode(buffer);
+            }
+            What::Page(Page { table, schema, partition, after, rows_max, at: Some(at) }) => {
+                Message::ScanAt {
+                    request,
+                    table: *table,
+                    schema: *schema,
+                    partition: *partition,
+                    at: *at,
+                    rows_max: *rows_max,
+                    after,
+                }
+                .encode(buffer);
+            }
+            What::Sweep(Sweep { table, schema, partition, at, place, rows_max }) => {
+                Message::Sweep {
+                    request,
+                    table: *table,
+                    schema: *schema,
+                    partition: *partition,
+                    at: *at,
+                    place: *place,
+                    rows_max: *rows_max,
+                }
+                .encode(buffer);
+            }
+            What::Snapshot { at_least, pin, .. } => {
+                let at_least = at_least.unwrap_or(epoch);
+                let message = ClientMessage::OpenSnapshot { request, at_least, pin: *pin };
+                frame_cold(buffer, kind::CLIENT, &message);
+            }
             What::Page(page) => Message::Scan {
                 request,
                 table: page.table,
@@ -146,15 +214,17 @@ impl Lookup {
     /// The partitions whose shards must be linked.
     fn partitions(&self) -> Vec<PartitionId> {
         match &self.what {
-            What::Rows(ops) => ops.as_ops().iter().map(|op| op.partition).collect(),
-            What::Page(page) => vec![page.partition],
+            What::Rows(ops, _) => ops.as_ops().iter().map(|op| op.partition).collect(),
+            What::Page(Page { partition, .. })
+            | What::Sweep(Sweep { partition, .. })
+            | What::Snapshot { partition, .. } => vec![*partition],
             What::Status { .. } => Vec::new(),
         }
     }
 
     /// Splits a read into one for each link, with the places of the operations.
     fn split(&self, key: Key, links: &[LinkId]) -> Vec<Lookup> {
-        let What::Rows(ops) = &self.what else { return Vec::new() };
+        let What::Rows(ops, at) = &self.what else { return Vec::new() };
         let mut parts: Vec<(LinkId, OpList, Vec<u16>)> = Vec::new();
         for ((op, link), own) in ops.as_ops().iter().zip(links).zip(0_u16..) {
             let place = self.parent.as_ref().map_or(own, |p| p.places[usize::from(own)]);
@@ -167,7 +237,7 @@ impl Lookup {
         }
         let key = self.parent.as_ref().map_or(key, |parent| parent.key);
         let part = |(_, ops, places)| Lookup {
-            what: What::Rows(ops),
+            what: What::Rows(ops, *at),
             from: self.from,
             avoid: self.avoid.clone(),
             attempts: self.attempts,
@@ -259,7 +329,7 @@ impl ClientCore {
 
     pub(super) fn on_rows(&mut self, request: u64, results: Results<'_>) -> Result<(), WireError> {
         let Some(lookup) = owed_lookup(&mut self.calls, request) else { return Ok(()) };
-        let What::Rows(ops) = &lookup.what else { return Err(WireError::BadValue) };
+        let What::Rows(ops, _) = &lookup.what else { return Err(WireError::BadValue) };
         let results = ResultList::from_wire(results, ops.as_ops().len())?;
         let reply = Reply::Done { results, epoch: self.epoch, tx: None };
         self.complete(key_of(request), Ok(reply));
@@ -269,6 +339,19 @@ impl ClientCore {
     pub(super) fn on_page(&mut self, request: u64, more: bool, rows: &[u8]) {
         if let Some(Lookup { what: What::Page(_), .. }) = owed_lookup(&mut self.calls, request) {
             self.complete(key_of(request), Ok(Reply::Page { more, rows: rows.into() }));
+        }
+    }
+
+    pub(super) fn on_swept(&mut self, request: u64, next: Option<u64>, rows: &[u8]) {
+        if let Some(Lookup { what: What::Sweep(_), .. }) = owed_lookup(&mut self.calls, request) {
+            self.complete(key_of(request), Ok(Reply::Swept { next, rows: rows.into() }));
+        }
+    }
+
+    pub(super) fn on_snapshot(&mut self, request: u64, closed: Epoch, epoch: Epoch) {
+        let owed = owed_lookup(&mut self.calls, request);
+        if let Some(Lookup { what: What::Snapshot { .. }, .. }) = owed {
+            self.complete(key_of(request), Ok(Reply::Snapshot { closed, epoch }));
         }
     }
 

@@ -223,9 +223,16 @@ impl ClientCore {
                 check_size(&ops)?;
                 Work::Batch(Batch::new(ops, durability)?)
             }
-            Call::Read { ops, from } => {
+            Call::Read { ops, from, at } => {
                 check_size(&ops)?;
-                Work::Lookup(Lookup::rows(ops, from)?)
+                Work::Lookup(Lookup::rows(ops, from, at)?)
+            }
+            Call::OpenSnapshot { partition, from, at_least, pin } => {
+                Work::Lookup(Lookup::snapshot(partition, from, at_least, pin))
+            }
+            Call::Sweep { table, schema, partition, from, at, place, rows_max } => {
+                let sweep = lookup::Sweep { table, schema, partition, at, place, rows_max };
+                Work::Lookup(Lookup::sweep(sweep, from))
             }
             Call::Begin { order } => Work::Begin(order),
             Call::Step { tx, ops } => {
@@ -237,8 +244,8 @@ impl ClientCore {
                 check_size(&ops)?;
                 Work::Step(self.admit_step(tx, ops, finish)?)
             }
-            Call::Scan { table, schema, partition, from, after, rows_max } => {
-                let page = lookup::Page { table, schema, partition, after, rows_max };
+            Call::Scan { table, schema, partition, from, after, rows_max, at } => {
+                let page = lookup::Page { table, schema, partition, after, rows_max, at };
                 Work::Lookup(Lookup::page(page, from))
             }
             Call::Leave { node, again } => Work::Lookup(Lookup::leave(node, again)),

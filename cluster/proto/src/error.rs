@@ -137,6 +137,8 @@ codes! {
     DiskFull = 2021, Permanent, "the disk of a replica is full";
     /// Durability on disk was asked for and cannot be had.
     NotDurable = 2022, Permanent, "no disk of a node group works: nothing can be made durable";
+    /// Versions of that epoch are not kept any more, or were never here.
+    SnapshotTooOld = 2023, Retry, "the snapshot is too old: open a new one";
 
     /// The cluster could not be reached for the configured time.
     Unreachable = 3001, Unknown, "the cluster could not be reached";

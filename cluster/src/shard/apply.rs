@@ -37,7 +37,8 @@ impl Partition {
             Some(value) => table.rows.put(hash, write.key, value, epoch),
             None => {
                 let change = table.rows.remove(hash, write.key, epoch);
-                if change != 0 {
+                // A row that is deleted before it was copied here has been somewhere.
+                if change != 0 || self.join.is_some() {
                     self.deletes.push(epoch, write.table, write.key);
                 }
                 change

@@ -117,6 +117,12 @@ impl Checkpoints {
         (running.partition == partition).then_some(running.epoch)
     }
 
+    /// Whether a checkpoint of a partition is being written or will be as soon as can be.
+    pub(super) fn is_coming(&self, partition: PartitionId) -> bool {
+        let wanted = self.kept.get(&partition).is_some_and(|kept| kept.wanted.is_some());
+        wanted || self.pinned(partition).is_some()
+    }
+
     /// When the core wants to go on without anything having happened.
     pub(super) fn next_timeout(&self, now: Instant) -> Option<Instant> {
         let running = self.running.as_ref()?;
@@ -236,21 +242,26 @@ impl ShardCore {
         let interval = view.config.checkpoint_interval();
         let oldest_redo = self.redo.oldest_finished();
         let unknown = Kept::default();
-        let due = self.parts.iter().flatten().filter(|part| part.whole).filter_map(|part| {
-            let kept = self.checkpoints.kept.get(&part.id).unwrap_or(&unknown);
-            if kept.wanted.is_some_and(|wanted| self.closed >= wanted) {
-                return Some((Instant::default(), part.id));
-            }
-            // Spread over the interval: not all at once in each round.
-            let share = u64::from(part.id.0 % 64) * interval.as_nanos() as u64 / 64;
-            let first = kept.begun == Instant::default();
-            let wait = if first { Duration::from_nanos(share) } else { interval };
-            let begins = if first { started } else { kept.begun } + wait;
-            let last = || kept.files.last().map_or(Epoch(0), |last| last.name.epoch);
-            let holds_redo = || oldest_redo.is_some_and(|oldest| oldest > last());
-            let due = begins <= self.now && (kept.end != Some(part.end) || holds_redo());
-            due.then_some((begins, part.id))
-        });
+        let due = self
+            .parts
+            .iter()
+            .flatten()
+            .filter(|part| part.whole && part.versions_from <= self.closed)
+            .filter_map(|part| {
+                let kept = self.checkpoints.kept.get(&part.id).unwrap_or(&unknown);
+                if kept.wanted.is_some_and(|wanted| self.closed >= wanted) {
+                    return Some((Instant::default(), part.id));
+                }
+                // Spread over the interval: not all at once in each round.
+                let share = u64::from(part.id.0 % 64) * interval.as_nanos() as u64 / 64;
+                let first = kept.begun == Instant::default();
+                let wait = if first { Duration::from_nanos(share) } else { interval };
+                let begins = if first { started } else { kept.begun } + wait;
+                let last = || kept.files.last().map_or(Epoch(0), |last| last.name.epoch);
+                let holds_redo = || oldest_redo.is_some_and(|oldest| oldest > last());
+                let due = begins <= self.now && (kept.end != Some(part.end) || holds_redo());
+                due.then_some((begins, part.id))
+            });
         due.min().map(|(_, p)| p)
     }
 
@@ -310,6 +321,7 @@ impl ShardCore {
                 out.mark("checkpoint_done");
                 let header = *running.writer.header();
                 self.checkpoints.kept.entry(p).or_default().files.push(header);
+                self.report_joined(out);
                 return;
             }
             CheckpointState::Failed(broken) => {
@@ -358,7 +370,8 @@ impl ShardCore {
     /// everywhere, redo that these cover.
     pub(super) fn tidy_checkpoints(&mut self) {
         let Some(view) = self.view.clone() else { return };
-        let durable = self.redo.durable_everywhere();
+        // Nor this node's own, which may have come back and be behind the others.
+        let durable = self.redo.durable_everywhere().min(self.redo.durable_here());
         let mut covered = Epoch(u64::MAX);
         for part in self.parts.iter().flatten() {
             let kept = self.checkpoints.kept.entry(part.id).or_default();
@@ -369,7 +382,9 @@ impl ShardCore {
         if covered == Epoch(u64::MAX) {
             return;
         }
-        if covered >= self.checkpoints.earlier_until {
+        // Without a log of its own that says how far this life is, the earlier ones say it.
+        let until = self.checkpoints.earlier_until;
+        if covered >= until && self.redo.durable_here() > until {
             let earlier = std::mem::take(&mut self.checkpoints.earlier);
             self.checkpoints.gone.extend(earlier.into_iter().map(FileName::Segment));
         }

@@ -26,6 +26,9 @@ impl ShardCore {
             Ok(ClientMessage::OpenSessions { request, count }) => {
                 self.on_open_sessions(link, request, count, out);
             }
+            Ok(ClientMessage::OpenSnapshot { request, at_least, pin }) => {
+                self.on_open_snapshot(link, request, at_least, pin, out);
+            }
             Ok(ClientMessage::GetStatus { request }) => self.on_get_status(link, request, out),
             Ok(ClientMessage::Leave { request, again }) => {
                 self.report(&ShardControl::Leave { again }, out);
@@ -34,6 +37,7 @@ impl ShardCore {
             Ok(
                 ClientMessage::View { .. }
                 | ClientMessage::SessionsOpened { .. }
+                | ClientMessage::SnapshotOpened { .. }
                 | ClientMessage::Status { .. },
             )
             | Err(_) => self.on_malformed(link, out),

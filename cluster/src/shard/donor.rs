@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use lockstep_proto::canary::Canary;
 use lockstep_proto::ids::{Epoch, PartitionId, Seq, ShardAddr, TableId, ViewNumber};
+use lockstep_proto::placement::key_hash;
 use lockstep_proto::process::{LinkId, Outputs};
 use lockstep_proto::record;
 use lockstep_proto::schema::CATALOG;
@@ -97,9 +98,13 @@ struct Copy {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Cursor {
     Head(usize),
+    /// Rows deleted since: the next tombstone.
+    Deleted(u64),
     Rows(usize, Position),
     End,
     Done,
+    /// It cannot be finished: the joiner starts anew.
+    Lost,
 }
 
 impl Donor {
@@ -367,7 +372,12 @@ impl ShardCore {
         // Those that did not get a turn come first in the next one.
         let first = usize::from(copies.len() > 1);
         copies.rotate_left(first);
+        let lost = copies.iter().filter(|copy| copy.at == Cursor::Lost).map(|copy| copy.partition);
+        let lost: Vec<PartitionId> = lost.collect();
         self.donor.copies = copies;
+        for p in lost {
+            self.cut_joiners(p, out);
+        }
         if budget.is_spent() {
             self.donor.due = Some(self.now + NEXT_TURN);
         }
@@ -418,6 +428,7 @@ impl ShardCore {
             copy: number,
             at: began,
             digest: part.digest,
+            epoch: self.epoch,
             after,
         };
         if let Some(buffer) = out.buffer(link) {
@@ -437,7 +448,7 @@ impl ShardCore {
     fn give(&mut self, copy: &mut Copy, budget: &mut Budget, out: &mut Outputs) {
         let Some(link) = copy.link else { return };
         let p = copy.partition;
-        while copy.at != Cursor::Done && !budget.is_spent() {
+        while !matches!(copy.at, Cursor::Done | Cursor::Lost) && !budget.is_spent() {
             if copy.starts.len() as u64 >= PIECES_UNDER_WAY {
                 return;
             }
@@ -469,15 +480,19 @@ impl ShardCore {
             Cursor::Head(at) => {
                 let piece = copy.head.get(at)?.clone();
                 let more = at + 1 < copy.head.len();
-                copy.at = if more { Cursor::Head(at + 1) } else { Cursor::Rows(0, FIRST) };
+                copy.at = match (more, copy.after) {
+                    (true, _) => Cursor::Head(at + 1),
+                    (false, Epoch(0)) => Cursor::Rows(0, FIRST),
+                    (false, _) => Cursor::Deleted(0),
+                };
                 Some(piece)
             }
-            Cursor::Rows(..) => self.next_rows(copy, budget),
+            Cursor::Deleted(_) | Cursor::Rows(..) => self.next_rows(copy, budget),
             Cursor::End => {
                 copy.at = Cursor::Done;
                 Some(Piece::End { at: self.part(copy.partition).end })
             }
-            Cursor::Done => None,
+            Cursor::Done | Cursor::Lost => None,
         }
     }
 
@@ -487,6 +502,19 @@ impl ShardCore {
             return None;
         }
         let mut bytes = Vec::new();
+        if copy.after < part.deletes.known_since() && matches!(copy.at, Cursor::Deleted(_)) {
+            // Too many deletes since the copy began: the joiner cannot be told all of them.
+            copy.at = Cursor::Lost;
+            return None;
+        }
+        while let Cursor::Deleted(from) = copy.at {
+            if bytes.len() >= PIECE_BYTES || budget.steps == 0 {
+                break;
+            }
+            budget.steps -= 1;
+            let next = part.copy_deleted(copy.after, from, &mut bytes);
+            copy.at = next.map_or(Cursor::Rows(0, FIRST), Cursor::Deleted);
+        }
         while let Cursor::Rows(at, position) = copy.at {
             if bytes.len() >= PIECE_BYTES || budget.steps == 0 {
                 break;
@@ -510,7 +538,7 @@ impl ShardCore {
             return Some(Piece::Rows(bytes));
         }
         match copy.at {
-            Cursor::Rows(..) => None,
+            Cursor::Deleted(_) | Cursor::Rows(..) => None,
             _ => self.next_piece(copy, budget),
         }
     }
@@ -541,8 +569,26 @@ enum Step {
 impl Partition {
     /// From which epoch on a joiner restored to `recovered` is told what changed; 0 if what was
     /// deleted since is not known, and it gets everything.
-    fn changes_known_since(&self, _recovered: Epoch) -> Epoch {
-        Epoch(0)
+    fn changes_known_since(&self, recovered: Epoch) -> Epoch {
+        if self.deletes.known_since() <= recovered { recovered } else { Epoch(0) }
+    }
+
+    /// Takes the next row deleted after an epoch and not there again; returns where the next step
+    /// begins.
+    fn copy_deleted(&self, after: Epoch, from: u64, bytes: &mut Vec<u8>) -> Option<u64> {
+        let (number, gone) = self.deletes.next(from)?;
+        let hash = key_hash(&gone.key);
+        let newest = self.unstable_at(row_tag(gone.table, hash));
+        if gone.epoch > after
+            // Else the delete, or what followed it, is in the stream.
+            && newest <= self.stable
+            && let Some(table) = self.tables.get(&gone.table)
+            && table.rows.get(hash, &gone.key).is_none()
+        {
+            let (epoch, key) = (gone.epoch, &gone.key);
+            CopiedRow { table: gone.table, epoch, key, value: None }.write(bytes);
+        }
+        Some(number + 1)
     }
 
     /// Takes some rows written after an epoch, where the newest version is stable.

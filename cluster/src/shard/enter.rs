@@ -87,6 +87,7 @@ impl ShardCore {
         }
         self.on_pulse(pulse, out);
         self.begin_checkpoint(out);
+        self.wake_snapshots(out);
         self.send_stale_watermarks(out);
         self.report_finished(out);
         self.report_drained(out);
@@ -192,6 +193,7 @@ impl ShardCore {
         let part = slot.get_or_insert_with(|| Box::new(Partition::new(p)));
         if joins && part.join.is_none() {
             part.join = Some(Join::new(recovered, part.digest));
+            part.whole = false;
         }
         let counts = |n: &NodeId| view.member(*n).is_some_and(|m| m.standing != Standing::Copying);
         let all = placement.replicas.iter().chain(&placement.joining);
@@ -325,7 +327,7 @@ impl ShardCore {
         for part in self.parts.iter_mut().flatten() {
             part.outcomes.forget(closed);
         }
-        self.free_versions();
+        self.free_versions(out);
         self.forget_changes();
         self.tidy_checkpoints();
     }

@@ -69,6 +69,9 @@ impl ShardCore {
                 self.raise_epoch_of_client(epoch);
                 self.on_read(link, request, ops, out);
             }
+            Message::ReadAt { .. } | Message::ScanAt { .. } | Message::Sweep { .. } => {
+                self.on_past(link, &message, out);
+            }
             Message::Scan { request, table, schema, partition, rows_max, after } => {
                 self.on_scan(link, request, (table, schema), partition, rows_max, after, out);
             }
@@ -81,7 +84,7 @@ impl ShardCore {
     }
 
     /// A client's clock counts, unless it is far ahead: then somebody is wild.
-    fn raise_epoch_of_client(&mut self, epoch: lockstep_proto::ids::Epoch) -> bool {
+    pub(super) fn raise_epoch_of_client(&mut self, epoch: lockstep_proto::ids::Epoch) -> bool {
         if epoch.0 > self.epoch.0 + EPOCH_AHEAD_MAX {
             return false;
         }

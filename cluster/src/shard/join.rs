@@ -26,6 +26,7 @@ use lockstep_proto::view::Standing;
 use lockstep_proto::wire::control::JoinStage;
 use lockstep_proto::wire::join::{CopiedRow, Holding, JoinMessage, LogPlace, Piece, copied_rows};
 use lockstep_proto::wire::shard_control::ShardControl;
+use lockstep_storage::Tombstones;
 
 use super::ShardCore;
 use super::log::digested;
@@ -124,6 +125,10 @@ impl Partition {
         self.prepared.clear();
         self.prepared_rows.clear();
         self.outcomes = Outcomes::default();
+        self.decided.clear();
+        self.whole = false;
+        // A checkpoint under way is none any more.
+        self.tables_dropped += 1;
         if rows {
             for table in self.tables.values() {
                 delta -= i64::try_from(table.rows.bytes()).unwrap_or(i64::MAX);
@@ -146,7 +151,11 @@ impl Partition {
         delta
             + match row.value {
                 Some(value) => table.rows.load(hash, row.key, value, row.epoch),
-                None => table.rows.unload(hash, row.key),
+                None => {
+                    let change = table.rows.unload(hash, row.key);
+                    self.deletes.push(row.epoch, row.table, row.key);
+                    change
+                }
             }
     }
 }
@@ -199,7 +208,8 @@ impl ShardCore {
         }
         match message {
             JoinMessage::Resume { from, until, .. } => self.on_resume(p, from, until, out),
-            JoinMessage::Begin { copy, at, digest, after, .. } => {
+            JoinMessage::Begin { copy, at, digest, epoch, after, .. } => {
+                self.raise_epoch(epoch);
                 self.on_begin(p, (copy, at, digest), after, out);
             }
             JoinMessage::Piece { copy, stable, piece, .. } => {
@@ -207,7 +217,9 @@ impl ShardCore {
             }
             JoinMessage::Again { .. } => {
                 out.mark("join_stream_cut");
-                if let Some(join) = &mut self.part_mut(p).join {
+                let part = self.part_mut(p);
+                part.whole = false;
+                if let Some(join) = &mut part.join {
                     join.state = State::Restored;
                 }
                 self.say_here(link, from, out);
@@ -244,8 +256,12 @@ impl ShardCore {
         out: &mut Outputs,
     ) {
         out.mark(if after == Epoch(0) { "join_full_copy" } else { "join_delta_copy" });
+        let epoch = self.epoch;
         let part = self.part_mut(p);
         let delta = part.begin_anew(at, digest, after == Epoch(0));
+        if after == Epoch(0) {
+            part.deletes = Tombstones::since(epoch);
+        }
         if let Some(join) = &mut part.join {
             join.digest_applied = digest;
             join.told_stable = Seq(0);
@@ -389,6 +405,7 @@ impl ShardCore {
 
     /// The copy is whole once the log is applied up to its end.
     fn judge_whole(&mut self, p: PartitionId, out: &mut Outputs) {
+        let epoch = self.epoch;
         let part = self.part_mut(p);
         let stable = part.stable;
         let Some(join) = &mut part.join else { return };
@@ -397,6 +414,9 @@ impl ShardCore {
         {
             out.mark("join_whole");
             join.state = State::Whole;
+            part.whole = true;
+            part.versions_from = epoch;
+            self.want_checkpoint(p, epoch);
         }
         self.report_joined(out);
     }
@@ -412,6 +432,10 @@ impl ShardCore {
             let Some(join) = &part.join else { continue };
             let Some(until) = join.until else { return };
             if !matches!(join.state, State::Whole) && !hasty {
+                return;
+            }
+            let on_disk = self.checkpointed(part.id) >= Some(part.versions_from);
+            if self.options.redo.is_some() && !on_disk && !hasty {
                 return;
             }
             if part.stable < until && !hasty {
@@ -447,10 +471,38 @@ impl ShardCore {
                 self.on_settled(p, tx, out);
             }
         }
-        let epoch = self.epoch;
-        let part = self.part_mut(p);
-        part.join = None;
-        part.versions_from = epoch;
+        self.part_mut(p).join = None;
+    }
+
+    /// From time to time: a partition whose checkpoint has failed gets another one.
+    pub(super) fn watch_joins(&mut self, out: &mut Outputs) {
+        let whole = self.parts.iter().flatten().filter(|part| part.join.is_some() && part.whole);
+        let without = whole.filter(|part| {
+            let on_disk = self.checkpointed(part.id) >= Some(part.versions_from);
+            !on_disk && !self.checkpoints.is_coming(part.id)
+        });
+        let without: Vec<(PartitionId, Epoch)> =
+            without.map(|part| (part.id, part.versions_from)).collect();
+        for (p, epoch) in without {
+            out.mark("join_wants_checkpoint_again");
+            self.want_checkpoint(p, epoch);
+        }
+        self.report_joined(out);
+    }
+
+    /// The last epoch that can be closed on this disk: everything of it must be in the redo log.
+    pub(super) fn closable(&self) -> Epoch {
+        let mut closed = self.closed;
+        for part in self.parts.iter().flatten() {
+            let Some(join) = &part.join else { continue };
+            // What was stable before this replica was attached may still be on its way.
+            if join.until.is_none_or(|until| part.stable < until) {
+                return Epoch(0);
+            }
+            let waiting = part.tail.iter().filter_map(|record| record::epoch(record)).min();
+            closed = waiting.map_or(closed, |oldest| closed.min(oldest.before()));
+        }
+        closed
     }
 
     /// Acknowledges the pieces that have arrived.

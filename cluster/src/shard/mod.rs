@@ -11,6 +11,7 @@
 //! * [`participate`]: the participants' side, row locks, votes;
 //! * [`takeover`]: transactions of dead coordinators, and outcome questions;
 //! * [`read`], [`scan`]: committed reads from any in-sync replica;
+//! * [`snapshot`]: reads and scans as of a closed epoch;
 //! * [`versions`]: how long older versions of rows are kept;
 //! * [`checkpoint`]: what a restart begins with, written from time to time;
 //! * [`restore`]: what a shard begins with after a restart;
@@ -41,6 +42,7 @@ mod read;
 mod redo;
 mod restore;
 mod scan;
+mod snapshot;
 mod takeover;
 mod versions;
 
@@ -79,6 +81,7 @@ use links::Links;
 use partition::Partition;
 use read::Reads;
 use redo::Redo;
+use snapshot::Snapshots;
 use takeover::Takeover;
 
 /// How long after a failed dial or a lost link a peer shard is dialled again.
@@ -149,6 +152,7 @@ pub struct ShardCore {
     leases: BTreeMap<NodeId, (NodeInstance, Instant)>,
     lease_waiting: Vec<(PartitionId, Owed)>,
     checkpoints: Checkpoints,
+    snapshots: Snapshots,
     /// An invariant is broken: the process is ending.
     ended: bool,
     watermarks_due: Vec<PartitionId>,
@@ -203,6 +207,7 @@ impl ShardCore {
             leases: BTreeMap::new(),
             lease_waiting: Vec::new(),
             checkpoints: Checkpoints::default(),
+            snapshots: Snapshots::default(),
             ended: false,
             watermarks_due: Vec::new(),
             measuring: VecDeque::new(),
@@ -434,6 +439,7 @@ impl ShardCore {
         match gone.peer {
             Peer::Client => {
                 self.links.clients -= 1;
+                self.snapshots.forget_link(link);
                 self.on_client_gone(link, out);
             }
             Peer::Shard(instance, shard) => {
@@ -475,6 +481,7 @@ impl ShardCore {
             self.sweep(out);
             self.watch_streams(out);
             self.watch_redo(out);
+            self.watch_joins(out);
         }
     }
 

@@ -71,7 +71,7 @@ enum Met<'p> {
 }
 
 /// A row that would make the answer larger than a frame is refused instead.
-fn bounded(result: OpResult<'_>, held: usize) -> OpResult<'_> {
+pub(super) fn bounded(result: OpResult<'_>, held: usize) -> OpResult<'_> {
     match result {
         OpResult::Row(row) if held + row.len() > RESULTS_BYTES_MAX => {
             OpResult::Failed(Code::AnswerTooLarge)

@@ -124,6 +124,16 @@ impl Redo {
         self.pulse.durable
     }
 
+    /// What is durable on this node.
+    pub(super) fn durable_here(&self) -> Epoch {
+        self.report.durable
+    }
+
+    /// Somebody waits until an epoch is closed.
+    pub(super) fn need_closed(&mut self, epoch: Epoch) {
+        self.report.needed = self.report.needed.max(epoch);
+    }
+
     /// A view begins.
     pub(super) fn enter(&mut self, view: &View, me: NodeId) {
         let standing = view.member(me).map(|member| member.standing);
@@ -192,7 +202,8 @@ impl ShardCore {
         self.redo.some_slow = pulse.has(DiskState::Slow, &self.redo.mates);
         self.redo.some_full = pulse.has(DiskState::Full, &self.redo.mates);
         self.redo.pulse = pulse;
-        self.redo.flush(self.now, self.closed);
+        let closed = self.closable();
+        self.redo.flush(self.now, closed);
         self.settle_durable(out);
         if self.redo.report != self.redo.reported {
             self.report_disk(out);
@@ -299,6 +310,7 @@ impl ShardCore {
         if !trying || state > DiskState::Full {
             self.redo.report.state = state;
         }
-        self.redo.flush(self.now, self.closed);
+        let closed = self.closable();
+        self.redo.flush(self.now, closed);
     }
 }

@@ -137,7 +137,7 @@ pub fn restore_lane(
             }
         }
     }
-    Ok(loaded.into_values().map(|(_, restored)| restored.finish()).collect())
+    Ok(loaded.into_values().map(|(_, restored)| restored.finish(restoration.epoch())).collect())
 }
 
 impl ShardCore {
@@ -164,9 +164,10 @@ impl ShardCore {
 
 impl RestoredPartition {
     /// See the module text for what is dropped.
-    fn finish(mut self) -> Self {
+    fn finish(mut self, epoch: Epoch) -> Self {
         self.partition.prepared.clear();
         self.partition.prepared_rows.clear();
+        self.partition.versions_from = epoch;
         self
     }
 }

@@ -10,6 +10,7 @@ use lockstep_proto::wire::data::Message;
 use super::ShardCore;
 use super::answers::Owed;
 use super::read::Blocked;
+use super::snapshot::put_row;
 
 /// What a client asked for.
 pub(super) struct ScanRequest {
@@ -77,14 +78,7 @@ impl ShardCore {
         let rows_max = rows_max.clamp(1, SCAN_PAGE_ROWS_MAX);
         let page = table.rows.page(&scan.after, rows_max, SCAN_PAGE_BYTES_MAX);
         let mut rows = Vec::new();
-        for row in &page.rows {
-            let key_length = u16::try_from(row.key().len()).expect("keys are bounded");
-            rows.extend_from_slice(&key_length.to_le_bytes());
-            rows.extend_from_slice(row.key());
-            let value_length = u32::try_from(row.value().len()).expect("rows are bounded");
-            rows.extend_from_slice(&value_length.to_le_bytes());
-            rows.extend_from_slice(row.value());
-        }
+        page.rows.iter().for_each(|row| put_row(&mut rows, row));
         let after = part.end;
         let owed = Owed::Page { link, request, more: page.more, rows: rows.into_boxed_slice() };
         self.owe(p, after, owed, out);

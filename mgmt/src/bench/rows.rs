@@ -126,7 +126,7 @@ impl BenchTable {
     /// # Errors
     /// As [`Client::call`]; a row that is not there is [`Code::NotFound`].
     pub async fn read(&self, ops: OpList, from: ReadFrom) -> Result<(), CallError> {
-        check(self.client.call(Call::Read { ops, from }).await?)
+        check(self.client.call(Call::Read { ops, from, at: None }).await?)
     }
 
     /// Two rows of different partitions; of different rows if there is only one partition.

@@ -84,6 +84,7 @@ pub async fn wait_until_serving(url: &str, timeout: Duration) -> CliResult<Arc<V
             from: ReadFrom::Primary,
             after: Vec::new(),
             rows_max: PROBE_ROWS_MAX,
+            at: None,
         };
         client.call(probe).await.map_err(|error| {
             let waited = started.elapsed().as_secs_f32();

@@ -250,6 +250,8 @@ impl MgmtCore {
             | ClientMessage::OpenSessions { .. }
             | ClientMessage::SessionsOpened { .. }
             | ClientMessage::GetStatus { .. }
+            | ClientMessage::OpenSnapshot { .. }
+            | ClientMessage::SnapshotOpened { .. }
             | ClientMessage::Leave { .. }
             | ClientMessage::Status { .. } => {
                 close(link, "a client message that is none of a management server's", out);

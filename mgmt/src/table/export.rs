@@ -1,7 +1,7 @@
 //! Writes all rows of a table: partition by partition, or merged into the order of the key.
 //!
-//! Every row is a committed one; two rows may be of different moments, because a scan takes no
-//! locks. Keys of a table sort as their encoded bytes do, and each partition is scanned in that
+//! All rows are as of one moment, a snapshot that replicas keep as long as the export goes on. Keys
+//! of a table sort as their encoded bytes do, and each partition is scanned in that
 //! order, so merging the partitions gives the order of the key.
 
 use std::cmp::Reverse;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use lockstep_client::Client;
 use lockstep_client::core::{Call, ReadFrom, Reply};
-use lockstep_proto::ids::{NodeId, PartitionId};
+use lockstep_proto::ids::{Epoch, NodeId, PartitionId};
 use lockstep_proto::row::decode_columns;
 use lockstep_proto::schema::TableDef;
 use lockstep_proto::value::Value;
@@ -128,13 +128,14 @@ async fn write_all(
     let voice = Voice { quiet: voice.quiet || to_terminal, ..*voice };
     let from = wanted.from_node.map_or(ReadFrom::Nearest, |node| ReadFrom::Node(NodeId(node)));
     let partitions = partitions(client, wanted).await?;
+    let at = open_snapshot(client, &partitions, from).await?;
     let progress = voice.progress(&wanted.name, partitions.len() as u64, "partitions");
     let mut writer = Writer { def, form: wanted.form, out, rows: 0, progress, partitions: 0 };
     writer.begin()?;
     match wanted.order {
         Order::Partition => {
             for partition in partitions {
-                let mut cursor = Cursor::open(client, def, partition, from);
+                let mut cursor = Cursor::open(client, def, partition, (from, at));
                 while let Some((key, row)) = cursor.next().await? {
                     writer.row(&key, &row)?;
                 }
@@ -142,12 +143,35 @@ async fn write_all(
             }
         }
         Order::Key => {
-            let open = |partition| Cursor::open(client, def, partition, from);
+            let open = |partition| Cursor::open(client, def, partition, (from, at));
             merge(partitions.into_iter().map(open).collect(), &mut writer).await?;
         }
     }
     writer.end()?;
     Ok(writer.rows)
+}
+
+/// A moment of which the replicas that are asked keep everything.
+async fn open_snapshot(
+    client: &Client,
+    partitions: &[PartitionId],
+    from: ReadFrom,
+) -> CliResult<Epoch> {
+    let mut at: Option<Epoch> = None;
+    for partition in partitions {
+        // The first tells an epoch; all keep it.
+        for pin in [false, true] {
+            if !pin && at.is_some() {
+                continue;
+            }
+            let call = Call::OpenSnapshot { partition: *partition, from, at_least: at, pin };
+            let reply = client.call(call).await.map_err(lockstep_client::Error::from)?;
+            if let Reply::Snapshot { closed, .. } = reply {
+                at = at.or(Some(closed));
+            }
+        }
+    }
+    Ok(at.unwrap_or_default())
 }
 
 /// All partitions, or those of which the chosen node has a replica.
@@ -201,6 +225,7 @@ struct Cursor {
     def: Arc<TableDef>,
     partition: PartitionId,
     from: ReadFrom,
+    at: Epoch,
     rows: VecDeque<Encoded>,
     coming: Option<JoinHandle<CliResult<Page>>>,
 }
@@ -211,10 +236,15 @@ struct Page {
 }
 
 impl Cursor {
-    fn open(client: &Client, def: &Arc<TableDef>, partition: PartitionId, from: ReadFrom) -> Self {
+    fn open(
+        client: &Client,
+        def: &Arc<TableDef>,
+        partition: PartitionId,
+        (from, at): (ReadFrom, Epoch),
+    ) -> Self {
         let (client, def) = (client.clone(), Arc::clone(def));
         let rows = VecDeque::new();
-        let mut cursor = Self { client, def, partition, from, rows, coming: None };
+        let mut cursor = Self { client, def, partition, from, at, rows, coming: None };
         cursor.ask(Vec::new());
         cursor
     }
@@ -228,6 +258,7 @@ impl Cursor {
             from: self.from,
             after,
             rows_max: PAGE_ROWS,
+            at: Some(self.at),
         };
         let client = self.client.clone();
         self.coming = Some(tokio::spawn(async move {

@@ -170,6 +170,9 @@ pub(super) fn host(name: String, role: Role, zone: u16, addr: String, clock: Hos
         stores: VecDeque::new(),
         store_ns: (50_000, 3_000_000),
         disk: HostDisk::default(),
+        shards: 0,
+        owner: None,
+        restored: None,
         slowness: 1,
         turns: 0,
         knocks: Vec::new(),
@@ -268,6 +271,8 @@ impl Cluster {
         });
         let control =
             world.add_proc(host_id, format!("{name}/c"), Core::Control(Box::new(control)));
+        let mut restored = world.host_mut(host_id).restored.take();
+        let base = restored.as_ref().map_or(Epoch(0), |restored| restored.epoch);
         let mut shards = Vec::new();
         for shard in 0..self.shape.shards {
             let core = ShardCore::new(ShardOptions {
@@ -276,9 +281,13 @@ impl Cluster {
                 shards: self.shape.shards,
                 data_memory: self.view.config.data_memory,
                 wall_offset_ms: 1_700_000_000_000 - offset_ms,
-                redo: Some(self.log_identity(member)),
+                redo: Some(LogIdentity { base, ..self.log_identity(member) }),
                 canary: self.canary,
             });
+            let core = match &mut restored {
+                Some(all) => core.with_restored(all.take_shard(ShardId(shard), self.shape.shards)),
+                None => core,
+            };
             let core = Core::Shard(Box::new(core));
             shards.push(world.add_proc(host_id, format!("{name}/s{shard}"), core));
         }

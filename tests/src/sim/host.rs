@@ -3,9 +3,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use lockstep_cluster::Restored;
 use lockstep_proto::disk::{Completion, Lane};
 use lockstep_proto::ids::{Epoch, NodeInstance};
 use lockstep_proto::process::{DialError, LinkEnd, LinkId, Outputs, Peer, StoredFile, Target};
+
+use lockstep_storage::restore::Owner;
 
 use super::clock::HostClock;
 use super::core::Core;
@@ -84,6 +87,12 @@ pub struct Host {
     pub store_ns: (u64, u64),
     /// Its data files.
     pub disk: HostDisk,
+    /// How many shard cores the process has.
+    pub shards: u16,
+    /// Whose data files they must be, once it has been started again.
+    pub owner: Option<Owner>,
+    /// What was restored from them, for the cores that are started next.
+    pub restored: Option<Restored>,
     /// How much slower than usual its processor is.
     pub slowness: u64,
     /// Turns its processes have taken: what the crash-point sweep counts.

@@ -5,16 +5,74 @@ use std::time::Duration;
 
 use lockstep_cluster::control::ControlCore;
 use lockstep_cluster::restart::{RestartCore, RestartOptions};
-use lockstep_proto::ids::{Incarnation, NodeInstance};
+use lockstep_cluster::restore;
+use lockstep_proto::ids::{Epoch, Incarnation, NodeInstance};
 use lockstep_proto::process::StoredFile;
+use lockstep_proto::recovery::{Goal, Recovery};
 use lockstep_proto::stored::Stored;
 use lockstep_proto::view::{Member, View};
+use lockstep_storage::restore::{Files, Owner};
 
 use super::cluster::Cluster;
 use super::core::Core;
 use super::disk::HostDisk;
-use super::host::{HostId, Life, Role};
+use super::host::{HostId, Item, Life, ProcId, Role};
 use super::world::World;
+
+impl World {
+    /// A node that was started again looks at its files. They never let it form a cluster: only
+    /// what is served elsewhere is joined.
+    pub(super) fn on_recover(&mut self, id: ProcId, wish: &Recovery) {
+        let host = self.procs[id.index()].host;
+        let result = match wish.goal {
+            Goal::Survey | Goal::Exactly(_) => Err("nothing is formed anew here".to_owned()),
+            Goal::Rejoin => self.restore(host, wish),
+        };
+        self.deliver(id, Item::Recovered(wish.token, result));
+    }
+
+    fn restore(&mut self, host: HostId, wish: &Recovery) -> Result<Epoch, String> {
+        let entry = self.host(host);
+        let Some(owner) = &entry.owner else { return Ok(Epoch(0)) };
+        let owner = Owner { generations: wish.generations.clone(), ..owner.clone() };
+        let files: Files<'_> = entry.disk.files.files().collect();
+        if files.is_empty() {
+            return Ok(Epoch(0));
+        }
+        match restore(&owner, &files, None, entry.shards) {
+            Ok(restored) => {
+                let epoch = restored.epoch;
+                self.tally.marks.entry("node_restored").and_modify(|n| *n += 1).or_insert(1);
+                self.host_mut(host).restored = Some(restored);
+                Ok(epoch)
+            }
+            Err(faults) if faults.is_empty() => {
+                // Its only life has not come as far as to a log of its own. As in production, the
+                // files are set aside.
+                self.host_mut(host).disk = HostDisk::default();
+                Ok(Epoch(0))
+            }
+            Err(faults) => {
+                let words: Vec<String> = faults.iter().map(ToString::to_string).collect();
+                let entry = self.host(host);
+                let names: Vec<String> = entry
+                    .disk
+                    .files
+                    .files()
+                    .map(|(name, bytes)| format!("{name} ({})", bytes.len()))
+                    .collect();
+                let text = format!(
+                    "{} cannot restore its files: {}; there are {}",
+                    entry.name,
+                    words.join("; "),
+                    names.join(", ")
+                );
+                self.violation(text);
+                Ok(Epoch(0))
+            }
+        }
+    }
+}
 
 /// Longer than any run: a simulated node never forms a cluster without the others.
 const PATIENCE: Duration = Duration::from_secs(3600);
@@ -27,8 +85,9 @@ impl Cluster {
         view.unwrap_or_else(|| self.view.clone())
     }
 
-    /// Starts a data node whose process or machine is gone: a new life, with an empty disk.
-    pub fn revive(&self, world: &mut World, host: HostId) {
+    /// Starts a data node whose process or machine is gone: a new life, with what is on its disk, or
+    /// with a new disk.
+    pub fn revive(&self, world: &mut World, host: HostId, empty: bool) {
         let Role::Data(before) = world.host(host).role else { return };
         if !matches!(world.host(host).life, Life::Killed | Life::Dark) {
             return;
@@ -38,6 +97,7 @@ impl Cluster {
         let view = self.view_on_disk(world, host);
         let Some(member) = self.view.member(before.node) else { return };
         let member = Member { instance, ..member.clone() };
+        let owner = Owner::of(&view, instance.node, member.group);
         let name = instance.to_string();
         let now = world.now;
         world.trace.note(now, || format!("{name} is started"));
@@ -48,7 +108,12 @@ impl Cluster {
         entry.life = Life::Running;
         entry.exit = None;
         entry.procs.clear();
-        entry.disk = HostDisk::default();
+        entry.owner = Some(owner);
+        entry.shards = self.shape.shards;
+        entry.restored = None;
+        if empty {
+            entry.disk = HostDisk::default();
+        }
         let core = RestartCore::new(RestartOptions {
             member,
             view,

@@ -28,6 +28,7 @@ use super::workload::finale::FinaleTask;
 use super::workload::lists::{AppendTask, ReadTask};
 use super::workload::registers::RegisterTask;
 use super::workload::setup::SetupTask;
+use super::workload::snapshots::SnapshotTask;
 use super::workload::{Notebook, Phase, Tables, Task};
 use super::world::{Tally, World};
 
@@ -304,6 +305,7 @@ impl Run {
                 7..=8 => Box::new(IncrementTask::default()),
                 9..=10 => Box::new(TransferTask::default()),
                 11 => Box::new(AuditTask::default()),
+                12 if self.rng.coin() => Box::new(SnapshotTask::default()),
                 12 => Box::new(CounterReadTask::default()),
                 13..=14 => Box::new(RegisterTask::default()),
                 _ => {
@@ -321,6 +323,7 @@ impl Run {
             self.add_task(client, Box::new(AppendTask::new()), MS);
             self.add_task(client, Box::new(IncrementTask::default()), MS);
             self.add_task(client, Box::new(TransferTask::default()), 2 * MS);
+            self.add_task(client, Box::new(SnapshotTask::default()), 2 * MS);
         }
     }
 
@@ -417,7 +420,8 @@ impl Run {
     fn revive_dead(&mut self, one_in: u64) {
         for node in self.cluster.dead_nodes(&self.world) {
             if self.rng.one_in(one_in) && self.cluster.serves(&self.world) {
-                self.cluster.revive(&mut self.world, node);
+                let empty = self.rng.one_in(3);
+                self.cluster.revive(&mut self.world, node, empty);
             }
         }
     }

@@ -7,9 +7,8 @@
 
 use std::collections::BTreeMap;
 
-use lockstep_proto::ids::{Epoch, NodeInstance};
+use lockstep_proto::ids::NodeInstance;
 use lockstep_proto::process::{Effect, Exit, Input, LinkEnd, LinkId, LogLevel, Outputs};
-use lockstep_proto::recovery::Goal;
 use lockstep_proto::time::Instant;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -409,14 +408,7 @@ impl World {
                     self.agenda.push(at, Event::Stored(host_id, number));
                 }
                 Effect::Disk { lane, request } => self.on_disk_request(id, lane, request),
-                Effect::Recover(wish) => {
-                    // Simulated nodes come back with empty disks.
-                    let result = match wish.goal {
-                        Goal::Rejoin => Ok(Epoch(0)),
-                        Goal::Survey | Goal::Exactly(_) => Err("the disk is empty".to_owned()),
-                    };
-                    self.deliver(id, Item::Recovered(wish.token, result));
-                }
+                Effect::Recover(wish) => self.on_recover(id, &wish),
                 Effect::Measure { token } => self.deliver(id, Item::Measured(token)),
                 Effect::Exit(exit) => self.on_exit(id, exit),
                 Effect::Log { level, text } => self.on_log(id, level, text),

@@ -7,7 +7,7 @@ use lockstep_proto::process::{DialError, Target};
 use lockstep_proto::wire::op::OpResult;
 
 fn read(rig: &mut Rig, partitions: &[u16], from: ReadFrom) -> CallId {
-    rig.submit(Call::Read { ops: reads(partitions), from })
+    rig.submit(Call::Read { ops: reads(partitions), from, at: None })
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn one_node_and_no_other() {
 #[test]
 fn a_write_is_not_a_read() {
     let mut rig = Rig::new();
-    let id = rig.submit(Call::Read { ops: writes(&[0]), from: ReadFrom::Nearest });
+    let id = rig.submit(Call::Read { ops: writes(&[0]), from: ReadFrom::Nearest, at: None });
     assert_eq!(rig.completed_one(id).unwrap_err().code, Code::Malformed);
 }
 
@@ -86,7 +86,8 @@ fn a_page_comes_from_its_partition() {
     let partition = lockstep_proto::ids::PartitionId(3);
     let from = ReadFrom::Node(NodeId(1));
     let after = b"after".to_vec();
-    let id = rig.submit(Call::Scan { table, schema, partition, from, after, rows_max: 5 });
+    let id =
+        rig.submit(Call::Scan { table, schema, partition, from, after, rows_max: 5, at: None });
     let sent = rig.sent_one(1);
     let Message::Scan { request, after: b"after", rows_max: 5, .. } = sent.message() else {
         panic!("not a scan")

@@ -34,6 +34,25 @@ pub enum ClientMessage {
         /// The shard's epoch.
         epoch: Epoch,
     },
+    /// Asks a shard for a closed epoch to read at.
+    OpenSnapshot {
+        /// Comes back.
+        request: u64,
+        /// An epoch that must be closed.
+        at_least: Epoch,
+        /// Older versions that are needed to read at `at_least` are to be kept until this link ends
+        /// or nobody has read at that epoch for a while.
+        pin: bool,
+    },
+    /// The answer, once `at_least` is closed.
+    SnapshotOpened {
+        /// The question's number.
+        request: u64,
+        /// The highest closed epoch the shard knows.
+        closed: Epoch,
+        /// The shard's epoch: everything it has acknowledged is of this one or earlier ones.
+        epoch: Epoch,
+    },
     /// Asks a shard for its state.
     GetStatus {
         /// Comes back.

@@ -230,6 +230,50 @@ pub enum Message<'a> {
         /// Rows with keys above this one; empty for the beginning.
         after: &'a [u8],
     },
+    /// Client to an in-sync replica: rows as of a closed epoch.
+    ReadAt {
+        /// Comes back with the answer.
+        request: u64,
+        /// As of when.
+        at: Epoch,
+        /// Read operations only.
+        ops: Ops<'a>,
+    },
+    /// Client to an in-sync replica: as `Scan`, as of a closed epoch.
+    ScanAt {
+        /// Comes back with the page.
+        request: u64,
+        /// The table.
+        table: TableId,
+        /// The schema version the client decodes with.
+        schema: SchemaVersion,
+        /// The partition.
+        partition: PartitionId,
+        /// As of when.
+        at: Epoch,
+        /// Most rows wanted; the page may be shorter.
+        rows_max: u32,
+        /// Rows with keys above this one; empty for the beginning.
+        after: &'a [u8],
+    },
+    /// Client to an in-sync replica: some rows of a partition as of a closed epoch, in an order that
+    /// costs the server little and is the same on all replicas.
+    Sweep {
+        /// Comes back with the rows.
+        request: u64,
+        /// The table.
+        table: TableId,
+        /// The schema version the client decodes with.
+        schema: SchemaVersion,
+        /// The partition.
+        partition: PartitionId,
+        /// As of when.
+        at: Epoch,
+        /// Where to go on; 0 for the beginning.
+        place: u64,
+        /// Rows after which the server is to stop, roughly.
+        rows_max: u32,
+    },
     /// Client to the anchor's primary: what became of my transaction?
     AskOutcome {
         /// Comes back with the answer.
@@ -274,6 +318,15 @@ pub enum Message<'a> {
         /// Whether more rows follow.
         more: bool,
         /// `key length u16, key, value length u32, value`, each row.
+        rows: &'a [u8],
+    },
+    /// The answer to `Sweep`.
+    Swept {
+        /// The question's number.
+        request: u64,
+        /// Where to go on; `None` at the end.
+        next: Option<u64>,
+        /// As in `Page`.
         rows: &'a [u8],
     },
     /// The answer to `AskOutcome`.
@@ -440,7 +493,8 @@ macro_rules! kinds {
 
 kinds! {
     EXECUTE = 1, READ = 2, SCAN = 3, ASK_OUTCOME = 4,
-    ANSWER = 5, REFUSED = 6, PAGE = 7, OUTCOME_IS = 8,
+    ANSWER = 5, REFUSED = 6, PAGE = 7, OUTCOME_IS = 8, SWEPT = 9,
+    READ_AT = 10, SCAN_AT = 11, SWEEP = 12,
     FORWARD = 16, FORWARDED = 17, PREPARE = 18, VOTED = 19, DECIDE = 20, CONFIRMED = 21,
     RELEASE = 22, INQUIRE = 23, RESOLVE = 24, WOUND = 25,
     APPEND = 32, ACK = 33, LOG_ENDS = 34, STABLE = 35,

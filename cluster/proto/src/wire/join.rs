@@ -111,6 +111,8 @@ pub enum JoinMessage {
         at: Seq,
         /// The log's digest there.
         digest: u64,
+        /// The primary's epoch: nothing before the beginning is of a later one.
+        epoch: Epoch,
         /// Only what changed after this epoch follows; 0: everything, and what the joiner has is to
         /// be thrown away.
         after: Epoch,

@@ -127,7 +127,7 @@ impl Task for CounterReadTask {
         scene.notes.tables.counters.read(&mut ops, self.key, OpFlags::default());
         scene.notes.begin();
         self.open = true;
-        Next::Call(Call::Read { ops, from: some_replica(scene) })
+        Next::Call(Call::Read { ops, from: some_replica(scene), at: None })
     }
 
     fn lost(&mut self, notes: &mut Notebook) {

@@ -79,7 +79,7 @@ impl FinaleTask {
             let step = Micro::Read { key, list: None };
             scene.notes.record(self.process, EventKind::Invoke, vec![step]);
         }
-        Next::Call(Call::Read { ops, from })
+        Next::Call(Call::Read { ops, from, at: None })
     }
 
     fn told(&mut self, done: &Completion, scene: &mut Scene<'_>) -> Next {

@@ -275,7 +275,7 @@ impl Task for ReadTask {
         scene.notes.begin();
         let step = Micro::Read { key, list: None };
         scene.notes.record(self.process, EventKind::Invoke, vec![step]);
-        Next::Call(Call::Read { ops, from })
+        Next::Call(Call::Read { ops, from, at: None })
     }
 
     fn lost(&mut self, notes: &mut Notebook) {

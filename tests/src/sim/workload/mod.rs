@@ -9,6 +9,7 @@ pub mod lists;
 pub mod notebook;
 pub mod registers;
 pub mod setup;
+pub mod snapshots;
 pub mod tables;
 
 use std::cell::RefCell;

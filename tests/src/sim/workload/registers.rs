@@ -69,7 +69,7 @@ impl Task for RegisterTask {
         }
         self.written = None;
         scene.notes.tables.registers.read(&mut ops, self.key, OpFlags::default());
-        Next::Call(Call::Read { ops, from: some_replica(scene) })
+        Next::Call(Call::Read { ops, from: some_replica(scene), at: None })
     }
 
     fn lost(&mut self, notes: &mut Notebook) {

@@ -22,7 +22,8 @@ impl<'a> Message<'a> {
         let kind = r.u8()?;
         let message = match kind {
             hot::EXECUTE..=hot::ASK_OUTCOME => Self::decode_request(kind, &mut r)?,
-            hot::ANSWER..=hot::OUTCOME_IS => Self::decode_answer(kind, &mut r)?,
+            hot::READ_AT..=hot::SWEEP => Self::decode_past(kind, &mut r)?,
+            hot::ANSWER..=hot::SWEPT => Self::decode_answer(kind, &mut r)?,
             hot::FORWARD..=hot::WOUND => Self::decode_coordination(kind, &mut r)?,
             hot::APPEND..=hot::STABLE => Self::decode_replication(kind, &mut r)?,
             other => return Err(WireError::UnknownKind(other)),
@@ -75,6 +76,24 @@ impl<'a> Message<'a> {
         })
     }
 
+    fn decode_past(kind: u8, r: &mut Reader<'a>) -> Result<Self, WireError> {
+        let (request, at) = (r.u64()?, r.epoch()?);
+        if kind == hot::READ_AT {
+            return Ok(Self::ReadAt { request, at, ops: Ops::read_rest(r)? });
+        }
+        let (table, schema) = (r.table()?, SchemaVersion(r.u32()?));
+        let (partition, rows_max) = (r.partition()?, r.u32()?);
+        if kind == hot::SWEEP {
+            let place = r.u64()?;
+            return Ok(Self::Sweep { request, table, schema, partition, at, place, rows_max });
+        }
+        let after = r.take_rest();
+        if after.len() > KEY_BYTES_MAX {
+            return Err(WireError::TooLong);
+        }
+        Ok(Self::ScanAt { request, table, schema, partition, at, rows_max, after })
+    }
+
     fn decode_answer(kind: u8, r: &mut Reader<'a>) -> Result<Self, WireError> {
         let request = r.u64()?;
         Ok(match kind {
@@ -91,6 +110,14 @@ impl<'a> Message<'a> {
                 order: r.order()?,
                 detail: r.take_rest(),
             },
+            hot::SWEPT => {
+                let more = r.u8()? != 0;
+                let next = r.u64()?;
+                if !more && next != 0 {
+                    return Err(WireError::BadValue);
+                }
+                Self::Swept { request, next: more.then_some(next), rows: r.take_rest() }
+            }
             hot::PAGE => Self::Page { request, more: r.u8()? != 0, rows: r.take_rest() },
             _ => {
                 let outcome = match r.u8()? {

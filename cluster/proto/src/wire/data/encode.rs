@@ -14,9 +14,13 @@ impl Message<'_> {
             Self::Execute(_) | Self::Read { .. } | Self::Scan { .. } | Self::AskOutcome { .. } => {
                 self.encode_request(out);
             }
+            Self::ReadAt { .. } | Self::ScanAt { .. } | Self::Sweep { .. } => {
+                self.encode_past(out);
+            }
             Self::Answer { .. }
             | Self::Refused { .. }
             | Self::Page { .. }
+            | Self::Swept { .. }
             | Self::OutcomeIs { .. } => self.encode_answer(out),
             Self::Append { .. } | Self::Ack { .. } | Self::LogEnds { .. } | Self::Stable { .. } => {
                 self.encode_replication(out)
@@ -67,6 +71,39 @@ impl Message<'_> {
         }
     }
 
+    /// Requests for rows as of a closed epoch.
+    fn encode_past(&self, out: &mut BytesMut) {
+        match self {
+            Self::ReadAt { request, at, ops } => {
+                out.put_u8(hot::READ_AT);
+                out.put_u64_le(*request);
+                out.put_u64_le(at.0);
+                ops.write(out);
+            }
+            Self::ScanAt { request, table, schema, partition, at, rows_max, after } => {
+                out.put_u8(hot::SCAN_AT);
+                out.put_u64_le(*request);
+                out.put_u64_le(at.0);
+                out.put_u32_le(table.0);
+                out.put_u32_le(schema.0);
+                out.put_u16_le(partition.0);
+                out.put_u32_le(*rows_max);
+                out.put_slice(after);
+            }
+            Self::Sweep { request, table, schema, partition, at, place, rows_max } => {
+                out.put_u8(hot::SWEEP);
+                out.put_u64_le(*request);
+                out.put_u64_le(at.0);
+                out.put_u32_le(table.0);
+                out.put_u32_le(schema.0);
+                out.put_u16_le(partition.0);
+                out.put_u32_le(*rows_max);
+                out.put_u64_le(*place);
+            }
+            _ => unreachable!("not a request for the past"),
+        }
+    }
+
     fn encode_answer(&self, out: &mut BytesMut) {
         match self {
             Self::Answer { request, epoch, order, results } => {
@@ -92,6 +129,13 @@ impl Message<'_> {
                 out.put_u8(hot::PAGE);
                 out.put_u64_le(*request);
                 out.put_u8(u8::from(*more));
+                out.put_slice(rows);
+            }
+            Self::Swept { request, next, rows } => {
+                out.put_u8(hot::SWEPT);
+                out.put_u64_le(*request);
+                out.put_u8(u8::from(next.is_some()));
+                out.put_u64_le(next.unwrap_or(0));
                 out.put_slice(rows);
             }
             Self::OutcomeIs { request, outcome } => {
