@@ -182,11 +182,11 @@ impl ShardCore {
         }
         let started = *self.checkpoints.started.get_or_insert(self.now);
         let due = self.partition_due(&view, started);
-        let Some(p) = due.filter(|_| self.closed > Epoch(0)) else {
+        let Some(p) = due else {
             self.checkpoints.not_before = self.now + LOOK;
             return;
         };
-        let (closed, now) = (self.closed, self.now);
+        let (closed, now) = (self.part(p).complete_up_to(self.closed), self.now);
         let kept = self.checkpoints.kept.entry(p).or_default();
         let Some(part) = self.parts[usize::from(p.0)].as_mut() else { return };
         // Deletes since the one before must be known.
@@ -242,26 +242,25 @@ impl ShardCore {
         let interval = view.config.checkpoint_interval();
         let oldest_redo = self.redo.oldest_finished();
         let unknown = Kept::default();
-        let due = self
-            .parts
-            .iter()
-            .flatten()
-            .filter(|part| part.whole && part.versions_from <= self.closed)
-            .filter_map(|part| {
-                let kept = self.checkpoints.kept.get(&part.id).unwrap_or(&unknown);
-                if kept.wanted.is_some_and(|wanted| self.closed >= wanted) {
-                    return Some((Instant::default(), part.id));
-                }
-                // Spread over the interval: not all at once in each round.
-                let share = u64::from(part.id.0 % 64) * interval.as_nanos() as u64 / 64;
-                let first = kept.begun == Instant::default();
-                let wait = if first { Duration::from_nanos(share) } else { interval };
-                let begins = if first { started } else { kept.begun } + wait;
-                let last = || kept.files.last().map_or(Epoch(0), |last| last.name.epoch);
-                let holds_redo = || oldest_redo.is_some_and(|oldest| oldest > last());
-                let due = begins <= self.now && (kept.end != Some(part.end) || holds_redo());
-                due.then_some((begins, part.id))
-            });
+        let due = self.parts.iter().flatten().filter(|part| part.whole).filter_map(|part| {
+            let complete = part.complete_up_to(self.closed);
+            if complete < part.versions_from || complete == Epoch(0) {
+                return None;
+            }
+            let kept = self.checkpoints.kept.get(&part.id).unwrap_or(&unknown);
+            if kept.wanted.is_some_and(|wanted| complete >= wanted) {
+                return Some((Instant::default(), part.id));
+            }
+            // Spread over the interval: not all at once in each round.
+            let share = u64::from(part.id.0 % 64) * interval.as_nanos() as u64 / 64;
+            let first = kept.begun == Instant::default();
+            let wait = if first { Duration::from_nanos(share) } else { interval };
+            let begins = if first { started } else { kept.begun } + wait;
+            let last = || kept.files.last().map_or(Epoch(0), |last| last.name.epoch);
+            let holds_redo = || oldest_redo.is_some_and(|oldest| oldest > last());
+            let due = begins <= self.now && (kept.end != Some(part.end) || holds_redo());
+            due.then_some((begins, part.id))
+        });
         due.min().map(|(_, p)| p)
     }
 
@@ -354,7 +353,8 @@ impl ShardCore {
         let (closed, durable) = (self.closed, self.redo.durable_everywhere());
         let on_disk = self.options.redo.is_some();
         for part in self.parts.iter_mut().flatten() {
-            part.decided.retain(|tx| tx.epoch > closed);
+            let complete = part.complete_up_to(closed);
+            part.decided.retain(|tx| tx.epoch > complete);
             let here = view.placement(part.id).map_or(0, |placement| placement.replicas.len());
             if here >= usize::from(view.config.replicas) {
                 self.checkpoints.all_here = if on_disk { durable } else { closed };

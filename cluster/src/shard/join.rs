@@ -86,6 +86,18 @@ impl Join {
 }
 
 impl Partition {
+    /// The last epoch, at most `closed`, of which every record has been applied here. That an epoch
+    /// is closed says so only of replicas that stability waits for, and here of what was appended
+    /// since it does.
+    pub(super) fn complete_up_to(&self, closed: Epoch) -> Epoch {
+        let Some(join) = &self.join else { return closed };
+        if !join.attached || join.until.is_none_or(|until| self.stable < until) {
+            return Epoch(0);
+        }
+        let waiting = self.tail.iter().filter_map(|record| record::epoch(record)).min();
+        waiting.map_or(closed, |oldest| closed.min(oldest.before()))
+    }
+
     /// What this replica holds, in words for the primary.
     fn holding(&self, join: &Join) -> Holding {
         let mut runs: Vec<(ViewNumber, Seq)> = Vec::new();
@@ -434,11 +446,8 @@ impl ShardCore {
             if !matches!(join.state, State::Whole) && !hasty {
                 return;
             }
-            let on_disk = self.checkpointed(part.id) >= Some(part.versions_from);
-            if self.options.redo.is_some() && !on_disk && !hasty {
-                return;
-            }
-            if part.stable < until && !hasty {
+            let kept = self.options.redo.is_none() || self.is_on_disk(part);
+            if (part.stable < until || !kept) && !hasty {
                 stage = JoinStage::Copied;
             }
         }
@@ -477,10 +486,8 @@ impl ShardCore {
     /// From time to time: a partition whose checkpoint has failed gets another one.
     pub(super) fn watch_joins(&mut self, out: &mut Outputs) {
         let whole = self.parts.iter().flatten().filter(|part| part.join.is_some() && part.whole);
-        let without = whole.filter(|part| {
-            let on_disk = self.checkpointed(part.id) >= Some(part.versions_from);
-            !on_disk && !self.checkpoints.is_coming(part.id)
-        });
+        let without =
+            whole.filter(|part| !self.is_on_disk(part) && !self.checkpoints.is_coming(part.id));
         let without: Vec<(PartitionId, Epoch)> =
             without.map(|part| (part.id, part.versions_from)).collect();
         for (p, epoch) in without {
@@ -490,19 +497,20 @@ impl ShardCore {
         self.report_joined(out);
     }
 
-    /// The last epoch that can be closed on this disk: everything of it must be in the redo log.
+    /// Whether this disk has what a joining partition was copied from.
+    fn is_on_disk(&self, part: &Partition) -> bool {
+        self.checkpointed(part.id) >= Some(part.versions_from)
+    }
+
+    /// The last epoch that can be closed on this disk: everything of it must be in the redo log or
+    /// in checkpoints.
     pub(super) fn closable(&self) -> Epoch {
-        let mut closed = self.closed;
-        for part in self.parts.iter().flatten() {
-            let Some(join) = &part.join else { continue };
-            // What was stable before this replica was attached may still be on its way.
-            if join.until.is_none_or(|until| part.stable < until) {
-                return Epoch(0);
-            }
-            let waiting = part.tail.iter().filter_map(|record| record::epoch(record)).min();
-            closed = waiting.map_or(closed, |oldest| closed.min(oldest.before()));
-        }
-        closed
+        let closable = |part: &Partition| match &part.join {
+            Some(_) if !self.is_on_disk(part) => Epoch(0),
+            _ => part.complete_up_to(self.closed),
+        };
+        let parts = self.parts.iter().flatten();
+        parts.map(|part| closable(part)).min().unwrap_or(self.closed)
     }
 
     /// Acknowledges the pieces that have arrived.
