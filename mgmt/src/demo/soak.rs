@@ -4,6 +4,7 @@
 //! it must; every other one is allowed, whatever else is going on.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use lockstep_client::Client;
@@ -11,13 +12,13 @@ use lockstep_proto::ids::NodeId;
 use lockstep_proto::view::View;
 
 use super::bank::{Finding, Ledger, Told};
-use super::story::{in_sync, load, verify};
+use super::story::{in_directory, in_sync, load, verify};
 use super::tellers::{Crew, Order, Report};
 use crate::bench::dice::Dice;
 use crate::bench::gap::Fault;
 use crate::bench::measure::Latencies;
 use crate::cli::connect;
-use crate::cli::error::{CliError, CliResult, Trouble};
+use crate::cli::error::CliResult;
 use crate::cli::output::Voice;
 use crate::dev::cluster::{LocalCluster, Shape};
 use crate::dev::process::{Condition, Signal, Tie};
@@ -154,13 +155,14 @@ impl Reaper {
 /// # Errors
 /// If a process does not come up or the cluster cannot be worked with.
 pub async fn soak(voice: &Voice, plan: &Soak) -> CliResult<Outcome> {
+    in_directory(voice, |dir| async move { soak_in(voice, plan, &dir).await }, |o| o.verified).await
+}
+
+async fn soak_in(voice: &Voice, plan: &Soak, dir: &Path) -> CliResult<Outcome> {
     let shape = Shape { replicas: 3, ..Shape::two_by_two() };
-    let dir = tempfile::tempdir().map_err(|error| {
-        CliError::new(Trouble::File, "no temporary directory").why(error.to_string())
-    })?;
     let nodes = shape.nodes();
     voice.say(format!("starting {nodes} data nodes in 2 groups and a management server"));
-    let mut cluster = LocalCluster::start(&shape, dir.path(), false, Tie::Child)?;
+    let mut cluster = LocalCluster::start(&shape, dir, false, Tie::Child)?;
     connect::wait_until_serving(&cluster.url(), PATIENCE).await?;
     let client = connect::connect(&cluster.url(), PATIENCE).await?;
     load(&client, voice, plan.accounts).await?;

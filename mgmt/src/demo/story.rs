@@ -1,6 +1,7 @@
 //! The demo from start to end: a node dies under load and comes back, then everything dies at once
 //! and comes back.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -102,12 +103,29 @@ impl Ending {
 /// If a process does not come up or the cluster cannot be worked with; losing data is not an error
 /// but an ending that is not verified.
 pub async fn play(voice: &Voice, plan: &Plan) -> CliResult<Ending> {
-    let shape = Shape::two_by_two();
+    in_directory(voice, |dir| async move { play_in(voice, plan, &dir).await }, |e| e.verified).await
+}
+
+/// Works in a temporary directory, which is left behind, with its logs, if it did not go well.
+pub(super) async fn in_directory<T, W: Future<Output = CliResult<T>>>(
+    voice: &Voice,
+    work: impl FnOnce(PathBuf) -> W,
+    well: impl FnOnce(&T) -> bool,
+) -> CliResult<T> {
     let dir = tempfile::tempdir().map_err(|error| {
         CliError::new(Trouble::File, "no temporary directory").why(error.to_string())
     })?;
+    let result = work(dir.path().to_owned()).await;
+    if !result.as_ref().is_ok_and(well) {
+        voice.say(format!("directories and logs are left in {}", dir.keep().display()));
+    }
+    result
+}
+
+async fn play_in(voice: &Voice, plan: &Plan, dir: &Path) -> CliResult<Ending> {
+    let shape = Shape::two_by_two();
     voice.say("starting 4 data nodes (2 groups in zones a and b) and a management server");
-    let mut cluster = LocalCluster::start(&shape, dir.path(), false, Tie::Child)?;
+    let mut cluster = LocalCluster::start(&shape, dir, false, Tie::Child)?;
     connect::wait_until_serving(&cluster.url(), PATIENCE).await?;
     let client = connect::connect(&cluster.url(), PATIENCE).await?;
     load(&client, voice, plan.accounts).await?;
