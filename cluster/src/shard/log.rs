@@ -244,6 +244,8 @@ impl ShardCore {
             let Some(backup) = backup else { continue };
             backup.acked = end;
             backup.stream = Some(link);
+            // What it was told of the stable end may be lost with the link or the view.
+            part.stable_told = Seq(0);
             let Some(buffer) = out.buffer(link) else { continue };
             for (seq, record) in part.records_after(end) {
                 Message::Append { view, stable, record }.encode(buffer);
