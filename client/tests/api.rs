@@ -338,6 +338,42 @@ async fn every_replica_scans_to_the_same_rows() {
 }
 
 #[tokio::test]
+async fn a_snapshot_is_of_one_moment_whatever_is_written_meanwhile() {
+    let world = World::start(2, 2);
+    let db = bank(&world, 500).await;
+    let accounts = db.table::<Account>();
+    let snapshot = db.snapshot().await.unwrap();
+    snapshot.hold().await.unwrap();
+    let past = snapshot.table(&accounts);
+    let mut scan = past.scan();
+    let mut seen = scan.next_page().await.unwrap().unwrap();
+    for id in 0..500 {
+        accounts.upsert(&account(id, 1)).await.unwrap();
+    }
+    accounts.delete(7_u64).await.unwrap();
+    accounts.insert(&account(1000, 1)).await.unwrap();
+    while let Some(page) = scan.next_page().await.unwrap() {
+        seen.extend(page);
+    }
+    let balances: BTreeMap<u64, i64> = seen.iter().map(|row| (row.id, row.balance)).collect();
+    assert_eq!(balances, (0..500).map(|id| (id, 100)).collect());
+    assert_eq!(seen.len(), 500, "each row once");
+    assert_eq!(past.get(7_u64).await.unwrap().map(|row| row.balance), Some(100));
+    assert_eq!(past.get_many([1000_u64, 1]).await.unwrap().iter().flatten().count(), 1);
+    let refused = past.delete(1_u64).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidData);
+
+    // What this client has written is in its next snapshot; all of it in that of another one.
+    let now = db.snapshot().await.unwrap();
+    assert!(now.epoch() > snapshot.epoch());
+    assert_eq!(now.table(&accounts).get(7_u64).await.unwrap().map(|row| row.id), None);
+    let other = world.client("b").connect().await.unwrap();
+    let fresh = other.fresh_snapshot().await.unwrap();
+    let rows = fresh.table(&other.table::<Account>()).scan().all().await.unwrap();
+    assert_eq!(rows.iter().map(|row| row.balance).sum::<i64>(), 500);
+}
+
+#[tokio::test]
 async fn status_view_and_addresses() {
     let world = World::start(2, 1);
     let db = bank(&world, 10).await;

@@ -342,8 +342,13 @@ impl Net {
     pub(crate) fn ask(&mut self, node: u16, message: &Message<'_>) {
         let mut bytes = bytes::BytesMut::new();
         message.encode(&mut bytes);
+        self.ask_bytes(node, &bytes[4..]);
+    }
+
+    /// A client's frame as it is.
+    pub(crate) fn ask_bytes(&mut self, node: u16, bytes: &[u8]) {
         let link = self.clients[&NodeId(node)];
-        self.input(NodeId(node), Input::Frame { link, bytes: &bytes[4..] });
+        self.input(NodeId(node), Input::Frame { link, bytes });
     }
 
     pub(crate) fn next_tx(&mut self) -> TxId {
