@@ -32,3 +32,13 @@ fn another_node_fails_while_a_silent_one_is_dropped() {
 fn a_node_or_the_arbitrator_fails_while_two_halves_ask() {
     check(Swept::Arbitration, 30, &["arbitrator_granted", "arbitrator_refused"]);
 }
+
+#[test]
+fn the_power_goes_at_steps_of_the_redo_log() {
+    check(Swept::Redo, 30, &["answered_when_durable", "tick_hurried", "redo_disk_full"]);
+}
+
+#[test]
+fn the_node_that_ticks_fails_between_seal_and_close() {
+    check(Swept::Epoch, 20, &["president_takeover", "answered_when_durable"]);
+}

@@ -43,6 +43,8 @@ pub enum Canary {
     CopyBeforeStream,
     /// A copy comes without the undecided prepares.
     CopyWithoutPrepares,
+    /// The redo log is written and not synced.
+    SkipFsync,
 }
 
 impl Canary {
@@ -67,6 +69,7 @@ impl Canary {
         Self::JoinerVotes,
         Self::CopyBeforeStream,
         Self::CopyWithoutPrepares,
+        Self::SkipFsync,
     ];
 
     /// The name on the command line and in reports.
@@ -92,6 +95,7 @@ impl Canary {
             Self::JoinerVotes => "joiner_votes",
             Self::CopyBeforeStream => "copy_before_stream",
             Self::CopyWithoutPrepares => "copy_without_prepares",
+            Self::SkipFsync => "skip_fsync",
         }
     }
 }

@@ -204,6 +204,12 @@ impl ControlCore {
         self.state.acts() && !self.retired && self.stopping.is_none()
     }
 
+    /// The highest epoch that this node knows to be on the disks of all members that count.
+    #[must_use]
+    pub fn epoch_durable(&self) -> Epoch {
+        self.disks.pulse().durable
+    }
+
     /// The highest closed epoch this node knows.
     #[must_use]
     pub fn epoch_closed(&self) -> Epoch {

@@ -11,7 +11,8 @@
 
 use std::collections::BTreeMap;
 
-use lockstep_proto::disk::{Completion, FileName, Lane};
+use lockstep_proto::canary::Canary;
+use lockstep_proto::disk::{Completion, FileName, Lane, Op, Request};
 use lockstep_proto::durability::{DiskReport, DiskState, Pulse};
 use lockstep_proto::error::Code;
 use lockstep_proto::ids::{Epoch, NodeId, PartitionId};
@@ -55,6 +56,8 @@ struct Log {
     out_since: Option<Instant>,
     /// The disk was full: when to try again.
     retry_at: Option<Instant>,
+    /// Syncs that a canary has left out of the request that is out, by their place in it.
+    skipped: Vec<(usize, Op)>,
 }
 
 impl Log {
@@ -81,6 +84,7 @@ impl Redo {
             flushed_at: Instant::default(),
             out_since: None,
             retry_at: None,
+            skipped: Vec::new(),
         });
         let base = identity.map_or(Epoch(0), |identity| identity.base);
         let report = DiskReport { durable: base, ..DiskReport::default() };
@@ -257,8 +261,11 @@ impl ShardCore {
     /// The end of a turn: the disk gets what it is due, control what it must know.
     pub(super) fn settle_redo(&mut self, out: &mut Outputs) {
         if let Some(log) = &mut self.redo.log {
-            if let Some(request) = log.writer.next_request() {
+            if let Some(mut request) = log.writer.next_request() {
                 log.out_since = Some(self.now);
+                if self.canary == Some(Canary::SkipFsync) {
+                    log.skipped = skip_syncs(&mut request);
+                }
                 out.effect(Effect::Disk { lane: Lane::Redo, request });
             }
             if log.is_behind() != (self.redo.report.state == DiskState::Slow) {
@@ -271,9 +278,14 @@ impl ShardCore {
     }
 
     /// A request of the redo log was executed, or a part of it.
-    pub(super) fn on_redo_done(&mut self, done: Completion, out: &mut Outputs) {
+    pub(super) fn on_redo_done(&mut self, mut done: Completion, out: &mut Outputs) {
         let Some(log) = &mut self.redo.log else { return };
         log.out_since = None;
+        for (at, sync) in std::mem::take(&mut log.skipped) {
+            if done.failed.is_none() {
+                done.ops.insert(at, sync);
+            }
+        }
         log.writer.on_done(done);
         let state = log.state(self.now);
         match log.writer.state() {
@@ -313,4 +325,16 @@ impl ShardCore {
         let closed = self.closable();
         self.redo.flush(self.now, closed);
     }
+}
+
+/// Takes the syncs out of a request. A bug, for the canary.
+fn skip_syncs(request: &mut Request) -> Vec<(usize, Op)> {
+    let mut skipped = Vec::new();
+    for (at, op) in std::mem::take(&mut request.ops).into_iter().enumerate() {
+        match op {
+            Op::Sync(_) => skipped.push((at, op)),
+            _ => request.ops.push(op),
+        }
+    }
+    skipped
 }

@@ -57,7 +57,7 @@ struct Arguments {
     #[arg(long)]
     canaries: bool,
     /// Let each node fail at each of its steps in a short run of this protocol, once in every
-    /// way: commit, view, silence or arbitration.
+    /// way: commit, view, silence, arbitration, redo or epoch.
     #[arg(long)]
     sweep: Option<String>,
     /// Only one in this many crash points of a sweep.

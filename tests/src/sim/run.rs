@@ -353,6 +353,9 @@ impl Run {
             while let Some(host) = self.world.reborn.pop() {
                 self.cluster.go_on(&mut self.world, host);
             }
+            if std::mem::take(&mut self.world.power_cut) {
+                check::durable::look_at_all(&mut self.world, &self.cluster);
+            }
             match event {
                 Some(Event::Fault) => self.on_fault(),
                 Some(Event::Check) => self.on_check(),

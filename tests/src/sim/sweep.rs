@@ -27,6 +27,9 @@ const BLOWS: &[Blow] = &[
     Blow::Pause(700 * MS),
 ];
 
+/// What happens at the steps of redo.
+const POWER: &[Blow] = &[Blow::PowerCut, Blow::PowerOff, Blow::OutputsLost];
+
 /// A protocol whose every step is swept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Swept {
@@ -38,6 +41,10 @@ pub enum Swept {
     Silence,
     /// Two halves that ask the arbitrator.
     Arbitration,
+    /// Redo written, synced and told, under commits that wait for it.
+    Redo,
+    /// Epochs sealed, closed and durable, at the node that ticks.
+    Epoch,
 }
 
 impl Swept {
@@ -51,7 +58,11 @@ impl Swept {
             "view" => Ok(Self::View),
             "silence" => Ok(Self::Silence),
             "arbitration" => Ok(Self::Arbitration),
-            _ => Err(format!("no sweep {name:?}: commit, view, silence or arbitration")),
+            "redo" => Ok(Self::Redo),
+            "epoch" => Ok(Self::Epoch),
+            _ => {
+                Err(format!("no sweep {name:?}: commit, view, silence, arbitration, redo or epoch"))
+            }
         }
     }
 
@@ -63,12 +74,20 @@ impl Swept {
             Self::View => "view",
             Self::Silence => "silence",
             Self::Arbitration => "arbitration",
+            Self::Redo => "redo",
+            Self::Epoch => "epoch",
         }
     }
 
     fn script(self) -> &'static str {
         match self {
             Self::Commit => "shape 2x2\nclients 2\nlists 2\npause_us 3000\nseconds 1\n",
+            // One disk is slower than the others, and one has no space for a while.
+            Self::Redo => {
+                "shape 2x2\nclients 2\nlists 2\npause_us 3000\nseconds 1\n\
+                 at 5 disk_slow n2 4 300\nat 10 disk_full n3 400 15\n"
+            }
+            Self::Epoch => "shape 2x2\nclients 2\nlists 2\npause_us 3000\nseconds 1\n",
             // Three replicas, so that the cluster lives on when one more node fails.
             Self::View => {
                 "shape 2x3\nclients 2\nlists 2\npause_us 3000\nseconds 1\nat 20 kill n6\n"
@@ -83,10 +102,19 @@ impl Swept {
         }
     }
 
+    /// The ways to fail.
+    fn blows(self) -> &'static [Blow] {
+        match self {
+            Self::Redo => POWER,
+            _ => BLOWS,
+        }
+    }
+
     /// When the swept part begins and ends, counted from the start of the work.
     fn window(self) -> (u64, u64) {
         match self {
-            Self::Commit | Self::View => (20 * MS, 32 * MS),
+            Self::Commit | Self::View | Self::Epoch => (20 * MS, 32 * MS),
+            Self::Redo => (8 * MS, 28 * MS),
             Self::Silence => (440 * MS, 480 * MS),
             Self::Arbitration => (480 * MS, 560 * MS),
         }
@@ -95,7 +123,8 @@ impl Swept {
     /// The nodes at which it is swept.
     fn nodes(self) -> &'static [&'static str] {
         match self {
-            Self::Commit => &["n1", "n2", "n3", "n4"],
+            Self::Commit | Self::Redo => &["n1", "n2", "n3", "n4"],
+            Self::Epoch => &["n1"],
             Self::View | Self::Silence => &["n1", "n2", "n3", "n4", "n5"],
             Self::Arbitration => &["n1", "n2", "n3", "n4", "m1"],
         }
@@ -135,8 +164,8 @@ pub fn sweep(what: Swept, seed: u64, every: u64, threads: usize) -> Sweep {
         sum.turns.insert(*name, last - first);
         // Another blow at each turn of a thinned sweep, so that all get their share.
         for (at, turn) in (first + 1..=last).enumerate() {
-            for (index, blow) in BLOWS.iter().enumerate() {
-                if ((at * BLOWS.len() + index) as u64).is_multiple_of(every) {
+            for (index, blow) in what.blows().iter().enumerate() {
+                if ((at * what.blows().len() + index) as u64).is_multiple_of(every) {
                     traps.push((*name, Trap { host, turn, blow: *blow }));
                 }
             }

@@ -20,6 +20,11 @@ pub enum Blow {
     CutOff,
     /// It stops after the turn, for this long.
     Pause(u64),
+    /// Its machine loses power after the turn.
+    PowerOff,
+    /// Nothing, but the disks of all nodes are looked at as a power cut of everything would leave
+    /// them.
+    PowerCut,
     /// It dies after its answers to clients have left, and nothing else.
     OnlyClients,
 }
@@ -128,6 +133,16 @@ impl World {
                 self.execute_effects(id);
                 self.flush(id, usize::MAX);
                 self.isolate(host);
+            }
+            Blow::PowerOff => {
+                self.execute_effects(id);
+                self.flush(id, usize::MAX);
+                self.power_off(host);
+            }
+            Blow::PowerCut => {
+                self.execute_effects(id);
+                self.flush(id, usize::MAX);
+                self.power_cut = true;
             }
             Blow::Pause(length) => {
                 self.execute_effects(id);

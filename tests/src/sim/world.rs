@@ -79,6 +79,8 @@ pub struct World {
     pub condemned: Option<HostId>,
     /// The rare branch at which somebody is struck.
     pub ambush: Option<Ambush>,
+    /// The disks are to be looked at as they are now.
+    pub power_cut: bool,
     /// The driver reads the clock before the socket (a canary).
     pub clock_before_socket: bool,
     /// Frames that drivers refused as longer than allowed.
@@ -110,6 +112,7 @@ impl World {
             provoked: Vec::new(),
             condemned: None,
             ambush: None,
+            power_cut: false,
             clock_before_socket: false,
             oversized: 0,
             reborn: Vec::new(),

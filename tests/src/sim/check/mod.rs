@@ -1,5 +1,6 @@
 //! What must hold: after every event, at samples, and when a run is over.
 
+pub mod durable;
 pub mod history;
 pub mod replicas;
 
@@ -15,6 +16,7 @@ use super::host::{HostId, Life, Role};
 use super::run::Run;
 use super::world::World;
 
+use durable::DiskBook;
 use replicas::LogBook;
 
 /// Bytes in flight and unsent on one connection beyond which something is not bounded.
@@ -52,6 +54,7 @@ pub struct Watchman {
     views: BTreeMap<ViewNumber, Acted>,
     seen: BTreeMap<NodeInstance, ViewNumber>,
     logs: LogBook,
+    disks: DiskBook,
 }
 
 impl Watchman {
@@ -93,6 +96,7 @@ impl Watchman {
             world.violation(format!("{} bytes wait on one connection", world.tally.backlog_max));
         }
         self.logs.sample(world, cluster);
+        self.disks.sample(world, cluster);
     }
 
     /// How many views there were.
@@ -121,6 +125,7 @@ pub fn has_idle(run: &Run) -> bool {
 
 /// The checks of a run that is over.
 pub fn at_end(run: &mut Run) {
+    durable::look_at_all(&mut run.world, &run.cluster);
     let mut found = run.notes.borrow().complaints.clone();
     found.extend(history::check(&run.notes.borrow(), true));
     found.extend(membership(&run.world, &run.cluster));
