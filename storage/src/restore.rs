@@ -23,7 +23,7 @@ use lockstep_proto::view::View;
 
 use crate::checkpoint::{self, Chain, CheckpointFile, CheckpointHeader};
 use crate::disk::FileFault;
-use crate::redo::{Coverage, Expected, RedoFiles, Replay, Survey, Torn};
+use crate::redo::{Coverage, Expected, Extent, Log, RedoFiles, Replay, Survey, Torn};
 
 /// Whose files they must be, and what is known from elsewhere.
 #[derive(Clone, Debug)]
@@ -154,6 +154,20 @@ impl<'a> Restoration<'a> {
     /// # Errors
     /// How far they reach, if that is nowhere or not to `to`.
     pub fn open(owner: &Owner, files: &Files<'a>, to: Option<Epoch>) -> Result<Self, Box<Reach>> {
+        Self::open_with(owner, files, to, |logs| logs.into_iter().map(Log::check).collect())
+    }
+
+    /// The same for those who can check logs in parallel: `check` calls [`Log::check`] of each, and
+    /// gives what comes of it in the same order.
+    ///
+    /// # Errors
+    /// As [`Restoration::open`].
+    pub fn open_with(
+        owner: &Owner,
+        files: &Files<'a>,
+        to: Option<Epoch>,
+        check: impl Fn(Vec<&Log<'a>>) -> Vec<Extent>,
+    ) -> Result<Self, Box<Reach>> {
         let (opened, faults) = open_checkpoints(owner, files);
         let mut bound = to.unwrap_or(Epoch(u64::MAX));
         loop {
@@ -167,7 +181,7 @@ impl<'a> Restoration<'a> {
                 promised: owner.promised,
             };
             let redo = RedoFiles::open(expected, files.segments.iter().copied());
-            let survey = redo.survey();
+            let survey = redo.judge(check(redo.logs().collect()));
             let mut reach = Reach { reached: None, faults: faults.clone(), torn: Vec::new() };
             reach.faults.extend(survey.faults.iter().cloned());
             reach.torn.clone_from(&survey.torn);

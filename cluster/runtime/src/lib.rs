@@ -23,6 +23,7 @@ pub mod host;
 pub mod limits;
 pub mod placement;
 
+mod data_files;
 mod dial;
 mod disk;
 mod frames;
@@ -37,5 +38,6 @@ mod timer;
 mod turn;
 
 pub use counters::Counters;
+pub use data_files::DataFiles;
 pub use embedded::{Embedded, EmbeddedOptions};
 pub use host::{HostOptions, Recoverer, run_node, run_single};

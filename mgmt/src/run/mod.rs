@@ -16,6 +16,7 @@ mod door;
 mod home;
 pub mod mgmt;
 mod recovery;
+pub(crate) mod restore;
 
 use std::io::{IsTerminal, Read};
 use std::path::Path;

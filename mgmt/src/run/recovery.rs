@@ -4,16 +4,17 @@
 
 use std::path::{Path, PathBuf};
 
-use lockstep_cluster::{Restored, restore};
+use lockstep_cluster::Restored;
 use lockstep_proto::disk::{Directory, FileName};
 use lockstep_proto::ids::{Epoch, GroupId, NodeId};
 use lockstep_proto::recovery::{Goal, Recovery};
 use lockstep_proto::view::View;
-use lockstep_runtime::Recoverer;
+use lockstep_runtime::{DataFiles, Recoverer};
 use lockstep_storage::disk::FileFault;
 use lockstep_storage::restore::{Files, Owner, survey};
 use parking_lot::Mutex;
 
+use super::restore::restore_in_parallel;
 use crate::cli::error::{CliError, CliResult, Trouble};
 
 /// Reads a node's directory when its core asks, and keeps what was restored last.
@@ -43,28 +44,6 @@ impl FileRecoverer {
     }
 }
 
-/// The names of the data files in a directory, and of what is none.
-fn names(dir: &Path) -> std::io::Result<(Vec<FileName>, Vec<PathBuf>)> {
-    let (mut names, mut others) = (Vec::new(), Vec::new());
-    for directory in [Directory::Redo, Directory::Checkpoint] {
-        let entries = match std::fs::read_dir(dir.join(directory.name())) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
-        for entry in entries {
-            let entry = entry?;
-            let name = entry.file_name().to_str().and_then(FileName::parse);
-            match name.filter(|name| name.directory() == directory) {
-                Some(name) => names.push(name),
-                None => others.push(entry.path()),
-            }
-        }
-    }
-    names.sort_unstable();
-    Ok((names, others))
-}
-
 fn path_of(dir: &Path, name: FileName) -> PathBuf {
     dir.join(name.directory().name()).join(name.to_string())
 }
@@ -80,15 +59,11 @@ impl Recoverer for FileRecoverer {
             |error: std::io::Error| format!("cannot read {}: {error}", self.dir.display());
         // Only the newest wish counts; what was restored for an earlier one makes room first.
         *self.restored.lock() = None;
-        let (names, others) = names(&self.dir).map_err(trouble)?;
-        for path in others {
+        let mapped = DataFiles::open(&self.dir).map_err(trouble)?;
+        for path in &mapped.others {
             tracing::warn!("{} is not a file of this program: left alone", path.display());
         }
-        let mut contents = Vec::with_capacity(names.len());
-        for name in names {
-            contents.push((name, std::fs::read(path_of(&self.dir, name)).map_err(trouble)?));
-        }
-        let files: Files<'_> = contents.iter().map(|(name, bytes)| (*name, &bytes[..])).collect();
+        let files: Files<'_> = mapped.iter().collect();
         if files.is_empty() {
             return match wish.goal {
                 Goal::Exactly(epoch) if epoch > Epoch(0) => Err("there are no files".to_owned()),
@@ -107,7 +82,7 @@ impl Recoverer for FileRecoverer {
             Goal::Rejoin => None,
             Goal::Exactly(epoch) => Some(epoch),
         };
-        match restore(&owner, &files, to, self.shards) {
+        match restore_in_parallel(&owner, &files, to, self.shards) {
             Ok(restored) => {
                 let epoch = restored.epoch;
                 for name in &restored.superfluous {
