@@ -13,6 +13,7 @@ use std::sync::Arc;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use lockstep_proto::disk::{Completion, Directory, DiskError, FileName, Lane, Op, Request};
 
+use crate::files::is_full;
 use crate::host::AbortOnPanic;
 use crate::limits::EXIT_TIME_MAX;
 use crate::ready::{Notice, ReadyQueue};
@@ -136,8 +137,13 @@ impl DataFiles {
         for (at, op) in done.ops.iter().enumerate() {
             if let Err(error) = self.step(op) {
                 let what = op.file().map_or("a directory".into(), |file| file.to_string());
-                tracing::error!("writing {what} in {}: {error}", self.dir.display());
-                done.failed = Some((at, error_of(&error)));
+                let dir = self.dir.display();
+                let error_kind = error_of(&error);
+                match error_kind {
+                    DiskError::Full => tracing::warn!("writing {what} in {dir}: {error}"),
+                    DiskError::Failed => tracing::error!("writing {what} in {dir}: {error}"),
+                }
+                done.failed = Some((at, error_kind));
                 break;
             }
         }
@@ -196,10 +202,7 @@ impl DataFiles {
 }
 
 fn error_of(error: &io::Error) -> DiskError {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DiskError::Full,
-        _ => DiskError::Failed,
-    }
+    if is_full(error) { DiskError::Full } else { DiskError::Failed }
 }
 
 #[cfg(test)]

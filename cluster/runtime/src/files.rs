@@ -14,7 +14,7 @@ use lockstep_proto::limits::FRAME_BYTES_MAX;
 use lockstep_proto::process::StoredFile;
 
 use crate::disk::DiskThreads;
-use crate::limits::STORES_WAITING_MAX;
+use crate::limits::{RESERVE_BYTES, STORES_WAITING_MAX};
 use crate::ready::{Notice, ReadyQueue};
 
 /// Where a small file lives.
@@ -117,9 +117,50 @@ impl Disk {
     }
 }
 
+/// Room kept for the small files, so that a disk full of data does not keep a node from storing the
+/// view it must act in.
+struct Reserve {
+    path: PathBuf,
+}
+
+impl Reserve {
+    fn new(dir: &Path) -> Self {
+        let reserve = Self { path: dir.join("reserve") };
+        reserve.keep();
+        reserve
+    }
+
+    /// Takes the room, if it is to be had and not taken yet.
+    fn keep(&self) {
+        let there = std::fs::metadata(&self.path).is_ok_and(|meta| meta.len() >= RESERVE_BYTES);
+        let taken = || std::fs::write(&self.path, vec![0; RESERVE_BYTES as usize]);
+        if !there && let Err(error) = taken() {
+            tracing::debug!("no room is kept in {}: {error}", self.path.display());
+        }
+    }
+
+    /// Stores a file, if need be in the room kept for it.
+    fn store(&self, dir: &Path, file: StoredFile, bytes: &[u8]) -> io::Result<()> {
+        match store(dir, file, bytes) {
+            Err(error) if is_full(&error) => {
+                std::fs::remove_file(&self.path)?;
+                store(dir, file, bytes)
+            }
+            other => other,
+        }
+    }
+}
+
+/// Whether an error means that there is no space.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 fn serve(dir: &Path, requests: &Receiver<StoreRequest>) {
+    let reserve = Reserve::new(dir);
     for StoreRequest { token, file, bytes, answer_to } in requests {
-        let result = store(dir, file, &bytes);
+        let result = reserve.store(dir, file, &bytes);
+        reserve.keep();
         if let Err(error) = &result {
             let path = path_of(dir, file);
             tracing::error!("cannot store {}: {error}", path.display());

@@ -52,5 +52,8 @@ pub const CLIENT_UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
 /// Writes of small files waiting for the disk thread: cores store views and registers one by one.
 pub const STORES_WAITING_MAX: usize = 1024;
 
+/// Room on the disk kept for the small files: the largest view and its copy beside it.
+pub const RESERVE_BYTES: u64 = 1 << 20;
+
 /// How long the threads of a node may take to end after one of them ended it.
 pub const EXIT_TIME_MAX: Duration = Duration::from_secs(2);

@@ -198,6 +198,12 @@ impl Cluster {
         Self { binary: binary.to_owned(), mgmt, mgmt_addr, nodes: Vec::new(), dir }
     }
 
+    /// Where the processes have their directories, by name.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// Starts a data node that wishes to be `node`, in the directory `dir` of the cluster's.
     #[must_use]
     pub fn start_node(&self, node: u16, dir: &str, extra: &[&str]) -> Running {
