@@ -62,6 +62,9 @@ pub struct DiskReport {
     pub needed: Epoch,
     /// How the disk is.
     pub state: DiskState,
+    /// It has all rows, or the redo to make them: the disk of a node that comes back has not, until
+    /// what was copied is on it.
+    pub whole: bool,
 }
 
 impl DiskReport {
@@ -74,6 +77,7 @@ impl DiskReport {
             awaited: self.awaited.max(other.awaited),
             needed: self.needed.max(other.needed),
             state: self.state.max(other.state),
+            whole: self.whole && other.whole,
         }
     }
 }
@@ -122,25 +126,42 @@ pub struct DiskTicker {
 #[derive(Clone, Copy, Debug)]
 struct MemberDisk {
     member: NodeInstance,
-    /// Its node group, if its disk counts.
+    /// Its node group, if its disk counts, or will once it is whole.
     group: Option<GroupId>,
+    in_sync: bool,
     report: DiskReport,
 }
 
+impl MemberDisk {
+    fn counts(&self) -> bool {
+        self.group.is_some() && (self.in_sync || self.report.whole)
+    }
+}
+
+/// A member, as far as disks are concerned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DiskOwner {
+    /// Which.
+    pub member: NodeInstance,
+    /// Its node group, if its disk counts, or will once it is whole.
+    pub group: Option<GroupId>,
+    /// It is in sync: its disk counts.
+    pub in_sync: bool,
+}
+
 impl DiskTicker {
-    /// A view begins: its members, each with its node group if its disk counts, and what this node
-    /// knows to be durable. What members that stay have reported still holds.
-    pub fn enter(
-        &mut self,
-        members: impl Iterator<Item = (NodeInstance, Option<GroupId>)>,
-        durable: Epoch,
-    ) {
+    /// A view begins: its members, and what this node knows to be durable. What members that stay
+    /// have reported still holds.
+    pub fn enter(&mut self, members: impl Iterator<Item = DiskOwner>, durable: Epoch) {
         let old = std::mem::take(&mut self.members);
         let before = |member| {
             let known = old.iter().find(|known| known.member == member);
             known.map(|known| known.report).unwrap_or_default()
         };
-        let fresh = |(member, group)| MemberDisk { member, group, report: before(member) };
+        let fresh = |DiskOwner { member, group, in_sync }| {
+            let report = before(member);
+            MemberDisk { member, group, in_sync, report }
+        };
         self.members = members.map(fresh).collect();
         self.durable = self.durable.max(durable);
     }
@@ -151,6 +172,13 @@ impl DiskTicker {
             let durable = known.report.durable.max(news.durable);
             known.report = DiskReport { durable, ..news };
         }
+    }
+
+    /// Whether everything that was ever told to be durable is on this member's disk, and will be.
+    #[must_use]
+    pub fn has_all(&self, member: NodeInstance) -> bool {
+        let known = self.members.iter().find(|known| known.member == member);
+        known.is_some_and(|known| known.counts() && known.report.durable >= self.durable)
     }
 
     /// Whether a tick now would tell of something that has become durable.
@@ -198,7 +226,7 @@ impl DiskTicker {
     }
 
     fn durable_now(&self, closed: Epoch) -> Epoch {
-        let counted = self.members.iter().filter(|known| known.group.is_some());
+        let counted = self.members.iter().filter(|known| known.counts());
         let least = counted.map(|known| known.report.durable).min().unwrap_or_default();
         self.durable.max(least.min(closed))
     }
@@ -207,8 +235,8 @@ impl DiskTicker {
     fn is_frozen(&self) -> bool {
         let broken = |known: &MemberDisk| known.report.state == DiskState::Broken;
         self.members.iter().any(|one| {
-            let mut mates = self.members.iter().filter(|other| other.group == one.group);
-            one.group.is_some() && mates.all(broken)
+            let same = |other: &&MemberDisk| other.counts() && other.group == one.group;
+            one.counts() && self.members.iter().filter(same).all(broken)
         })
     }
 
@@ -298,8 +326,12 @@ mod tests {
 
     fn ticker(members: &[(u16, Option<u16>)]) -> DiskTicker {
         let mut ticker = DiskTicker::default();
-        let members = members.iter().map(|(id, group)| (node(*id), group.map(GroupId)));
-        ticker.enter(members, Epoch(0));
+        let owner = |(id, group): &(u16, Option<u16>)| DiskOwner {
+            member: node(*id),
+            group: group.map(GroupId),
+            in_sync: true,
+        };
+        ticker.enter(members.iter().map(owner), Epoch(0));
         ticker
     }
 
@@ -324,12 +356,32 @@ mod tests {
         ticker.report(node(1), durable(5));
         ticker.report(node(2), durable(5));
         assert_eq!(ticker.tick(Epoch(9), false).durable, Epoch(5));
-        let next = [(node(1), Some(GroupId(0))), (node(3), Some(GroupId(0)))];
+        let group = Some(GroupId(0));
+        let next = [1, 3].map(|id| DiskOwner { member: node(id), group, in_sync: true });
         ticker.enter(next.into_iter(), Epoch(0));
         assert_eq!(ticker.tick(Epoch(9), false).durable, Epoch(5));
         ticker.report(node(3), durable(9));
         ticker.report(node(1), durable(8));
         assert_eq!(ticker.tick(Epoch(9), false).durable, Epoch(8));
+    }
+
+    #[test]
+    fn a_disk_that_is_not_whole_neither_counts_nor_may_its_node_be_in_sync() {
+        let mut ticker = DiskTicker::default();
+        let group = Some(GroupId(0));
+        let owner = |id, in_sync| DiskOwner { member: node(id), group, in_sync };
+        ticker.enter([owner(1, true), owner(2, false)].into_iter(), Epoch(0));
+        ticker.report(node(1), durable(5));
+        ticker.report(node(2), durable(2));
+        assert_eq!(ticker.tick(Epoch(9), false).durable, Epoch(5), "nobody waits for a copy");
+        assert!(!ticker.has_all(node(2)));
+        ticker.report(node(2), DiskReport { whole: true, ..durable(4) });
+        ticker.report(node(1), durable(8));
+        assert_eq!(ticker.tick(Epoch(9), false).durable, Epoch(5));
+        assert!(!ticker.has_all(node(2)), "5 was told to be durable");
+        ticker.report(node(2), DiskReport { whole: true, ..durable(6) });
+        assert_eq!(ticker.tick(Epoch(9), false).durable, Epoch(6));
+        assert!(ticker.has_all(node(2)));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use lockstep_proto::durability::DiskState;
+use lockstep_proto::durability::{DiskOwner, DiskState};
 use lockstep_proto::process::{LogLevel, Outputs};
 use lockstep_proto::time::Instant;
 use lockstep_proto::view::{Member, Standing};
@@ -24,11 +24,15 @@ const QUIET_TICK: Duration = Duration::from_millis(100);
 const HURRIED_PER_TICK: u32 = 5;
 
 impl ControlCore {
-    /// A view begins: the disks of its members count as far as they are whole.
+    /// A view begins: the disks of its members count if they are in sync, or as soon as they are
+    /// whole.
     pub(super) fn enter_disks(&mut self, now: Instant) {
-        let whole = |member: &Member| member.standing >= Standing::Attached;
-        let members = self.view.members.iter();
-        let members = members.map(|m| (m.instance, whole(m).then_some(m.group)));
+        let owner = |member: &Member| DiskOwner {
+            member: member.instance,
+            group: (member.standing >= Standing::Attached).then_some(member.group),
+            in_sync: member.standing == Standing::InSync,
+        };
+        let members = self.view.members.iter().map(owner);
         self.disk_ticker.enter(members, self.disks.pulse().durable);
         self.disks.report_again();
         self.timers.worked = now;

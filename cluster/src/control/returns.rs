@@ -116,7 +116,12 @@ impl ControlCore {
             member.standing == standing && self.returns.stages.contains(&(member.instance, stage))
         };
         let copied = |m: &&Member| is_at(m, Standing::Copying, JoinStage::Copied);
-        let caught_up = |m: &&Member| is_at(m, Standing::Attached, JoinStage::CaughtUp);
+        // In sync with a disk that has less than was told to be durable it would be the last to have
+        // it, if the others died. Who ticks knows what was told.
+        let ticks = self.ticking_member() == self.me;
+        let has_all = |m: &&Member| ticks && self.disk_ticker.has_all(m.instance);
+        let caught_up =
+            |m: &&Member| is_at(m, Standing::Attached, JoinStage::CaughtUp) && has_all(m);
         let members = || self.view.members.iter();
         change.attached = members().filter(copied).map(|m| m.instance).collect();
         change.promoted = members().filter(caught_up).map(|m| m.instance).collect();

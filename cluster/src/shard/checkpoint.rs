@@ -321,6 +321,8 @@ impl ShardCore {
                 let header = *running.writer.header();
                 self.checkpoints.kept.entry(p).or_default().files.push(header);
                 self.report_joined(out);
+                // A node that comes back has one made of every partition: the next at once.
+                self.begin_checkpoint(out);
                 return;
             }
             CheckpointState::Failed(broken) => {

@@ -502,6 +502,12 @@ impl ShardCore {
         self.checkpointed(part.id) >= Some(part.versions_from)
     }
 
+    /// Whether this disk has, or the redo log leads to, everything this shard holds.
+    pub(super) fn is_whole(&self) -> bool {
+        let mut joining = self.parts.iter().flatten().filter(|part| part.join.is_some());
+        joining.all(|part| part.whole && (self.options.redo.is_none() || self.is_on_disk(part)))
+    }
+
     /// The last epoch that can be closed on this disk: everything of it must be in the redo log or
     /// in checkpoints.
     pub(super) fn closable(&self) -> Epoch {

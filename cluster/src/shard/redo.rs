@@ -34,6 +34,8 @@ pub(super) struct Redo {
     log: Option<Log>,
     /// Everything before what is pushed is on this disk, or nothing was.
     whole: bool,
+    /// This node is attached and not in sync yet.
+    catches_up: bool,
     /// What the last tick said.
     pulse: Pulse,
     /// The nodes of this node group, and what the last tick said of their disks.
@@ -92,6 +94,7 @@ impl Redo {
         Self {
             log,
             whole: false,
+            catches_up: false,
             pulse,
             mates: Vec::new(),
             some_slow: false,
@@ -145,6 +148,7 @@ impl Redo {
         let mates = view.members.iter().filter(|member| Some(member.group) == group);
         self.mates = mates.map(|member| member.instance.node).collect();
         self.whole = standing.is_some_and(|standing| standing >= Standing::Attached);
+        self.catches_up = standing == Some(Standing::Attached);
         // The tick that follows tells control all there is to tell.
         self.reported = DiskReport::default();
     }
@@ -152,7 +156,10 @@ impl Redo {
     /// Closes what is closed and has not been, and asks for it to become durable, if it is time.
     fn flush(&mut self, now: Instant, closed: Epoch) {
         let Some(log) = self.log.as_mut().filter(|_| self.whole) else { return };
-        if closed.min(self.pulse.worked) <= log.flushed {
+        // Of epochs in which nothing happened nothing need be said, but by one who has to show that
+        // it has all that the others have.
+        let news = if self.catches_up { closed } else { closed.min(self.pulse.worked) };
+        if news <= log.flushed {
             return;
         }
         let hurry = self.pulse.awaited > self.pulse.durable;
@@ -206,6 +213,7 @@ impl ShardCore {
         self.redo.some_slow = pulse.has(DiskState::Slow, &self.redo.mates);
         self.redo.some_full = pulse.has(DiskState::Full, &self.redo.mates);
         self.redo.pulse = pulse;
+        self.redo.report.whole = self.is_whole();
         let closed = self.closable();
         self.redo.flush(self.now, closed);
         self.settle_durable(out);
