@@ -14,6 +14,7 @@
 //! protocol except through the client library or a core's own interface.
 
 pub mod bench;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod core;

@@ -125,6 +125,8 @@ pub struct Source<'a> {
     pub files: Vec<CheckpointFile<'a>>,
     /// All complete checkpoints of the partition on this disk.
     pub checkpoints: Vec<CheckpointHeader>,
+    /// Their files.
+    all: Vec<CheckpointFile<'a>>,
 }
 
 impl Source<'_> {
@@ -226,6 +228,14 @@ impl<'a> Restoration<'a> {
         self.sources.iter().filter(move |source| source.local_index % lanes == lane)
     }
 
+    /// Checks all blocks of all checkpoints, also those that a restore passes over.
+    #[must_use]
+    pub fn check_blocks(&self) -> Vec<FileFault> {
+        let files = self.sources.iter().flat_map(|source| &source.all);
+        let blocks = files.flat_map(CheckpointFile::blocks);
+        blocks.filter_map(|block| block.items().err()).collect()
+    }
+
     /// The complete checkpoints of a partition that are not of dropped epochs, oldest first.
     #[must_use]
     pub fn checkpoints_of(&self, source: &Source<'a>) -> Vec<CheckpointHeader> {
@@ -300,7 +310,7 @@ fn sources<'a>(owner: &Owner, opened: &Opened<'a>, to: Epoch) -> Vec<Source<'a>>
         let files = links.filter_map(|link| all.iter().find(|file| file.header() == link));
         let files = files.copied().collect();
         let (partition, local_index) = (*partition, *local_index);
-        Source { partition, local_index, chain, files, checkpoints }
+        Source { partition, local_index, chain, files, checkpoints, all: all.to_vec() }
     };
     owner.held.iter().map(source).collect()
 }

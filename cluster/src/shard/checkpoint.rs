@@ -320,6 +320,8 @@ impl ShardCore {
                 out.mark("checkpoint_done");
                 let header = *running.writer.header();
                 self.checkpoints.kept.entry(p).or_default().files.push(header);
+                // The next one may be waited for.
+                self.begin_checkpoint(out);
                 self.report_joined(out);
                 // A node that comes back has one made of every partition: the next at once.
                 self.begin_checkpoint(out);

@@ -78,6 +78,14 @@ impl Restored {
         }
     }
 
+    /// How many rows there are, definitions of tables not counted.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        let tables = self.partitions.iter().flat_map(|restored| &restored.partition.tables);
+        let tables = tables.filter(|(id, _)| **id != CATALOG);
+        tables.map(|(_, table)| table.rows.len() as u64).sum()
+    }
+
     /// Takes out what a shard of so many begins with.
     pub fn take_shard(&mut self, shard: ShardId, shards: u16) -> RestoredShard {
         let own = |part: &mut RestoredPartition| part.local_index % shards.max(1) == shard.0;

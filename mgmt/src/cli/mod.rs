@@ -6,6 +6,7 @@ pub mod error;
 pub mod output;
 
 mod bench;
+mod check;
 mod demo;
 mod dev;
 mod duration;
@@ -155,6 +156,8 @@ enum Command {
     /// One process of a cluster: what service managers start
     #[command(subcommand)]
     Run(Box<crate::run::args::RunCommand>),
+    /// Is what is kept what was written? Checks the directory of a stopped data node
+    Check(check::CheckArgs),
     /// What this binary is
     Version,
 }
@@ -193,6 +196,7 @@ fn dispatch(cli: Cli) -> CliResult<ExitKind> {
         Command::Table(command) => table::run(&global, &command),
         Command::Bench(command) => bench::run(&global, &command),
         Command::Run(command) => crate::run::run(&command),
+        Command::Check(args) => check::run(&global, &args),
         Command::Version => version::run(&global),
     }
 }
