@@ -22,6 +22,7 @@ use super::scenario;
 use super::script::{self, Act, Deed, Script};
 use super::trap::Trap;
 use super::workload::bank::{AuditTask, TransferTask};
+use super::workload::churn::ChurnTask;
 use super::workload::counters::{CounterReadTask, IncrementTask};
 use super::workload::ddl::DdlTask;
 use super::workload::finale::FinaleTask;
@@ -324,6 +325,9 @@ impl Run {
             self.add_task(client, Box::new(IncrementTask::default()), MS);
             self.add_task(client, Box::new(TransferTask::default()), 2 * MS);
             self.add_task(client, Box::new(SnapshotTask::default()), 2 * MS);
+            if self.script.is_none() {
+                self.add_task(client, Box::new(ChurnTask::default()), 2 * MS);
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 //! at a time, writes down what it was told, and pauses. All clients of a run share one notebook.
 
 pub mod bank;
+pub mod churn;
 pub mod counters;
 pub mod ddl;
 pub mod finale;
