@@ -293,6 +293,7 @@ impl ShardCore {
         let backup = &mut part.backups[at];
         (backup.acked, backup.stream, backup.follows) = (after, Some(link), true);
         part.trim_kept();
+        part.stable_told = Seq(0);
         let stable = part.stable;
         let (mut seq, end) = (after.next(), part.end);
         while seq <= end {
