@@ -338,6 +338,25 @@ impl ShardCore {
         self.donor.waiting.clear();
     }
 
+    /// An epoch is closed: joiners hear where the logs have everything of it.
+    pub(super) fn mark_closed(&mut self, out: &mut Outputs) {
+        let mut by_link: Vec<(LinkId, Vec<(PartitionId, Seq)>)> = Vec::new();
+        for part in self.parts.iter().flatten().filter(|part| part.leads) {
+            let followers = part.backups.iter().filter(|b| b.joins);
+            for link in followers.filter_map(|b| b.stream) {
+                match by_link.iter_mut().find(|(l, _)| *l == link) {
+                    Some((_, ends)) => ends.push((part.id, part.end)),
+                    None => by_link.push((link, vec![(part.id, part.end)])),
+                }
+            }
+        }
+        for (link, ends) in by_link {
+            if let Some(buffer) = out.buffer(link) {
+                JoinMessage::Closed { epoch: self.closed, ends }.frame(buffer, self.view_number);
+            }
+        }
+    }
+
     /// Joiners of a partition are too far behind: they start anew.
     pub(super) fn cut_joiners(&mut self, p: PartitionId, out: &mut Outputs) {
         out.mark("joiner_cut_off");

@@ -84,6 +84,7 @@ impl ShardCore {
         if closed > self.closed {
             self.closed = closed;
             self.drop_expired_prepares();
+            self.mark_closed(out);
         }
         self.on_pulse(pulse, out);
         self.begin_checkpoint(out);

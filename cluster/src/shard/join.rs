@@ -15,6 +15,8 @@
 //!
 //! Invariant: `stable` of a joining partition is what is applied; `tail` is received beyond it.
 
+use std::collections::VecDeque;
+
 use lockstep_proto::canary::Canary;
 use lockstep_proto::ids::{Epoch, PartitionId, Seq, ShardAddr, ViewNumber};
 use lockstep_proto::outcomes::Outcomes;
@@ -32,6 +34,9 @@ use super::ShardCore;
 use super::log::digested;
 use super::partition::Partition;
 
+/// Marks of closed epochs that wait for the log.
+const CLOSES_MAX: usize = 64;
+
 /// What a joining partition knows beside its log and rows.
 pub(super) struct Join {
     /// Its own files had everything up to this epoch.
@@ -45,6 +50,10 @@ pub(super) struct Join {
     told_stable: Seq,
     /// Where the log ended when the primary took up this stream; `None` until it has.
     until: Option<Seq>,
+    /// Where the log has everything of which closed epoch.
+    closes: VecDeque<(Seq, Epoch)>,
+    /// Everything of this closed epoch is applied.
+    closed: Epoch,
     /// A copy and how many pieces of it have arrived, until that is acknowledged.
     took: Option<(u64, u64)>,
 }
@@ -66,6 +75,8 @@ impl Join {
             digest_applied: digest,
             told_stable: Seq(0),
             until: None,
+            closes: VecDeque::new(),
+            closed: Epoch(0),
             took: None,
         }
     }
@@ -86,16 +97,23 @@ impl Join {
 }
 
 impl Partition {
-    /// The last epoch, at most `closed`, of which every record has been applied here. That an epoch
-    /// is closed says so only of replicas that stability waits for, and here of what was appended
-    /// since it does.
+    /// The last epoch, at most `closed`, of which everything is here. That an epoch is closed says
+    /// so only of replicas in sync: a joiner applies late.
     pub(super) fn complete_up_to(&self, closed: Epoch) -> Epoch {
-        let Some(join) = &self.join else { return closed };
-        if !join.attached || join.until.is_none_or(|until| self.stable < until) {
-            return Epoch(0);
+        match &self.join {
+            None => closed,
+            Some(Join { state: State::Whole, closed: applied, .. }) => closed.min(*applied),
+            Some(_) => Epoch(0),
         }
-        let waiting = self.tail.iter().filter_map(|record| record::epoch(record)).min();
-        waiting.map_or(closed, |oldest| closed.min(oldest.before()))
+    }
+
+    /// Takes note of closed epochs of which everything is applied now.
+    fn note_closes(&mut self) {
+        let Some(join) = &mut self.join else { return };
+        while let Some((_, epoch)) = join.closes.front().filter(|(end, _)| *end <= self.stable) {
+            join.closed = join.closed.max(*epoch);
+            join.closes.pop_front();
+        }
     }
 
     /// What this replica holds, in words for the primary.
@@ -210,6 +228,7 @@ impl ShardCore {
             | JoinMessage::Begin { partition, .. }
             | JoinMessage::Piece { partition, .. }
             | JoinMessage::Again { partition } => *partition,
+            JoinMessage::Closed { epoch, ends } => return self.on_closed(from, *epoch, ends),
             JoinMessage::Here { .. } | JoinMessage::Took { .. } => return,
         };
         let joins = self.parts.get(usize::from(p.0)).and_then(Option::as_ref);
@@ -236,7 +255,7 @@ impl ShardCore {
                 }
                 self.say_here(link, from, out);
             }
-            JoinMessage::Here { .. } | JoinMessage::Took { .. } => {}
+            JoinMessage::Here { .. } | JoinMessage::Took { .. } | JoinMessage::Closed { .. } => {}
         }
     }
 
@@ -245,6 +264,7 @@ impl ShardCore {
         let part = self.part_mut(p);
         let Some(join) = &mut part.join else { return };
         join.until = Some(until);
+        join.closes.clear();
         let digest = join.digest_applied;
         if from < part.stable || from > part.end {
             let text = format!("{p}: resumed at {from}, applied {}, end {}", part.stable, part.end);
@@ -277,6 +297,8 @@ impl ShardCore {
         if let Some(join) = &mut part.join {
             join.digest_applied = digest;
             join.told_stable = Seq(0);
+            join.closes.clear();
+            join.closed = Epoch(0);
             join.until = Some(at);
             join.state = State::Copying { copy, pieces: 0, complete: false, end: None };
         }
@@ -419,6 +441,7 @@ impl ShardCore {
     fn judge_whole(&mut self, p: PartitionId, out: &mut Outputs) {
         let epoch = self.epoch;
         let part = self.part_mut(p);
+        part.note_closes();
         let stable = part.stable;
         let Some(join) = &mut part.join else { return };
         if let State::Copying { end: Some(end), .. } = join.state
@@ -447,7 +470,10 @@ impl ShardCore {
                 return;
             }
             let kept = self.options.redo.is_none() || self.is_on_disk(part);
-            if (part.stable < until || !kept) && !hasty {
+            if !kept && !hasty {
+                return;
+            }
+            if part.stable < until && !hasty {
                 stage = JoinStage::Copied;
             }
         }
@@ -517,6 +543,21 @@ impl ShardCore {
         };
         let parts = self.parts.iter().flatten();
         parts.map(|part| closable(part)).min().unwrap_or(self.closed)
+    }
+
+    /// The primary's word on which part of the log has everything of a closed epoch.
+    fn on_closed(&mut self, from: ShardAddr, epoch: Epoch, ends: &[(PartitionId, Seq)]) {
+        let Some(view) = self.view.clone() else { return };
+        for (p, end) in ends {
+            let part = self.parts.get_mut(usize::from(p.0)).and_then(Option::as_mut);
+            let join = part.and_then(|part| part.join.as_mut());
+            let Some(join) = join.filter(|_| view.primary_of(*p) == Some(from)) else { continue };
+            if join.closes.len() == CLOSES_MAX {
+                join.closes.pop_back();
+            }
+            join.closes.push_back((*end, epoch));
+            self.part_mut(*p).note_closes();
+        }
     }
 
     /// Acknowledges the pieces that have arrived.

@@ -133,6 +133,13 @@ pub enum JoinMessage {
         /// Which partition.
         partition: PartitionId,
     },
+    /// An epoch is closed: all records of it or of earlier ones are in the logs up to here.
+    Closed {
+        /// The epoch.
+        epoch: Epoch,
+        /// Where the logs end that the joiner follows.
+        ends: Vec<(PartitionId, Seq)>,
+    },
 }
 
 impl JoinMessage {

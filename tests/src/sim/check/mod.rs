@@ -129,7 +129,11 @@ pub fn at_end(run: &mut Run) {
     let mut found = run.notes.borrow().complaints.clone();
     found.extend(history::check(&run.notes.borrow(), true));
     found.extend(membership(&run.world, &run.cluster));
-    found.extend(replicas::at_rest(&run.world, &run.cluster));
+    let unequal = replicas::at_rest(&run.world, &run.cluster);
+    if !unequal.is_empty() {
+        found.extend(replicas::differences(&mut run.world, &run.cluster));
+    }
+    found.extend(unequal);
     for text in found {
         run.world.violation(text);
     }

@@ -1,7 +1,8 @@
 //! Logs and rows of the replicas of one partition, compared with each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use lockstep_cluster::RowsAt;
 use lockstep_cluster::shard::ShardInspection;
 use lockstep_proto::ids::{Epoch, NodeInstance, PartitionId, Seq, ViewNumber};
 
@@ -150,6 +151,44 @@ pub fn at_rest(world: &World, cluster: &Cluster) -> Vec<String> {
     }
     if closed == Epoch(0) {
         found.push("no epoch was ever closed".into());
+    }
+    found
+}
+
+/// Rows told by each difference between two replicas.
+const TOLD: usize = 5;
+
+/// The first rows in which the replicas of a partition differ.
+#[must_use]
+pub fn differences(world: &mut World, cluster: &Cluster) -> Vec<String> {
+    let mut held: BTreeMap<PartitionId, Vec<(NodeInstance, RowsAt)>> = BTreeMap::new();
+    for node in super::running(world, cluster) {
+        let Role::Data(me) = world.host(node).role else { continue };
+        let mut rows = RowsAt::new();
+        for proc in world.host(node).procs.clone() {
+            if let Some(Core::Shard(shard)) = &mut world.procs[proc.index()].core {
+                rows.extend(shard.rows_at(Epoch(u64::MAX)));
+            }
+        }
+        for shard in inspections(world, node, false) {
+            for part in &shard.partitions {
+                let of = |(key, _): &(&(PartitionId, _, _), _)| key.0 == part.partition;
+                let own = rows.iter().filter(of).map(|(k, v)| (k.clone(), v.clone())).collect();
+                held.entry(part.partition).or_default().push((me, own));
+            }
+        }
+    }
+    let mut found = Vec::new();
+    for replicas in held.values() {
+        let Some(((first, rows), others)) = replicas.split_first() else { continue };
+        for (other, other_rows) in others {
+            let keys = rows.keys().chain(other_rows.keys());
+            let unequal = keys.filter(|key| rows.get(*key) != other_rows.get(*key));
+            for key in unequal.collect::<BTreeSet<_>>().into_iter().take(TOLD) {
+                let (here, there) = (rows.get(key), other_rows.get(key));
+                found.push(format!("{key:?}: {first} has {here:?}, {other} has {there:?}"));
+            }
+        }
     }
     found
 }
