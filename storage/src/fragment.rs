@@ -88,6 +88,11 @@ impl Fragment {
         change
     }
 
+    /// Makes room for about so many rows that will be loaded, if there are none yet.
+    pub fn reserve(&mut self, rows: usize) {
+        self.rows.reserve(rows);
+    }
+
     /// As [`Fragment::put`], for rows that come from a disk or another node: nobody reads here at
     /// an epoch in which the version before was the newest, so none is kept.
     pub fn load(&mut self, hash: u64, key: &[u8], value: &[u8], epoch: Epoch) -> i64 {

@@ -64,6 +64,15 @@ impl Index {
         self.len
     }
 
+    /// Makes buckets for so many rows, if there are none yet.
+    pub(crate) fn reserve(&mut self, rows: usize) {
+        if self.buckets.is_empty() {
+            let count = rows / BUCKET_ROWS;
+            self.buckets.reserve_exact(count);
+            self.buckets.resize_with(count, || Vec::with_capacity(BUCKET_ROWS));
+        }
+    }
+
     /// The row of this key.
     #[inline]
     pub(crate) fn find(&self, hash: u64, key: &[u8]) -> Option<&Block> {

@@ -207,6 +207,10 @@ fn load(source: &Source<'_>) -> Result<Partition, Box<FileFault>> {
             return Err(fault(newest_name, "an item that makes no sense"));
         }
     }
+    for (id, table) in part.tables.iter_mut().filter(|(id, _)| **id != CATALOG) {
+        // A file of the chain has the rows of its slices, and some that have changed often.
+        table.rows.reserve(source.files.iter().map(|file| file.rows_of(*id)).sum());
+    }
     for (at, file) in source.files.iter().enumerate() {
         for block in file.blocks().filter(lockstep_storage::checkpoint::Block::has_rows) {
             let Items::Rows(table, _, rows) = block.items()? else { continue };

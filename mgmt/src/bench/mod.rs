@@ -4,6 +4,7 @@
 //! * [`load`]: many tasks, their latencies and everybody's CPU; [`pace`] says when they start;
 //! * [`point`], [`tpcb`]: what the tasks do;
 //! * [`memory`]: what a row costs;
+//! * [`restart`]: loading checkpoints and replaying redo;
 //! * [`failover`]: how long clients wait when a node is lost; [`gap`] around any fault.
 
 pub mod cpu;
@@ -16,6 +17,7 @@ pub mod measure;
 pub mod memory;
 pub mod pace;
 pub mod point;
+pub mod restart;
 pub mod rows;
 pub mod sources;
 pub mod tpcb;

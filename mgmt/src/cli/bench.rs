@@ -11,6 +11,7 @@ use super::output::{Voice, table, thousands};
 use super::{Global, block_on, connect, duration, interrupt, stdout_error};
 use crate::bench::load::{self, Loaded};
 use crate::bench::measure::{Measured, round_to};
+use crate::bench::restart;
 use crate::bench::{failover, memory, point, tpcb};
 use crate::dev::process::Signal;
 
@@ -36,6 +37,8 @@ pub(super) enum BenchCommand {
     Memory(MemoryArgs),
     /// How long clients wait when a data node dies; uses fresh clusters of its own
     Failover(FailoverArgs),
+    /// Loading checkpoints and replaying redo on one core, without a cluster and without a disk
+    Restart(RestartArgs),
 }
 
 /// What every load has.
@@ -182,6 +185,15 @@ pub(super) struct FailoverArgs {
     pub(super) tasks: u16,
 }
 
+/// Arguments of `lockstep bench restart`.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct RestartArgs {
+    /// Rows of the checkpoint, and records of the redo log
+    #[arg(long, default_value_t = 1_000_000, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub(super) rows: u64,
+}
+
 /// How `bench failover` takes a node away.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(super) enum FailoverSignal {
@@ -204,6 +216,7 @@ pub(super) fn run(global: &Global, command: &BenchCommand) -> CliResult<ExitKind
         BenchCommand::Tpcb(args) => run_tpcb(global, args),
         BenchCommand::Memory(args) => run_memory(global, args),
         BenchCommand::Failover(args) => run_failover(global, args),
+        BenchCommand::Restart(args) => run_restart(global, args),
     }
 }
 
@@ -279,6 +292,19 @@ fn run_memory(global: &Global, args: &MemoryArgs) -> CliResult<ExitKind> {
     report.set("rss_bytes_per_row", filled.rss_per_row());
     report.set("counted_bytes_per_row", filled.counted_per_row());
     report.set("overhead_bytes_per_row", round_to(filled.overhead_per_row(), 2));
+    report.print(&global.voice())
+}
+
+fn run_restart(global: &Global, args: &RestartArgs) -> CliResult<ExitKind> {
+    let figures = restart::run(args.rows)?;
+    let mut report = Report::new("restart");
+    report.set("rows", figures.rows);
+    report.set("checkpoint_write_rows_per_s", round_to(figures.checkpoint_write_per_s, 0));
+    report.set("load_rows_per_s", round_to(figures.load_per_s, 0));
+    report.set("load_floor_rows_per_s", round_to(figures.load_floor_per_s, 0));
+    report.set("load_ratio", round_to(figures.load_ratio(), 3));
+    report.set("redo_check_records_per_s", round_to(figures.redo_check_per_s, 0));
+    report.set("redo_replay_records_per_s", round_to(figures.redo_replay_per_s, 0));
     report.print(&global.voice())
 }
 

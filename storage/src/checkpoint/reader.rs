@@ -190,6 +190,13 @@ impl<'a> CheckpointFile<'a> {
         })
     }
 
+    /// How many rows of a table there are, deleted ones among them.
+    #[must_use]
+    pub fn rows_of(&self, table: TableId) -> usize {
+        let own = entries(self.index).filter(|entry| entry.table == table.0);
+        own.map(|entry| entry.items as usize).sum()
+    }
+
     /// Whether the blocks fill the file from the header to the index, without gap or overlap.
     fn is_seamless(&self, index_at: usize) -> bool {
         let mut end = HEADER_BYTES as u64;
