@@ -43,6 +43,10 @@ pub enum Canary {
     CopyBeforeStream,
     /// A copy comes without the undecided prepares.
     CopyWithoutPrepares,
+    /// Snapshots are read at an epoch that is not closed.
+    SnapshotOfOpenEpoch,
+    /// Redo and older checkpoints go before what makes them superfluous is durable everywhere.
+    TrimRedoTooEarly,
     /// The redo log is written and not synced.
     SkipFsync,
 }
@@ -69,6 +73,8 @@ impl Canary {
         Self::JoinerVotes,
         Self::CopyBeforeStream,
         Self::CopyWithoutPrepares,
+        Self::SnapshotOfOpenEpoch,
+        Self::TrimRedoTooEarly,
         Self::SkipFsync,
     ];
 
@@ -95,6 +101,8 @@ impl Canary {
             Self::JoinerVotes => "joiner_votes",
             Self::CopyBeforeStream => "copy_before_stream",
             Self::CopyWithoutPrepares => "copy_without_prepares",
+            Self::SnapshotOfOpenEpoch => "snapshot_of_open_epoch",
+            Self::TrimRedoTooEarly => "trim_redo_too_early",
             Self::SkipFsync => "skip_fsync",
         }
     }

@@ -15,6 +15,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use lockstep_proto::canary::Canary;
 use lockstep_proto::disk::{
     CheckpointName, Completion, Directory, FileName, Lane, Op, Request, SegmentName,
 };
@@ -375,7 +376,9 @@ impl ShardCore {
     pub(super) fn tidy_checkpoints(&mut self) {
         let Some(view) = self.view.clone() else { return };
         // Nor this node's own, which may have come back and be behind the others.
+        let hasty = self.canary == Some(Canary::TrimRedoTooEarly);
         let durable = self.redo.durable_everywhere().min(self.redo.durable_here());
+        let durable = if hasty { self.closed } else { durable };
         let mut covered = Epoch(u64::MAX);
         for part in self.parts.iter().flatten() {
             let kept = self.checkpoints.kept.entry(part.id).or_default();
@@ -388,7 +391,7 @@ impl ShardCore {
         }
         // Without a log of its own that says how far this life is, the earlier ones say it.
         let until = self.checkpoints.earlier_until;
-        if covered >= until && self.redo.durable_here() > until {
+        if (covered >= until && self.redo.durable_here() > until) || hasty {
             let earlier = std::mem::take(&mut self.checkpoints.earlier);
             self.checkpoints.gone.extend(earlier.into_iter().map(FileName::Segment));
         }

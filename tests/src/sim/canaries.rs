@@ -47,7 +47,8 @@ fn hunt(canary: Canary) -> Hunt {
         Canary::JoinerVotes | Canary::CopyBeforeStream | Canary::CopyWithoutPrepares => {
             Hunt::Drawn(Profile::Crash)
         }
-        Canary::SkipFsync => Hunt::Drawn(Profile::Disk),
+        Canary::SnapshotOfOpenEpoch => Hunt::Drawn(Profile::Calm),
+        Canary::SkipFsync | Canary::TrimRedoTooEarly => Hunt::Drawn(Profile::Disk),
         Canary::NoFencing => scripted!("live_coordinator_loses_a_participant"),
         Canary::ReadUnstable => scripted!("read_right_after_the_answer"),
         Canary::AbortBeforeStable => scripted!("coordinator_answers_abort_and_dies"),
