@@ -1,12 +1,14 @@
 //! How long one commit takes, seen by a client that does nothing else: one row, two rows in one
 //! partition, two rows in two partitions; with one, two and three replicas; each beside bare
-//! processes that pass as many bytes along as many hops.
+//! processes that pass as many bytes along as many hops. And one row that is acknowledged when it is
+//! on the disks of all replicas, beside one sync of a file.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use criterion::Criterion;
 use lockstep_benches::{Bed, Floor, ROWS, run_as_process};
+use lockstep_client::Durability;
 use lockstep_mgmt::bench::dice::Dice;
 use lockstep_proto::wire::op::OpList;
 
@@ -59,7 +61,8 @@ impl Rows {
     }
 }
 
-fn commit(bed: &Bed, rows: Rows, count: u64) -> Duration {
+fn commit(bed: &Bed, rows: Rows, durability: Durability, count: u64) -> Duration {
+    let table = bed.table.with_durability(durability);
     let mut dice = Dice::new(count);
     let mut chosen: Vec<OpList> = Vec::new();
     for _ in 0..count {
@@ -72,7 +75,7 @@ fn commit(bed: &Bed, rows: Rows, count: u64) -> Duration {
     bed.runtime.block_on(async {
         let started = Instant::now();
         for ops in chosen {
-            bed.table.commit(ops).await.expect("a healthy cluster commits");
+            table.commit(ops).await.expect("a healthy cluster commits");
         }
         started.elapsed()
     })
@@ -92,7 +95,7 @@ fn main() -> ExitCode {
         let mut group = criterion.benchmark_group(format!("commit_latency/{replicas} replicas"));
         for rows in Rows::ALL {
             group.bench_function(rows.name(), |b| {
-                b.iter_custom(|count| commit(&bed, rows, count));
+                b.iter_custom(|count| commit(&bed, rows, Durability::Memory, count));
             });
             let hops = rows.hops(replicas);
             let floor = Floor::start(hops);
@@ -100,6 +103,12 @@ fn main() -> ExitCode {
                 b.iter_custom(|count| floor.ping(count));
             });
         }
+        group.bench_function("1 row on disk", |b| {
+            b.iter_custom(|count| commit(&bed, Rows::One, Durability::Disk, count));
+        });
+        group.bench_function("1 row on disk/floor of 1 sync", |b| {
+            b.iter_custom(|count| bed.sync(count));
+        });
         group.finish();
     }
     criterion.final_summary();

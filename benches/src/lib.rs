@@ -7,8 +7,9 @@
 //!
 //! Invariant: a floor shares no code with what it is the floor of.
 
+use std::io::Write;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lockstep_client::Client;
 use lockstep_mgmt::bench::floor::{Chain, FRAME_OVERHEAD_BYTES, LINK_WORD};
@@ -44,7 +45,7 @@ pub struct Bed {
     /// Its table.
     pub table: BenchTable,
     _cluster: LocalCluster,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Bed {
@@ -68,7 +69,25 @@ impl Bed {
             Ok::<_, lockstep_mgmt::cli::error::CliError>((client, table))
         });
         let (client, table) = ready.unwrap_or_else(|error| panic!("{error}"));
-        Self { runtime, client, table, _cluster: cluster, _dir: dir }
+        Self { runtime, client, table, _cluster: cluster, dir }
+    }
+}
+
+impl Bed {
+    /// Appends to a file on the disk of the nodes and syncs it, so many times.
+    ///
+    /// # Panics
+    /// If the disk does not work.
+    #[must_use]
+    pub fn sync(&self, count: u64) -> Duration {
+        const RECORD: [u8; 256] = [7; 256];
+        let file = std::fs::File::create(self.dir.path().join("floor")).expect("a new file");
+        let started = Instant::now();
+        for _ in 0..count {
+            (&file).write_all(&RECORD).expect("room on the disk");
+            file.sync_data().expect("a disk that works");
+        }
+        started.elapsed()
     }
 }
 

@@ -21,7 +21,7 @@ const QUIET_TICK: Duration = Duration::from_millis(100);
 
 /// Epochs raised in a hurry are this part of the usual tick apart: ids of transactions expire, and
 /// old versions of rows go, by epochs.
-const HURRIED_PER_TICK: u32 = 5;
+const HURRIED_PER_TICK: u32 = 20;
 
 impl ControlCore {
     /// A view begins: the disks of its members count if they are in sync, or as soon as they are

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use lockstep_client::core::{Call, CallError, ReadFrom, Reply};
-use lockstep_client::{Client, TableBuilder};
+use lockstep_client::{Client, Durability, TableBuilder};
 use lockstep_proto::change::{Action, Assignment, encode_update};
 use lockstep_proto::error::Code;
 use lockstep_proto::ids::PartitionId;
@@ -95,6 +95,12 @@ impl BenchTable {
     pub fn partition(&self, id: u64) -> PartitionId {
         let mut key = Vec::with_capacity(KEY_BYTES);
         self.encode_key(id, &mut key)
+    }
+
+    /// The same table, whose commits are acknowledged when they are in memory or on disk.
+    #[must_use]
+    pub fn with_durability(&self, durability: Durability) -> Self {
+        Self { client: self.client.with_durability(durability), ..self.clone() }
     }
 
     /// Adds an operation that puts a whole row.
