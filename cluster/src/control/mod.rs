@@ -393,6 +393,7 @@ impl ControlCore {
         self.links.dial_due(now, out);
         self.repeat_proposal(now, out);
         self.tell_joining(out);
+        self.end_if_alone(now, out);
         self.repeat_arbitration(now, out);
         self.register_view(now, out);
         self.heed_disk(now, out);

@@ -16,14 +16,14 @@
 use std::time::Duration;
 
 use lockstep_proto::ids::{NodeId, NodeInstance, PartitionId, ShardId, ViewNumber};
-use lockstep_proto::process::{LinkId, LogLevel, Outputs};
+use lockstep_proto::process::{Exit, LinkId, LogLevel, Outputs};
 use lockstep_proto::time::Instant;
 use lockstep_proto::view::{Member, Standing};
 use lockstep_proto::wire::control::{ControlMessage, JoinStage, Returned, ViewChange};
 
-use super::ControlCore;
 use super::links::send_on;
 use super::state::State;
+use super::{ControlCore, exit_code};
 
 /// For how long the word of a node that is back counts; it repeats it more often.
 const BACK_FOR: Duration = Duration::from_secs(1);
@@ -238,6 +238,26 @@ impl ControlCore {
             state.joined = Some(joined);
         }
         self.tell_joining(out);
+    }
+
+    /// A member that is not in sync and hears nobody who is has been left out before it began, and
+    /// those who left it out do not dial it: it ends, and is started again.
+    pub(super) fn end_if_alone(&mut self, now: Instant, out: &mut Outputs) {
+        let standing = self.view.member(self.me.node).map(|m| m.standing);
+        if standing.is_none_or(|s| s == Standing::InSync) || self.is_over() {
+            return;
+        }
+        let gone = self.suspicion.gone(now);
+        let is_gone = |member: &Member| gone.iter().any(|(node, _)| *node == member.instance);
+        if self.view.in_sync().all(is_gone) {
+            out.mark("joiner_alone");
+            let number = self.view.number;
+            let reason = format!(
+                "no member of view {number} that is in sync is heard: this node starts again to \
+                 look for its cluster"
+            );
+            self.end(Exit { code: exit_code::EXCLUDED, reason }, out);
+        }
     }
 
     /// Tells the others how far this node is, if it is not in sync: repeated, because whoever is

@@ -96,6 +96,27 @@ const DEATHS: &[&str] = &[
 /// Owed where disks are slow, full and broken.
 const DISKS: &[&str] = &["leave_for_disk", "redo_disk_broken", "redo_disk_full", "redo_retried"];
 
+/// Owed wherever nodes come back: from being dead to leading again.
+const RETURNS: &[&str] = &[
+    "copy_begins",
+    "join_admitted",
+    "join_attached",
+    "join_delta_copy",
+    "join_finished",
+    "join_full_copy",
+    "join_promoted",
+    "join_resumed",
+    "join_takes_prepared",
+    "join_whole",
+    "joiner_attached",
+    "joiner_copies",
+    "partition_stops_to_move",
+    "primaries_move_back",
+    "restart_files_unusable",
+    "restart_newer_view",
+    "returned_ignored",
+];
+
 /// What a profile owes.
 pub fn owed(profile: Profile) -> impl Iterator<Item = &'static str> {
     let (losses, cuts, deaths) = match profile {
@@ -105,7 +126,14 @@ pub fn owed(profile: Profile) -> impl Iterator<Item = &'static str> {
         Profile::Mixed => (true, true, true),
     };
     let disks = profile == Profile::Disk;
-    let lists = [(true, ALWAYS), (losses, LOSSES), (cuts, CUTS), (deaths, DEATHS), (disks, DISKS)];
+    let lists = [
+        (true, ALWAYS),
+        (losses, LOSSES),
+        (losses, RETURNS),
+        (cuts, CUTS),
+        (deaths, DEATHS),
+        (disks, DISKS),
+    ];
     lists.into_iter().filter(|(owes, _)| *owes).flat_map(|(_, list)| list).copied()
 }
 

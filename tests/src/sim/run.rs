@@ -401,6 +401,9 @@ impl Run {
             match act.deed(&self.world) {
                 Deed::Fault(fault) => self.world.strike(&fault),
                 Deed::Restart(host) => self.cluster.restart(&mut self.world, host),
+                Deed::Revive(host, empty) => {
+                    self.cluster.revive(&mut self.world, host, empty);
+                }
                 Deed::Ghost(host) => ghost::raise(&mut self.world, &self.cluster, host),
             }
         }
@@ -435,7 +438,8 @@ impl Run {
 
     /// Every node comes back, is in sync and leads what it should, however often it takes.
     fn make_whole(&mut self) {
-        if self.script.is_some() || self.plan.is_calm() {
+        let wanted = self.script.as_ref().map_or(!self.plan.is_calm(), |script| script.whole);
+        if !wanted {
             return;
         }
         let limit = self.world.now + 30 * SECOND;

@@ -10,8 +10,8 @@
 //!   `at MS stall HOST HOST MS`, `at MS mute HOST HOST MS`, `at MS linger HOST HOST MS`,
 //!   `at MS disk_slow HOST FACTOR MS`, `at MS disk_stall HOST MS`, `at MS disk_full HOST BYTES MS`,
 //!   `at MS disk_fails HOST STEP`,
-//!   `at MS break HOST HOST`, `at MS burden HOST FACTOR MS`, `at MS ghost NODE`: what happens,
-//!   counted from the start of the work;
+//!   `at MS break HOST HOST`, `at MS burden HOST FACTOR MS`, `at MS ghost NODE`,
+//!   `at MS revive NODE [empty]`: what happens, counted from the start of the work;
 //! * `on MESSAGE [from HOST] [to HOST] [#N] kill [HOST] before|after`: a death at one message;
 //! * `on MESSAGE [from HOST] [to HOST] [#N] break`: the message is lost with its connection;
 //! * `on MESSAGE [from HOST] [to HOST] [#N] stall MS`: it arrives that much later, and what follows
@@ -19,6 +19,7 @@
 //! * `on MESSAGE [from HOST] [to HOST] [#N] do FAULT`: what may stand after `at MS`, at a message;
 //! * `on mark NAME [at HOST] [#N] BLOW`: a blow (`before_outputs`, `only_clients`, `prefix N`,
 //!   `cut_off`, `pause MS`) when a rare branch is reached;
+//! * `expect whole`: in the end whoever is dead comes back, and all nodes are in sync again;
 //! * `expect members HOST…`, `expect stopped`, `expect mark NAME`: how it must end, beside
 //!   everything that every run is checked for; `may stop`: the cluster may also stop itself.
 
@@ -54,6 +55,8 @@ pub struct Script {
     pub traps: Vec<Vec<String>>,
     /// The cluster may stop itself.
     pub may_stop: bool,
+    /// In the end everybody comes back and is in sync.
+    pub whole: bool,
     /// How it must end.
     pub expected: Vec<Expected>,
 }
@@ -79,6 +82,8 @@ pub enum Deed {
     Fault(Fault),
     /// A dead management server comes back.
     Restart(HostId),
+    /// A dead data node comes back, perhaps with an empty disk.
+    Revive(HostId, bool),
     /// What an earlier life of this node said arrives late.
     Ghost(HostId),
 }
@@ -110,6 +115,7 @@ impl Script {
             acts: Vec::new(),
             traps: Vec::new(),
             may_stop: false,
+            whole: false,
             expected: Vec::new(),
         };
         for line in text.lines() {
@@ -148,6 +154,7 @@ impl Script {
             "at" => self.acts.push((number()? * MS, Act(rest[1..].to_vec()))),
             "on" => self.traps.push(rest.to_vec()),
             "may" if rest == ["stop"] => self.may_stop = true,
+            "expect" if rest == ["whole"] => self.whole = true,
             "expect" => {
                 let expected = expected(rest)?;
                 self.may_stop |= expected == Expected::Stopped;
@@ -177,7 +184,8 @@ fn expected(words: &[String]) -> Option<Expected> {
 }
 
 fn host(world: &World, name: &str) -> Option<HostId> {
-    let index = world.hosts.iter().position(|host| host.name == name)?;
+    let is_it = |of: &str| of == name || of.strip_prefix(name).is_some_and(|r| r.starts_with('.'));
+    let index = world.hosts.iter().position(|host| is_it(&host.name))?;
     u16::try_from(index).ok().map(HostId)
 }
 
@@ -232,6 +240,7 @@ impl Act {
             "stall" => Fault::Stall(one(1)?, one(2)?, ms(3)?),
             "linger" => Fault::Linger(one(1)?, one(2)?, ms(3)?),
             "restart" => return Some(Deed::Restart(one(1)?)),
+            "revive" => return Some(Deed::Revive(one(1)?, words.contains(&"empty"))),
             "ghost" => return Some(Deed::Ghost(one(1)?)),
             _ => return None,
         }))

@@ -43,6 +43,8 @@ pub enum Swept {
     Arbitration,
     /// Redo written, synced and told, under commits that wait for it.
     Redo,
+    /// A node that comes back, until it leads again.
+    Rejoin,
     /// Epochs sealed, closed and durable, at the node that ticks.
     Epoch,
 }
@@ -60,9 +62,10 @@ impl Swept {
             "arbitration" => Ok(Self::Arbitration),
             "redo" => Ok(Self::Redo),
             "epoch" => Ok(Self::Epoch),
-            _ => {
-                Err(format!("no sweep {name:?}: commit, view, silence, arbitration, redo or epoch"))
-            }
+            "rejoin" => Ok(Self::Rejoin),
+            _ => Err(format!(
+                "no sweep {name:?}: commit, view, silence, arbitration, redo, epoch or rejoin"
+            )),
         }
     }
 
@@ -76,6 +79,7 @@ impl Swept {
             Self::Arbitration => "arbitration",
             Self::Redo => "redo",
             Self::Epoch => "epoch",
+            Self::Rejoin => "rejoin",
         }
     }
 
@@ -88,6 +92,10 @@ impl Swept {
                  at 5 disk_slow n2 4 300\nat 10 disk_full n3 400 15\n"
             }
             Self::Epoch => "shape 2x2\nclients 2\nlists 2\npause_us 3000\nseconds 1\n",
+            Self::Rejoin => {
+                "shape 2x3\nclients 2\nlists 2\npause_us 3000\nseconds 1\n\
+                 at 20 kill n6\nat 150 revive n6\nexpect whole\n"
+            }
             // Three replicas, so that the cluster lives on when one more node fails.
             Self::View => {
                 "shape 2x3\nclients 2\nlists 2\npause_us 3000\nseconds 1\nat 20 kill n6\n"
@@ -115,6 +123,7 @@ impl Swept {
         match self {
             Self::Commit | Self::View | Self::Epoch => (20 * MS, 32 * MS),
             Self::Redo => (8 * MS, 28 * MS),
+            Self::Rejoin => (150 * MS, 300 * MS),
             Self::Silence => (440 * MS, 480 * MS),
             Self::Arbitration => (480 * MS, 560 * MS),
         }
@@ -125,6 +134,8 @@ impl Swept {
         match self {
             Self::Commit | Self::Redo => &["n1", "n2", "n3", "n4"],
             Self::Epoch => &["n1"],
+            // The president, the donors, and the one that comes back.
+            Self::Rejoin => &["n1", "n4", "n5", "n6.3"],
             Self::View | Self::Silence => &["n1", "n2", "n3", "n4", "n5"],
             Self::Arbitration => &["n1", "n2", "n3", "n4", "m1"],
         }
