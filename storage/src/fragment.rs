@@ -148,7 +148,7 @@ impl Fragment {
     }
 
     /// The row of this key as of a closed epoch, which is not before the last horizon.
-    pub fn get_at(&mut self, epoch: Epoch, hash: u64, key: &[u8]) -> Option<Row<'_>> {
+    pub fn row_at(&mut self, epoch: Epoch, hash: u64, key: &[u8]) -> Option<Row<'_>> {
         match self.rows.find(hash, key).map(Block::row) {
             Some(row) if row.epoch() <= epoch => Some(row),
             _ => self.history.find(epoch, hash, key),

@@ -123,9 +123,9 @@ impl Index {
     }
 
     /// The bucket that a row at this place of the order of scans lies in, and the last place of
-    /// that bucket. The order is that of the hash read backwards, bit by bit: as the low bits choose the
-    /// bucket, a bucket is a range of it, and a split or a join cuts or unites ranges that lie side
-    /// by side.
+    /// that bucket. The order is that of the hash read backwards, bit by bit: as the low bits
+    /// choose the bucket, a bucket is a range of it, and a split or a join cuts or unites ranges
+    /// that lie side by side.
     pub(crate) fn range_at(&self, place: u64) -> (&[Block], u64) {
         let count = self.buckets.len();
         if count == 0 {

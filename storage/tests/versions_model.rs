@@ -122,7 +122,7 @@ impl Rig {
             }
             Step::Get(key, back) => {
                 let (key, at) = (key_of(key), self.past(back));
-                let found = self.fragment.get_at(Epoch(at), key_hash(&key), &key);
+                let found = self.fragment.row_at(Epoch(at), key_hash(&key), &key);
                 let found = found.map(|row| (row.epoch().0, row.value().to_vec()));
                 assert_eq!(found, self.model.get(&key, at));
             }
@@ -205,15 +205,15 @@ fn a_hot_row_keeps_one_version_for_each_epoch_and_they_all_go() {
     }
     assert_eq!(fragment.versions(), 9);
     assert_eq!(fragment.versions_bytes(), 9 * (3 + 8));
-    let seen = fragment.get_at(Epoch(4), hash, key).unwrap();
+    let seen = fragment.row_at(Epoch(4), hash, key).unwrap();
     assert_eq!(seen.value(), 399_u64.to_be_bytes());
     fragment.free(Epoch(4));
     fragment.free(Epoch(4));
     assert_eq!(fragment.versions(), 6);
-    assert_eq!(fragment.get_at(Epoch(4), hash, key).unwrap().value(), 399_u64.to_be_bytes());
+    assert_eq!(fragment.row_at(Epoch(4), hash, key).unwrap().value(), 399_u64.to_be_bytes());
     fragment.remove(hash, key, Epoch(11));
-    assert!(fragment.get_at(Epoch(11), hash, key).is_none());
-    assert_eq!(fragment.get_at(Epoch(10), hash, key).unwrap().value(), 999_u64.to_be_bytes());
+    assert!(fragment.row_at(Epoch(11), hash, key).is_none());
+    assert_eq!(fragment.row_at(Epoch(10), hash, key).unwrap().value(), 999_u64.to_be_bytes());
     fragment.free(Epoch(20));
     fragment.free(Epoch(20));
     assert_eq!((fragment.versions(), fragment.versions_bytes()), (0, 0));

@@ -1,9 +1,9 @@
 //! The data files of a directory, for reading: mapped into memory, so that nothing is read that is
 //! not looked at, and nothing is copied.
 //!
-//! Only files that nobody writes any more may be mapped: those of a node that is not running. If the
-//! disk cannot give a page, the process ends (`SIGBUS`); what has been written until then is not
-//! touched by that.
+//! Only files that nobody writes any more may be mapped: those of a node that is not running. If
+//! the disk cannot give a page, the process ends (`SIGBUS`); what has been written until then is
+//! not touched by that.
 
 use std::fs::File;
 use std::io;

@@ -455,7 +455,7 @@ impl Running {
             }
             let Some(table) = part.tables.get_mut(&tombstone.table) else { continue };
             let (epoch, key) = (tombstone.epoch, &tombstone.key);
-            if table.rows.get_at(self.epoch, key_hash(key), key).is_none() {
+            if table.rows.row_at(self.epoch, key_hash(key), key).is_none() {
                 let schema = table.rows.schema();
                 self.writer.row(tombstone.table, schema, epoch, key, None);
             }

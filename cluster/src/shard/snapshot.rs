@@ -205,7 +205,7 @@ impl ShardCore {
                 Err(code) => OpResult::Failed(code),
                 Ok((_, hash)) => {
                     let table = part.tables.get_mut(&op.table).expect("just found");
-                    let row = table.rows.get_at(at, hash, op.key);
+                    let row = table.rows.row_at(at, hash, op.key);
                     row.map_or(OpResult::Absent, |row| bounded(OpResult::Row(row.value()), held))
                 }
             };

@@ -256,8 +256,8 @@ fn filled(rows: u64) -> Fragment {
     fragment
 }
 
-/// Reads all bytes and puts the same rows, in the same order, into a bare map, each in an allocation
-/// of its own.
+/// Reads all bytes and puts the same rows, in the same order, into a bare map, each in an
+/// allocation of its own.
 fn load_floor(memory: &Memory, fragment: &mut Fragment) -> f64 {
     let mut keys = Vec::with_capacity(fragment.len());
     let mut at = Some(Position::default());

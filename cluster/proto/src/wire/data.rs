@@ -256,8 +256,8 @@ pub enum Message<'a> {
         /// Rows with keys above this one; empty for the beginning.
         after: &'a [u8],
     },
-    /// Client to an in-sync replica: some rows of a partition as of a closed epoch, in an order that
-    /// costs the server little and is the same on all replicas.
+    /// Client to an in-sync replica: some rows of a partition as of a closed epoch, in an order
+    /// that costs the server little and is the same on all replicas.
     Sweep {
         /// Comes back with the rows.
         request: u64,
