@@ -1,7 +1,7 @@
 //! How long one commit takes, seen by a client that does nothing else: one row, two rows in one
 //! partition, two rows in two partitions; with one, two and three replicas; each beside bare
-//! processes that pass as many bytes along as many hops. And one row that is acknowledged when it is
-//! on the disks of all replicas, beside one sync of a file.
+//! processes that pass as many bytes along as many hops. And one row that is acknowledged when it
+//! is on the disks of all replicas, beside one sync of a file.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
