@@ -39,7 +39,7 @@ pub struct CheckpointHeader {
     pub partitions: u16,
     /// Which rows are in it.
     pub plan: Plan,
-    /// The last position of the partition log whose record is of this epoch or an earlier one.
+    /// The end of the partition log when it was begun; for people, nothing depends on it.
     pub seq: Seq,
 }
 
