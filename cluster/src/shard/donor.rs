@@ -15,14 +15,13 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use lockstep_proto::canary::Canary;
-use lockstep_proto::ids::{Epoch, PartitionId, Seq, ShardAddr, TableId, ViewNumber};
+use lockstep_proto::ids::{Epoch, PartitionId, Seq, ShardAddr, TableId};
 use lockstep_proto::placement::key_hash;
 use lockstep_proto::process::{LinkId, Outputs};
-use lockstep_proto::record;
 use lockstep_proto::schema::CATALOG;
 use lockstep_proto::time::Instant;
 use lockstep_proto::wire::data::Message;
-use lockstep_proto::wire::join::{CopiedRow, Holding, JoinMessage, LogPlace, Piece};
+use lockstep_proto::wire::join::{CopiedRow, Holding, JoinMessage, Piece};
 use lockstep_proto::wire::shard_control::ShardControl;
 use lockstep_storage::Position;
 
@@ -43,25 +42,6 @@ const NEXT_TURN: Duration = Duration::from_micros(100);
 const KEPT_BYTES_MAX: usize = 8 << 20;
 /// Bytes that wait for a joiner beyond which it is cut off from the stream.
 pub(super) const JOINER_UNSENT_MAX: usize = 16 << 20;
-
-/// Stable records that a joiner may ask for again.
-#[derive(Default)]
-pub(super) struct Kept {
-    records: VecDeque<Box<[u8]>>,
-    bytes: usize,
-}
-
-impl Kept {
-    /// Keeps the next record.
-    pub(super) fn push(&mut self, record: Box<[u8]>) {
-        self.bytes += record.len();
-        self.records.push_back(record);
-    }
-
-    fn pop(&mut self) {
-        self.bytes -= self.records.pop_front().map_or(0, |record| record.len());
-    }
-}
 
 /// All copies this shard gives.
 #[derive(Default)]
@@ -150,60 +130,6 @@ impl Copy {
         self.starts.clear();
         self.made = pieces;
         Some(())
-    }
-}
-
-impl Partition {
-    /// Whether stable records are kept for a joiner.
-    pub(super) fn keeps(&self) -> bool {
-        self.leads && self.backups.iter().any(|b| b.follows)
-    }
-
-    /// Drops kept records that every joiner has.
-    pub(super) fn trim_kept(&mut self) {
-        let followers = self.backups.iter().filter(|b| b.follows);
-        let least = followers.map(|b| b.acked).min().unwrap_or(self.end);
-        // The last one it has stays, to be compared.
-        while !self.kept.records.is_empty() && self.base().next() < least {
-            self.kept.pop();
-        }
-    }
-
-    /// The position before the first record in memory.
-    fn base(&self) -> Seq {
-        Seq(self.end.0 - (self.tail.len() + self.kept.records.len()) as u64)
-    }
-
-    fn record(&self, seq: Seq) -> Option<&[u8]> {
-        let at = usize::try_from(seq.0.checked_sub(self.base().0 + 1)?).ok()?;
-        let kept = self.kept.records.len();
-        let record = self.kept.records.get(at).or_else(|| self.tail.get(at.checked_sub(kept)?));
-        record.map(|record| &**record)
-    }
-
-    fn view_of(&self, seq: Seq) -> Option<ViewNumber> {
-        match self.record(seq) {
-            Some(record) => record::view(record),
-            None => (seq == self.stable).then_some(self.stable_view),
-        }
-    }
-
-    /// Up to where a joiner's log is this one, if the records after that are in memory. Two records
-    /// of one position and view are the same, and so is everything before them.
-    fn common(&self, log: &LogPlace) -> Option<Seq> {
-        let base = self.base();
-        for (at, (view, last)) in log.runs.iter().enumerate().rev() {
-            let before = at.checked_sub(1).and_then(|at| log.runs.get(at));
-            let first = before.map_or(log.applied, |(_, seq)| *seq).next();
-            let mut seq = (*last).min(self.end);
-            while seq >= first && seq >= base {
-                if self.view_of(seq) == Some(*view) {
-                    return Some(seq);
-                }
-                seq = Seq(seq.0 - 1);
-            }
-        }
-        (log.applied >= base && log.applied <= self.end).then_some(log.applied)
     }
 }
 
@@ -404,8 +330,8 @@ impl ShardCore {
     }
 
     fn bound_kept(&mut self, out: &mut Outputs) {
-        let too_much = |part: &&Box<Partition>| part.kept.bytes > KEPT_BYTES_MAX;
-        let over = self.parts.iter().flatten().filter(too_much).map(|part| part.id);
+        let parts = self.parts.iter().flatten();
+        let over = parts.filter(|part| part.kept.bytes() > KEPT_BYTES_MAX).map(|part| part.id);
         for p in over.collect::<Vec<_>>() {
             self.cut_joiners(p, out);
         }

@@ -18,8 +18,8 @@ use lockstep_proto::wire::shard_control::ShardControl;
 use lockstep_storage::{LockTable, Mode};
 
 use super::ShardCore;
-use super::donor::Kept;
 use super::join::Join;
+use super::kept::Kept;
 use super::partition::{Backup, Partition};
 
 impl ShardCore {

@@ -18,7 +18,7 @@
 //! * [`redo`]: the redo log, what is durable;
 //! * [`enter`]: views, leases, ticks;
 //! * [`fence`]: proposals, and partitions that get another primary;
-//! * [`join`], [`donor`]: a replica that comes back, and the primary it copies from;
+//! * [`join`], [`donor`], [`kept`]: a replica that comes back, and where it copies from;
 //! * [`answers`]: what is owed once a log position is stable.
 
 mod answers;
@@ -34,6 +34,7 @@ mod execute;
 mod fence;
 mod inspect;
 mod join;
+mod kept;
 mod links;
 mod log;
 mod participate;

@@ -19,9 +19,9 @@ use lockstep_proto::wire::op::OpList;
 use lockstep_storage::{Fragment, LockTable, Tombstones};
 
 use super::answers::Owed;
-use super::donor::Kept;
 use super::evaluate::Staged;
 use super::join::Join;
+use super::kept::Kept;
 use super::read::Blocked;
 
 /// A table's rows in one partition, and what its schema says.
