@@ -176,7 +176,11 @@ impl RestartCore {
                 && forming.whole == whole
         };
         if !self.forming.as_ref().is_some_and(same) {
-            out.mark(if whole { "restart_of_all" } else { "restart_of_a_part" });
+            if whole {
+                out.mark("restart_of_all");
+            } else {
+                out.mark("restart_of_a_part");
+            }
             self.forming = Some(Forming { view, whole, asked: None });
             self.repeat_forming(now, out);
         }

@@ -365,7 +365,11 @@ impl RestartCore {
             return self.recover(goal, view, out);
         }
         if own.is_some() {
-            out.mark(if in_sync { "restart_formed" } else { "join_admitted" });
+            if in_sync {
+                out.mark("restart_formed");
+            } else {
+                out.mark("join_admitted");
+            }
             self.enter(view, out);
         }
     }

@@ -220,11 +220,11 @@ impl ShardCore {
         part.put_undecided(closed, &mut writer);
         part.outcomes.save(closed, |piece| writer.outcomes(piece));
         (kept.begun, kept.end, kept.wanted) = (now, Some(part.end), None);
-        out.mark(if plan.previous.is_some() {
-            "checkpoint_begun"
+        if plan.previous.is_some() {
+            out.mark("checkpoint_begun");
         } else {
-            "full_checkpoint_begun"
-        });
+            out.mark("full_checkpoint_begun");
+        }
         let running = Running {
             partition: p,
             epoch: closed,

@@ -287,7 +287,11 @@ impl ShardCore {
         after: Epoch,
         out: &mut Outputs,
     ) {
-        out.mark(if after == Epoch(0) { "join_full_copy" } else { "join_delta_copy" });
+        if after == Epoch(0) {
+            out.mark("join_full_copy");
+        } else {
+            out.mark("join_delta_copy");
+        }
         let epoch = self.epoch;
         let part = self.part_mut(p);
         let delta = part.begin_anew(at, digest, after == Epoch(0));
