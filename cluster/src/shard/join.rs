@@ -467,6 +467,7 @@ impl ShardCore {
         let Some(standing) = standing.filter(|s| *s != Standing::InSync) else { return };
         let hasty = self.canary == Some(Canary::JoinerVotes);
         let mut stage = JoinStage::CaughtUp;
+        let mut founded = Epoch(0);
         for part in self.parts.iter().flatten() {
             let Some(join) = &part.join else { continue };
             let Some(until) = join.until else { return };
@@ -474,12 +475,20 @@ impl ShardCore {
                 return;
             }
             let kept = self.options.redo.is_none() || self.is_on_disk(part);
+            founded = founded.max(self.checkpointed(part.id).unwrap_or_default());
             if !kept && !hasty {
                 return;
             }
             if part.stable < until && !hasty {
                 stage = JoinStage::Copied;
             }
+        }
+        // This node's files lead to nothing older than these checkpoints: if all power failed, the
+        // others must be able to come as far.
+        if self.options.redo.is_some() && founded > self.redo.durable_everywhere() && !hasty {
+            out.mark("joiner_waits_for_the_disks_of_others");
+            self.redo.want_durable(founded);
+            stage = JoinStage::Copied;
         }
         if standing == Standing::Copying {
             stage = JoinStage::Copied;

@@ -136,6 +136,11 @@ impl Redo {
         self.report.durable
     }
 
+    /// Somebody waits until an epoch is durable.
+    pub(super) fn want_durable(&mut self, epoch: Epoch) {
+        self.report.awaited = self.report.awaited.max(epoch);
+    }
+
     /// Somebody waits until an epoch is closed.
     pub(super) fn need_closed(&mut self, epoch: Epoch) {
         self.report.needed = self.report.needed.max(epoch);
@@ -158,7 +163,8 @@ impl Redo {
         let Some(log) = self.log.as_mut().filter(|_| self.whole) else { return };
         // Of epochs in which nothing happened nothing need be said, but by one who has to show that
         // it has all that the others have.
-        let news = if self.catches_up { closed } else { closed.min(self.pulse.worked) };
+        let wanted = self.pulse.worked.max(self.pulse.awaited);
+        let news = if self.catches_up { closed } else { closed.min(wanted) };
         if news <= log.flushed {
             return;
         }

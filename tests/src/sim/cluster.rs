@@ -72,6 +72,8 @@ pub struct Cluster {
     pub apis: Vec<HostId>,
     /// Clients.
     pub clients: Vec<HostId>,
+    /// How long nodes that come back wait for the others before a part of them starts.
+    pub patience: Duration,
     /// The bug to run with.
     pub canary: Option<Canary>,
 }
@@ -205,6 +207,7 @@ impl Cluster {
             mgmts: vec![],
             apis: vec![],
             clients: vec![],
+            patience: super::revive::PATIENCE,
             canary,
         };
         for id in 1..=cluster.shape.mgmts {
@@ -281,7 +284,11 @@ impl Cluster {
                 shards: self.shape.shards,
                 data_memory: self.view.config.data_memory,
                 wall_offset_ms: 1_700_000_000_000 - offset_ms,
-                redo: Some(LogIdentity { base, ..self.log_identity(member) }),
+                redo: Some(LogIdentity {
+                    base,
+                    generation: view.restart_generation,
+                    ..self.log_identity(member)
+                }),
                 canary: self.canary,
             });
             let core = match &mut restored {

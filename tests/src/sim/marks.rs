@@ -117,15 +117,19 @@ const RETURNS: &[&str] = &[
     "returned_ignored",
 ];
 
+/// Owed where all power fails and comes back.
+const BLACKOUTS: &[&str] = &["restart_formed", "restart_granted", "restart_of_all"];
+
 /// What a profile owes.
 pub fn owed(profile: Profile) -> impl Iterator<Item = &'static str> {
     let (losses, cuts, deaths) = match profile {
         Profile::Calm | Profile::Disk => (false, false, false),
         Profile::Network => (true, true, false),
         Profile::Crash => (true, false, true),
-        Profile::Mixed => (true, true, true),
+        Profile::Mixed | Profile::Hell => (true, true, true),
     };
-    let disks = profile == Profile::Disk;
+    let disks = matches!(profile, Profile::Disk | Profile::Hell);
+    let blackout = profile == Profile::Hell;
     let lists = [
         (true, ALWAYS),
         (losses, LOSSES),
@@ -133,6 +137,7 @@ pub fn owed(profile: Profile) -> impl Iterator<Item = &'static str> {
         (cuts, CUTS),
         (deaths, DEATHS),
         (disks, DISKS),
+        (blackout, BLACKOUTS),
     ];
     lists.into_iter().filter(|(owes, _)| *owes).flat_map(|(_, list)| list).copied()
 }

@@ -7,6 +7,7 @@
 //! says what must hold; [`run`] is one seed; [`scenario`], [`sweep`] and
 //! [`canaries`] are many.
 
+pub mod blackout;
 pub mod canaries;
 pub mod check;
 pub mod cli;

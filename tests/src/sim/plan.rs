@@ -29,6 +29,8 @@ pub enum Profile {
     Mixed,
     /// Disks, and now and then a process or a machine.
     Disk,
+    /// Everything, and at the end all power fails.
+    Hell,
 }
 
 impl Profile {
@@ -43,7 +45,8 @@ impl Profile {
             "crash" => Ok(Self::Crash),
             "mixed" => Ok(Self::Mixed),
             "disk" => Ok(Self::Disk),
-            _ => Err(format!("no profile {name:?}: calm, network, crash, mixed or disk")),
+            "hell" => Ok(Self::Hell),
+            _ => Err(format!("no profile {name:?}: calm, network, crash, mixed, disk or hell")),
         }
     }
 
@@ -56,6 +59,7 @@ impl Profile {
             Self::Crash => "crash",
             Self::Mixed => "mixed",
             Self::Disk => "disk",
+            Self::Hell => "hell",
         }
     }
 }
@@ -98,6 +102,8 @@ pub struct Plan {
     gap_ns: u64,
     /// Whether the cluster may be brought down.
     pub reckless: bool,
+    /// Whether all power fails at the end.
+    pub blackout: bool,
     /// Nodes a fault may have cost, until it is known whether it has.
     doomed: BTreeMap<HostId, u64>,
     /// No second grave fault before this time, so that the first is settled.
@@ -117,11 +123,17 @@ impl Plan {
         let mut rng = rng.fork();
         let gap_ns = *rng.pick(&[100 * MS, 250 * MS, 500 * MS, 1500 * MS]);
         let reckless = profile != Profile::Calm && rng.one_in(12);
+        let blackout = match profile {
+            Profile::Hell => true,
+            Profile::Disk => rng.coin(),
+            Profile::Calm | Profile::Network | Profile::Crash | Profile::Mixed => false,
+        };
         Self {
             profile,
             rng,
             gap_ns,
             reckless,
+            blackout,
             doomed: BTreeMap::new(),
             grave_after: 0,
             silent: Vec::new(),
@@ -173,7 +185,12 @@ impl Plan {
             .collect();
         let a = *self.rng.pick(&all);
         let b = *self.rng.pick(&all);
-        if self.profile == Profile::Disk && self.rng.percent(70) {
+        let disk = match self.profile {
+            Profile::Disk => 70,
+            Profile::Hell => 30,
+            Profile::Calm | Profile::Network | Profile::Crash | Profile::Mixed => 0,
+        };
+        if disk > 0 && self.rng.percent(disk) {
             let nodes: Vec<HostId> =
                 all.into_iter().filter(|host| cluster.nodes.contains(host)).collect();
             return self.draw_disk_trouble(&nodes);
@@ -181,7 +198,7 @@ impl Plan {
         let network = match self.profile {
             Profile::Network => true,
             Profile::Disk | Profile::Crash => self.rng.percent(20),
-            Profile::Mixed | Profile::Calm => self.rng.coin(),
+            Profile::Mixed | Profile::Calm | Profile::Hell => self.rng.coin(),
         };
         if !network {
             return self.draw_burden(world, a);
@@ -277,7 +294,7 @@ impl Plan {
         let network = match self.profile {
             Profile::Network => true,
             Profile::Crash | Profile::Disk => false,
-            Profile::Mixed | Profile::Calm => self.rng.coin(),
+            Profile::Mixed | Profile::Calm | Profile::Hell => self.rng.coin(),
         };
         let fault = if self.rng.percent(40) {
             self.draw_ambush(world, cluster, view, &targets, network)
@@ -306,7 +323,12 @@ impl Plan {
         if !self.may_lose(world, cluster, view, &[victim]) {
             return None;
         }
-        if self.profile == Profile::Disk && self.rng.percent(60) {
+        let disk = match self.profile {
+            Profile::Disk => 60,
+            Profile::Hell => 25,
+            Profile::Calm | Profile::Network | Profile::Crash | Profile::Mixed => 0,
+        };
+        if disk > 0 && self.rng.percent(disk) {
             let stalls = self.rng.one_in(4);
             let length = self.rng.range(5_500 * MS, 8_000 * MS);
             self.doomed.insert(victim, world.now + length + SETTLED_NS);

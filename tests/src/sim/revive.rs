@@ -11,7 +11,7 @@ use lockstep_proto::process::StoredFile;
 use lockstep_proto::recovery::{Goal, Recovery};
 use lockstep_proto::stored::Stored;
 use lockstep_proto::view::{Member, View};
-use lockstep_storage::restore::{Files, Owner};
+use lockstep_storage::restore::{Files, Owner, survey};
 
 use super::cluster::Cluster;
 use super::core::Core;
@@ -20,32 +20,41 @@ use super::host::{HostId, Item, Life, ProcId, Role};
 use super::world::World;
 
 impl World {
-    /// A node that was started again looks at its files. They never let it form a cluster: only
-    /// what is served elsewhere is joined.
+    /// A node that was started again looks at its files.
     pub(super) fn on_recover(&mut self, id: ProcId, wish: &Recovery) {
         let host = self.procs[id.index()].host;
-        let result = match wish.goal {
-            Goal::Survey | Goal::Exactly(_) => Err("nothing is formed anew here".to_owned()),
-            Goal::Rejoin => self.restore(host, wish),
-        };
+        let result = self.restore(host, wish);
         self.deliver(id, Item::Recovered(wish.token, result));
     }
 
     fn restore(&mut self, host: HostId, wish: &Recovery) -> Result<Epoch, String> {
+        self.host_mut(host).restored = None;
         let entry = self.host(host);
         let Some(owner) = &entry.owner else { return Ok(Epoch(0)) };
         let owner = Owner { generations: wish.generations.clone(), ..owner.clone() };
         let files: Files<'_> = entry.disk.files.files().collect();
         if files.is_empty() {
-            return Ok(Epoch(0));
+            return match wish.goal {
+                Goal::Exactly(epoch) if epoch > Epoch(0) => Err("there are no files".to_owned()),
+                Goal::Survey | Goal::Rejoin | Goal::Exactly(_) => Ok(Epoch(0)),
+            };
         }
-        match restore(&owner, &files, None, entry.shards) {
+        let to = match wish.goal {
+            Goal::Survey => {
+                let reach = survey(&owner, &files);
+                return reach.reached.ok_or_else(|| format!("{:?}", reach.faults));
+            }
+            Goal::Rejoin => None,
+            Goal::Exactly(epoch) => Some(epoch),
+        };
+        match restore(&owner, &files, to, entry.shards) {
             Ok(restored) => {
                 let epoch = restored.epoch;
                 self.tally.marks.entry("node_restored").and_modify(|n| *n += 1).or_insert(1);
                 self.host_mut(host).restored = Some(restored);
                 Ok(epoch)
             }
+            Err(faults) if wish.goal != Goal::Rejoin => Err(format!("{faults:?}")),
             Err(faults) if faults.is_empty() => {
                 // Its only life has not come as far as to a log of its own. As in production, the
                 // files are set aside.
@@ -74,8 +83,9 @@ impl World {
     }
 }
 
-/// Longer than any run: a simulated node never forms a cluster without the others.
-const PATIENCE: Duration = Duration::from_secs(3600);
+/// Longer than any run: a part of a cluster never starts without the others, unless all power has
+/// failed.
+pub(super) const PATIENCE: Duration = Duration::from_secs(3600);
 
 impl Cluster {
     /// The newest view on a node's disk.
@@ -118,7 +128,7 @@ impl Cluster {
             member,
             view,
             mgmt: self.mgmt_list(),
-            patience: PATIENCE,
+            patience: self.patience,
             force: false,
             canary: self.canary,
         });

@@ -101,8 +101,8 @@ pub struct Run {
     /// What clients were told.
     pub notes: Rc<RefCell<Notebook>>,
     plan: Plan,
-    watchman: Watchman,
-    rng: Rng,
+    pub(super) watchman: Watchman,
+    pub(super) rng: Rng,
     ddl_number: u32,
     script: Option<Arc<Script>>,
     acts: VecDeque<(u64, Act)>,
@@ -222,6 +222,10 @@ impl Run {
         if self.failed() {
             return false;
         }
+        if self.plan.blackout {
+            self.black_out();
+            return false;
+        }
         self.world.heal();
         self.notes.borrow_mut().phase = Phase::Drain;
         self.world.ambush = None;
@@ -281,7 +285,7 @@ impl Run {
         self.script.as_ref().map_or(self.plan.reckless, |script| script.may_stop)
     }
 
-    fn failed(&self) -> bool {
+    pub(super) fn failed(&self) -> bool {
         !self.world.tally.violations.is_empty()
     }
 
@@ -476,7 +480,7 @@ impl Run {
     }
 
     /// Reads everything once more: the clients' tasks are over, a new one reads.
-    fn finale(&mut self) {
+    pub(super) fn finale(&mut self) {
         self.notes.borrow_mut().phase = Phase::Final;
         let mut members: Vec<_> = match self.cluster.newest_view(&self.world) {
             Some(view) => view.members.iter().map(|member| member.instance.node).collect(),

@@ -1,5 +1,6 @@
 //! What must hold: after every event, at samples, and when a run is over.
 
+pub mod cut;
 pub mod durable;
 pub mod history;
 pub mod replicas;
@@ -128,15 +129,22 @@ pub fn at_end(run: &mut Run) {
     durable::look_at_all(&mut run.world, &run.cluster);
     let mut found = run.notes.borrow().complaints.clone();
     found.extend(history::check(&run.notes.borrow(), true));
-    found.extend(membership(&run.world, &run.cluster));
+    found.extend(at_rest(run));
+    for text in found {
+        run.world.violation(text);
+    }
+}
+
+/// What must hold of the nodes when nothing goes on any more.
+#[must_use]
+pub fn at_rest(run: &mut Run) -> Vec<String> {
+    let mut found = membership(&run.world, &run.cluster);
     let unequal = replicas::at_rest(&run.world, &run.cluster);
     if !unequal.is_empty() {
         found.extend(replicas::differences(&mut run.world, &run.cluster));
     }
     found.extend(unequal);
-    for text in found {
-        run.world.violation(text);
-    }
+    found
 }
 
 /// All members act in one view, and whoever is no member has stopped.
