@@ -65,6 +65,8 @@ pub struct DiskReport {
     /// It has all rows, or the redo to make them: the disk of a node that comes back has not, until
     /// what was copied is on it.
     pub whole: bool,
+    /// The newest of the checkpoints that hold what was copied: its files lead to nothing older.
+    pub founded: Epoch,
 }
 
 impl DiskReport {
@@ -78,6 +80,7 @@ impl DiskReport {
             needed: self.needed.max(other.needed),
             state: self.state.max(other.state),
             whole: self.whole && other.whole,
+            founded: self.founded.max(other.founded),
         }
     }
 }
@@ -99,6 +102,9 @@ pub struct Pulse {
     pub quiet: bool,
     /// Members whose disks are not well.
     pub troubles: Vec<(NodeId, DiskState)>,
+    /// Filled in by a node's control for its own shards: while the node is attached, none of them
+    /// closes an epoch before this one on its disk.
+    pub floor: Epoch,
 }
 
 impl Pulse {
@@ -220,6 +226,7 @@ impl DiskTicker {
             frozen: self.is_frozen(),
             quiet,
             troubles,
+            floor: Epoch(0),
         };
         self.told = pulse.clone();
         pulse
@@ -267,6 +274,14 @@ impl MemberDisks {
         if let Some(known) = self.shards.get_mut(shard) {
             *known = report;
         }
+    }
+
+    /// The first epoch that all of this node's files together can lead to, once what was copied is on
+    /// its disk: each shard has checkpoints of its own.
+    #[must_use]
+    pub fn floor(&self) -> Epoch {
+        let sum = self.report();
+        if sum.whole { sum.founded } else { Epoch(u64::MAX) }
     }
 
     /// Takes a tick's. What is durable stays so, whoever says less.

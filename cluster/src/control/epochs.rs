@@ -91,7 +91,7 @@ impl ControlCore {
         }
         self.disks.learn(pulse);
         let (epoch, closed) = (self.epochs.current(), self.epochs.closed());
-        let pulse = self.disks.pulse().clone();
+        let pulse = Pulse { floor: self.disks.floor(), ..self.disks.pulse().clone() };
         self.tell_shards(&ShardControl::Tick { epoch, closed, pulse }, out);
         self.report_epochs(true, out);
     }

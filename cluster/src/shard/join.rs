@@ -467,7 +467,6 @@ impl ShardCore {
         let Some(standing) = standing.filter(|s| *s != Standing::InSync) else { return };
         let hasty = self.canary == Some(Canary::JoinerVotes);
         let mut stage = JoinStage::CaughtUp;
-        let mut founded = Epoch(0);
         for part in self.parts.iter().flatten() {
             let Some(join) = &part.join else { continue };
             let Some(until) = join.until else { return };
@@ -475,7 +474,6 @@ impl ShardCore {
                 return;
             }
             let kept = self.options.redo.is_none() || self.is_on_disk(part);
-            founded = founded.max(self.checkpointed(part.id).unwrap_or_default());
             if !kept && !hasty {
                 return;
             }
@@ -485,6 +483,7 @@ impl ShardCore {
         }
         // This node's files lead to nothing older than these checkpoints: if all power failed, the
         // others must be able to come as far.
+        let founded = self.founded();
         if self.options.redo.is_some() && founded > self.redo.durable_everywhere() && !hasty {
             out.mark("joiner_waits_for_the_disks_of_others");
             self.redo.want_durable(founded);
@@ -545,6 +544,12 @@ impl ShardCore {
     pub(super) fn is_whole(&self) -> bool {
         let mut joining = self.parts.iter().flatten().filter(|part| part.join.is_some());
         joining.all(|part| part.whole && (self.options.redo.is_none() || self.is_on_disk(part)))
+    }
+
+    /// The newest of the checkpoints that hold what was copied.
+    pub(super) fn founded(&self) -> Epoch {
+        let joining = self.parts.iter().flatten().filter(|part| part.join.is_some());
+        joining.filter_map(|part| self.checkpointed(part.id)).max().unwrap_or_default()
     }
 
     /// The last epoch that can be closed on this disk: everything of it must be in the redo log or

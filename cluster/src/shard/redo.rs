@@ -161,6 +161,9 @@ impl Redo {
     /// Closes what is closed and has not been, and asks for it to become durable, if it is time.
     fn flush(&mut self, now: Instant, closed: Epoch) {
         let Some(log) = self.log.as_mut().filter(|_| self.whole) else { return };
+        if self.catches_up && closed < self.pulse.floor {
+            return;
+        }
         // Of epochs in which nothing happened nothing need be said, but by one who has to show that
         // it has all that the others have.
         let wanted = self.pulse.worked.max(self.pulse.awaited);
@@ -220,6 +223,7 @@ impl ShardCore {
         self.redo.some_full = pulse.has(DiskState::Full, &self.redo.mates);
         self.redo.pulse = pulse;
         self.redo.report.whole = self.is_whole();
+        self.redo.report.founded = self.founded();
         let closed = self.closable();
         self.redo.flush(self.now, closed);
         self.settle_durable(out);
