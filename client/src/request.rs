@@ -88,12 +88,12 @@ async fn carry_out<T>(item: Item, place: Place, read: ReadResult<T>) -> Result<T
             let how = if reads { How::Read(from) } else { How::Commit };
             run(item.table.shared(), items, how).await?
         }
-        Place::Past(from, epoch) => {
+        Place::Past(from, at) => {
             if item.operation.kind != OpKind::Read {
                 let why = "a snapshot cannot be written to";
                 return Err(Error::new(Code::Malformed, why).on_table(item.table.name()));
             }
-            run(item.table.shared(), items, How::ReadAt(from, epoch)).await?
+            run(item.table.shared(), items, How::ReadAt(from, at)).await?
         }
     };
     let (binding, key) = &ran.subjects[0];

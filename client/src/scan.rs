@@ -4,12 +4,12 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use lockstep_proto::error::Code;
-use lockstep_proto::ids::{Epoch, PartitionId};
+use lockstep_proto::ids::PartitionId;
 use lockstep_proto::key::decode_key;
 use lockstep_proto::wire::bytes::Reader;
 
 use crate::client::unexpected;
-use crate::core::{Call, ReadFrom, Reply};
+use crate::core::{Call, Moment, ReadFrom, Reply};
 use crate::error::{Error, Result};
 use crate::row::{Binding, TableRow};
 use crate::table::TableCore;
@@ -26,7 +26,7 @@ pub struct PartitionScan<R> {
     from: ReadFrom,
     rows_max: u32,
     after: Vec<u8>,
-    at: Option<Epoch>,
+    at: Option<Moment>,
     at_end: bool,
     row: PhantomData<fn() -> R>,
 }
@@ -45,7 +45,7 @@ impl<R: TableRow> PartitionScan<R> {
         table: Arc<TableCore>,
         partition: PartitionId,
         from: ReadFrom,
-        at: Option<Epoch>,
+        at: Option<Moment>,
     ) -> Self {
         Self {
             table,

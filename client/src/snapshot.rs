@@ -11,7 +11,7 @@ use lockstep_proto::key::decode_key;
 use tokio::task::JoinSet;
 
 use crate::client::{Client, Shared, unexpected};
-use crate::core::{Call, CallError, ReadFrom, Reply};
+use crate::core::{AtLeast, Call, CallError, Moment, ReadFrom, Reply};
 use crate::error::{Error, Result};
 use crate::row::{Binding, TableRow};
 use crate::scan::read_page;
@@ -23,11 +23,12 @@ const SWEEP_ROWS: u32 = 1000;
 /// All committed rows as of one moment. Made by [`Client::snapshot`]; cheap to clone.
 ///
 /// Older versions of rows are kept for about a second; a snapshot that is older answers with
-/// [`Code::SnapshotTooOld`], unless a scan of it is under way, which keeps what it needs.
+/// [`Code::SnapshotTooOld`], unless a scan of it is under way, which keeps what it needs. So does
+/// one from before a restart of the whole cluster.
 #[derive(Clone)]
 pub struct Snapshot {
     shared: Arc<Shared>,
-    epoch: Epoch,
+    at: Moment,
     from: ReadFrom,
 }
 
@@ -46,12 +47,8 @@ impl Client {
     /// # Errors
     /// As [`Client::snapshot`].
     pub async fn fresh_snapshot(&self) -> Result<Snapshot> {
-        let ask = |partition| Call::OpenSnapshot {
-            partition,
-            from: ReadFrom::Primary,
-            at_least: Some(Epoch(0)),
-            pin: false,
-        };
+        let (from, at_least) = (ReadFrom::Primary, AtLeast::Any);
+        let ask = |partition| Call::OpenSnapshot { partition, from, at_least };
         // The answers raise what this client has seen.
         on_all(&self.0, ask).await?;
         self.snapshot().await
@@ -60,11 +57,11 @@ impl Client {
 
 impl Snapshot {
     async fn open(shared: &Arc<Shared>, from: ReadFrom) -> Result<Self> {
-        let (partition, at_least) = (PartitionId(0), None);
-        let call = Call::OpenSnapshot { partition, from, at_least, pin: false };
+        let (partition, at_least) = (PartitionId(0), AtLeast::Seen);
+        let call = Call::OpenSnapshot { partition, from, at_least };
         match shared.connection.call(call).await? {
             Reply::Snapshot { closed, .. } => {
-                Ok(Self { shared: Arc::clone(shared), epoch: closed, from })
+                Ok(Self { shared: Arc::clone(shared), at: closed, from })
             }
             other => Err(unexpected(&other)),
         }
@@ -73,7 +70,7 @@ impl Snapshot {
     /// The epoch it is of: all commits of that epoch and before, none after.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
-        self.epoch
+        self.at.epoch
     }
 
     /// The same snapshot, read from other replicas than the nearest.
@@ -85,7 +82,7 @@ impl Snapshot {
     /// The table as it is in the snapshot. It can only be read.
     #[must_use]
     pub fn table<R: TableRow>(&self, table: &Table<R>) -> Table<R> {
-        Table::at(Arc::clone(table.core()), Place::Past(self.from, self.epoch))
+        Table::at(Arc::clone(table.core()), Place::Past(self.from, self.at))
     }
 
     /// Lets all replicas that will be asked keep what is needed to read this snapshot, until this
@@ -94,15 +91,15 @@ impl Snapshot {
     /// # Errors
     /// [`Code::SnapshotTooOld`] if some of it is gone already, and those of any read.
     pub async fn hold(&self) -> Result<()> {
-        let (from, at_least) = (self.from, Some(self.epoch));
-        let pin = |partition| Call::OpenSnapshot { partition, from, at_least, pin: true };
+        let (from, at_least) = (self.from, AtLeast::Pinned(self.at));
+        let pin = |partition| Call::OpenSnapshot { partition, from, at_least };
         on_all(&self.shared, pin).await
     }
 }
 
 impl std::fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Snapshot").field("epoch", &self.epoch).finish_non_exhaustive()
+        f.debug_struct("Snapshot").field("at", &self.at).finish_non_exhaustive()
     }
 }
 
@@ -125,7 +122,7 @@ pub struct TableScan<R> {
     table: Arc<TableCore>,
     from: ReadFrom,
     snapshot: Option<Snapshot>,
-    at: Option<Epoch>,
+    at: Option<Moment>,
     binding: Option<Arc<Binding>>,
     partitions: VecDeque<PartitionId>,
     place: u64,
@@ -133,7 +130,7 @@ pub struct TableScan<R> {
 }
 
 impl<R: TableRow> TableScan<R> {
-    pub(crate) fn new(table: Arc<TableCore>, from: ReadFrom, at: Option<Epoch>) -> Self {
+    pub(crate) fn new(table: Arc<TableCore>, from: ReadFrom, at: Option<Moment>) -> Self {
         let partitions = (0..table.shared().partitions).map(PartitionId).collect();
         let row = PhantomData;
         Self { table, from, snapshot: None, at, binding: None, partitions, place: 0, row }
@@ -147,14 +144,14 @@ impl<R: TableRow> TableScan<R> {
     /// [`Code::SnapshotTooOld`] if the replicas do not keep the snapshot any more, and those of any
     /// read.
     pub async fn next_page(&mut self) -> Result<Option<Vec<R>>> {
-        let (epoch, binding) = self.begin().await?;
+        let (at, binding) = self.begin().await?;
         while let Some(partition) = self.partitions.front() {
             let call = Call::Sweep {
                 table: binding.def.id,
                 schema: binding.def.version,
                 partition: *partition,
                 from: self.from,
-                at: epoch,
+                at,
                 place: self.place,
                 rows_max: SWEEP_ROWS,
             };
@@ -191,12 +188,12 @@ impl<R: TableRow> TableScan<R> {
     }
 
     /// The epoch and the table's definition, the same for all pages.
-    async fn begin(&mut self) -> Result<(Epoch, Arc<Binding>)> {
+    async fn begin(&mut self) -> Result<(Moment, Arc<Binding>)> {
         let shared = self.table.shared();
         let snapshot = match (&self.snapshot, self.at) {
             (Some(snapshot), _) => snapshot.clone(),
-            (None, Some(epoch)) => {
-                let held = Snapshot { shared: Arc::clone(shared), epoch, from: self.from };
+            (None, Some(at)) => {
+                let held = Snapshot { shared: Arc::clone(shared), at, from: self.from };
                 held.hold().await?;
                 held
             }
@@ -210,9 +207,9 @@ impl<R: TableRow> TableScan<R> {
             Some(binding) => Arc::clone(binding),
             None => self.table.bound().await?,
         };
-        let epoch = snapshot.epoch;
+        let at = snapshot.at;
         (self.snapshot, self.binding) = (Some(snapshot), Some(Arc::clone(&binding)));
-        Ok((epoch, binding))
+        Ok((at, binding))
     }
 }
 

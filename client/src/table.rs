@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockstep_proto::error::Code;
-use lockstep_proto::ids::{Epoch, PartitionId};
+use lockstep_proto::ids::PartitionId;
 use lockstep_proto::key::encode_key;
 use lockstep_proto::limits::BATCH_OPS_MAX;
 use lockstep_proto::schema::{ColumnDef, TableDef};
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::catalog::results_of;
 use crate::client::Shared;
-use crate::core::{Call, CallError, ReadFrom, ResultList};
+use crate::core::{Call, CallError, Moment, ReadFrom, ResultList};
 use crate::error::{Error, Result};
 use crate::operation::{Operation, Subject, read_result};
 use crate::request::{Delete, Patch, Request, Write};
@@ -54,16 +54,16 @@ pub(crate) enum Place {
     /// In a transaction.
     In(Tx),
     /// As of a closed epoch, read from this replica.
-    Past(ReadFrom, Epoch),
+    Past(ReadFrom, Moment),
 }
 
 impl Place {
     /// Where scans read, and as of when.
-    fn of_scan(&self) -> (ReadFrom, Option<Epoch>) {
+    fn of_scan(&self) -> (ReadFrom, Option<Moment>) {
         match self {
             Self::Alone(from) => (*from, None),
             Self::In(_) => (ReadFrom::Nearest, None),
-            Self::Past(from, epoch) => (*from, Some(*epoch)),
+            Self::Past(from, at) => (*from, Some(*at)),
         }
     }
 }
@@ -91,7 +91,7 @@ pub(crate) enum How {
     /// As committed reads.
     Read(ReadFrom),
     /// As reads as of a closed epoch.
-    ReadAt(ReadFrom, Epoch),
+    ReadAt(ReadFrom, Moment),
 }
 
 /// What operations came to, with what it takes to make rows of it.
@@ -121,7 +121,7 @@ impl<R: TableRow> Table<R> {
         let place = match &self.place {
             Place::Alone(_) => Place::Alone(from),
             Place::In(tx) => Place::In(tx.clone()),
-            Place::Past(_, epoch) => Place::Past(from, *epoch),
+            Place::Past(_, at) => Place::Past(from, *at),
         };
         Self::at(Arc::clone(&self.core), place)
     }
@@ -176,8 +176,8 @@ impl<R: TableRow> Table<R> {
             let ran = match &self.place {
                 Place::Alone(from) => run(&self.core.shared, chunk, How::Read(*from)).await?,
                 Place::In(tx) => tx.run(chunk).await?,
-                Place::Past(from, epoch) => {
-                    run(&self.core.shared, chunk, How::ReadAt(*from, *epoch)).await?
+                Place::Past(from, at) => {
+                    run(&self.core.shared, chunk, How::ReadAt(*from, *at)).await?
                 }
             };
             for ((binding, key), result) in ran.subjects.iter().zip(ran.results.iter()) {

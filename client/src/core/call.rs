@@ -5,7 +5,8 @@ use std::sync::Arc;
 use lockstep_proto::durability::Durability;
 use lockstep_proto::error::{Code, ErrorClass};
 use lockstep_proto::ids::{
-    Epoch, NodeId, PartitionId, SchemaVersion, ShardId, StartOrder, TableId, TxId,
+    Epoch, NodeId, PartitionId, RestartGeneration, SchemaVersion, ShardId, StartOrder, TableId,
+    TxId,
 };
 use lockstep_proto::view::View;
 use lockstep_proto::wire::client::ShardStatus;
@@ -49,6 +50,27 @@ pub enum ReadFrom {
     Node(NodeId),
 }
 
+/// A closed epoch. When the whole cluster restarts, epochs that were closed and not durable are
+/// dropped, and their numbers come again: the number alone does not tell what is to be read.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Moment {
+    /// How often the cluster had been restarted when the epoch was closed.
+    pub generation: RestartGeneration,
+    /// The epoch.
+    pub epoch: Epoch,
+}
+
+/// What a snapshot has to hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AtLeast {
+    /// Nothing in particular.
+    Any,
+    /// All that this client has seen.
+    Seen,
+    /// Everything of this epoch. Older versions are kept for reads at it from then on.
+    Pinned(Moment),
+}
+
 /// One request to the cluster.
 #[derive(Clone, Debug)]
 pub enum Call {
@@ -67,19 +89,16 @@ pub enum Call {
         /// Who answers.
         from: ReadFrom,
         /// As of this closed epoch, all rows at one moment.
-        at: Option<Epoch>,
+        at: Option<Moment>,
     },
-    /// A closed epoch to read at, from the shard that answers for a partition. Answered once
-    /// `at_least` is closed; what this client has seen is of that epoch or an earlier one.
+    /// A closed epoch to read at, from the shard that answers for a partition.
     OpenSnapshot {
         /// Whose shard.
         partition: PartitionId,
         /// Who answers.
         from: ReadFrom,
-        /// `None`: the last epoch this client has seen.
-        at_least: Option<Epoch>,
-        /// Older versions are to be kept there for reads at `at_least`.
-        pin: bool,
+        /// Answered once this is closed.
+        at_least: AtLeast,
     },
     /// Some rows of a partition as of a closed epoch, in no particular order.
     Sweep {
@@ -92,7 +111,7 @@ pub enum Call {
         /// Who answers.
         from: ReadFrom,
         /// As of when.
-        at: Epoch,
+        at: Moment,
         /// Where to go on; 0 for the beginning.
         place: u64,
         /// Rows after which the server is to stop, roughly.
@@ -137,7 +156,7 @@ pub enum Call {
         /// Most rows wanted; the page may be shorter.
         rows_max: u32,
         /// As of this closed epoch.
-        at: Option<Epoch>,
+        at: Option<Moment>,
     },
     /// Asks a node to leave; answered by `Status`.
     Leave {
@@ -199,7 +218,7 @@ pub enum Reply {
     /// `OpenSnapshot`.
     Snapshot {
         /// The highest closed epoch.
-        closed: Epoch,
+        closed: Moment,
         /// The epoch of the shard: what it has acknowledged is of this or an earlier one.
         epoch: Epoch,
     },

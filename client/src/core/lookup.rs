@@ -27,13 +27,12 @@ pub(super) struct Lookup {
 #[derive(Debug)]
 enum What {
     /// Newest committed rows, or those as of an epoch.
-    Rows(OpList, Option<Epoch>),
+    Rows(OpList, Option<Moment>),
     Page(Page),
     Sweep(Sweep),
     Snapshot {
         partition: PartitionId,
-        at_least: Option<Epoch>,
-        pin: bool,
+        at_least: AtLeast,
     },
     /// `leave`: and asks the node to leave; then, whether it is to come back.
     Status {
@@ -51,7 +50,7 @@ pub(super) struct Page {
     pub(super) partition: PartitionId,
     pub(super) after: Vec<u8>,
     pub(super) rows_max: u32,
-    pub(super) at: Option<Epoch>,
+    pub(super) at: Option<Moment>,
 }
 
 /// Some rows of a partition as of an epoch.
@@ -60,7 +59,7 @@ pub(super) struct Sweep {
     pub(super) table: TableId,
     pub(super) schema: SchemaVersion,
     pub(super) partition: PartitionId,
-    pub(super) at: Epoch,
+    pub(super) at: Moment,
     pub(super) place: u64,
     pub(super) rows_max: u32,
 }
@@ -89,7 +88,7 @@ enum Way {
 }
 
 impl Lookup {
-    pub(super) fn rows(ops: OpList, from: ReadFrom, at: Option<Epoch>) -> Result<Self, CallError> {
+    pub(super) fn rows(ops: OpList, from: ReadFrom, at: Option<Moment>) -> Result<Self, CallError> {
         if ops.as_ops().is_empty() || ops.as_ops().iter().any(|op| op.kind.writes()) {
             return Err(CallError::refused(Code::Malformed, "a read takes read operations only"));
         }
@@ -100,13 +99,8 @@ impl Lookup {
         Self::new(What::Sweep(sweep), from)
     }
 
-    pub(super) fn snapshot(
-        partition: PartitionId,
-        from: ReadFrom,
-        at_least: Option<Epoch>,
-        pin: bool,
-    ) -> Self {
-        Self::new(What::Snapshot { partition, at_least, pin }, from)
+    pub(super) fn snapshot(partition: PartitionId, from: ReadFrom, at_least: AtLeast) -> Self {
+        Self::new(What::Snapshot { partition, at_least }, from)
     }
 
     pub(super) fn page(page: Page, from: ReadFrom) -> Self {
@@ -130,6 +124,16 @@ impl Lookup {
             refusal: None,
             phase: Phase::Waiting,
             parent: None,
+        }
+    }
+
+    /// The closed epoch it is of, if it is of one.
+    fn moment(&self) -> Option<Moment> {
+        match &self.what {
+            What::Rows(_, at) | What::Page(Page { at, .. }) => *at,
+            What::Sweep(Sweep { at, .. }) => Some(*at),
+            What::Snapshot { at_least: AtLeast::Pinned(at), .. } => Some(*at),
+            What::Snapshot { .. } | What::Status { .. } => None,
         }
     }
 
@@ -161,7 +165,7 @@ impl Lookup {
                 Message::Read { request, epoch, ops: ops.as_ops() }.encode(buffer);
             }
             What::Rows(ops, Some(at)) => {
-                Message::ReadAt { request, at: *at, ops: ops.as_ops() }.encode(buffer);
+                Message::ReadAt { request, at: at.epoch, ops: ops.as_ops() }.encode(buffer);
             }
             What::Page(Page { table, schema, partition, after, rows_max, at: Some(at) }) => {
                 Message::ScanAt {
@@ -169,7 +173,7 @@ impl Lookup {
                     table: *table,
                     schema: *schema,
                     partition: *partition,
-                    at: *at,
+                    at: at.epoch,
                     rows_max: *rows_max,
                     after,
                 }
@@ -181,15 +185,19 @@ impl Lookup {
                     table: *table,
                     schema: *schema,
                     partition: *partition,
-                    at: *at,
+                    at: at.epoch,
                     place: *place,
                     rows_max: *rows_max,
                 }
                 .encode(buffer);
             }
-            What::Snapshot { at_least, pin, .. } => {
-                let at_least = at_least.unwrap_or(epoch);
-                let message = ClientMessage::OpenSnapshot { request, at_least, pin: *pin };
+            What::Snapshot { at_least, .. } => {
+                let (at_least, pin) = match at_least {
+                    AtLeast::Any => (Epoch(0), false),
+                    AtLeast::Seen => (epoch, false),
+                    AtLeast::Pinned(at) => (at.epoch, true),
+                };
+                let message = ClientMessage::OpenSnapshot { request, at_least, pin };
                 frame_cold(buffer, kind::CLIENT, &message);
             }
             What::Page(page) => Message::Scan {
@@ -254,6 +262,14 @@ impl ClientCore {
     pub(super) fn send_lookup(&mut self, now: Instant, key: Key, out: &mut Outputs) {
         let Some(lookup) = lookup_mut(&mut self.calls, key) else { return };
         lookup.phase = Phase::Waiting;
+        // No node can tell: to be linked with one of a later generation takes a view of it, so
+        // looking here is enough.
+        let generation = self.topology.view().map(|view| view.restart_generation);
+        if lookup.moment().is_some_and(|at| Some(at.generation) < generation) {
+            out.mark("client_snapshot_lost");
+            let why = "the cluster was restarted since";
+            return self.complete(key, Err(CallError::refused(Code::SnapshotTooOld, why)));
+        }
         match lookup.way(&self.topology) {
             Ok(Way::One(link)) => {
                 let Some(buffer) = out.buffer(link) else { return };
@@ -351,6 +367,9 @@ impl ClientCore {
     pub(super) fn on_snapshot(&mut self, request: u64, closed: Epoch, epoch: Epoch) {
         let owed = owed_lookup(&mut self.calls, request);
         if let Some(Lookup { what: What::Snapshot { .. }, .. }) = owed {
+            let generation = self.topology.view().map(|view| view.restart_generation);
+            let generation = generation.unwrap_or_default();
+            let closed = Moment { generation, epoch: closed };
             self.complete(key_of(request), Ok(Reply::Snapshot { closed, epoch }));
         }
     }

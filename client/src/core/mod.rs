@@ -44,7 +44,9 @@ use lockstep_proto::wire::data::{Finish, Message};
 use lockstep_proto::wire::kind;
 use lockstep_proto::wire::op::OpList;
 
-pub use call::{Call, CallError, CallId, Completion, Outcome, ReadFrom, Reply, TxHandle};
+pub use call::{
+    AtLeast, Call, CallError, CallId, Completion, Moment, Outcome, ReadFrom, Reply, TxHandle,
+};
 pub use options::ClientOptions;
 pub use results::ResultList;
 
@@ -227,8 +229,8 @@ impl ClientCore {
                 check_size(&ops)?;
                 Work::Lookup(Lookup::rows(ops, from, at)?)
             }
-            Call::OpenSnapshot { partition, from, at_least, pin } => {
-                Work::Lookup(Lookup::snapshot(partition, from, at_least, pin))
+            Call::OpenSnapshot { partition, from, at_least } => {
+                Work::Lookup(Lookup::snapshot(partition, from, at_least))
             }
             Call::Sweep { table, schema, partition, from, at, place, rows_max } => {
                 let sweep = lookup::Sweep { table, schema, partition, at, place, rows_max };

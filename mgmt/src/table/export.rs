@@ -12,8 +12,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use lockstep_client::Client;
-use lockstep_client::core::{Call, ReadFrom, Reply};
-use lockstep_proto::ids::{Epoch, NodeId, PartitionId};
+use lockstep_client::core::{AtLeast, Call, Moment, ReadFrom, Reply};
+use lockstep_proto::ids::{NodeId, PartitionId};
 use lockstep_proto::row::decode_columns;
 use lockstep_proto::schema::TableDef;
 use lockstep_proto::value::Value;
@@ -156,18 +156,19 @@ async fn open_snapshot(
     client: &Client,
     partitions: &[PartitionId],
     from: ReadFrom,
-) -> CliResult<Epoch> {
-    let mut at: Option<Epoch> = None;
+) -> CliResult<Moment> {
+    let mut at: Option<Moment> = None;
     for partition in partitions {
         // The first tells an epoch; all keep it.
-        for pin in [false, true] {
-            if !pin && at.is_some() {
-                continue;
-            }
-            let call = Call::OpenSnapshot { partition: *partition, from, at_least: at, pin };
+        loop {
+            let at_least = at.map_or(AtLeast::Seen, AtLeast::Pinned);
+            let call = Call::OpenSnapshot { partition: *partition, from, at_least };
             let reply = client.call(call).await.map_err(lockstep_client::Error::from)?;
             if let Reply::Snapshot { closed, .. } = reply {
                 at = at.or(Some(closed));
+            }
+            if matches!(at_least, AtLeast::Pinned(_)) {
+                break;
             }
         }
     }
@@ -225,7 +226,7 @@ struct Cursor {
     def: Arc<TableDef>,
     partition: PartitionId,
     from: ReadFrom,
-    at: Epoch,
+    at: Moment,
     rows: VecDeque<Encoded>,
     coming: Option<JoinHandle<CliResult<Page>>>,
 }
@@ -240,7 +241,7 @@ impl Cursor {
         client: &Client,
         def: &Arc<TableDef>,
         partition: PartitionId,
-        (from, at): (ReadFrom, Epoch),
+        (from, at): (ReadFrom, Moment),
     ) -> Self {
         let (client, def) = (client.clone(), Arc::clone(def));
         let rows = VecDeque::new();

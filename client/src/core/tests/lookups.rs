@@ -2,7 +2,7 @@
 
 use super::rig::*;
 use crate::core::*;
-use lockstep_proto::ids::{NodeId, ShardId};
+use lockstep_proto::ids::{Epoch, Incarnation, NodeId, RestartGeneration, ShardId};
 use lockstep_proto::process::{DialError, Target};
 use lockstep_proto::wire::op::OpResult;
 
@@ -135,4 +135,19 @@ fn a_server_of_another_cluster_is_not_believed() {
     rig.say(1, &ClientMessage::View { view: Box::new(other) });
     assert_eq!(rig.core.view().unwrap().number.0, 1);
     assert!(rig.core.topology.trouble().contains("cluster"));
+}
+
+/// What was closed and not durable is not what will be closed under the same number.
+#[test]
+fn a_snapshot_does_not_outlive_a_restart_of_the_cluster() {
+    let mut rig = Rig::new();
+    let (at, from) = (Some(Moment { epoch: Epoch(7), ..Moment::default() }), ReadFrom::Nearest);
+    let id = rig.submit(Call::Read { ops: reads(&[0]), from, at });
+    rig.sent_one(2);
+    let mut restarted = view(2, &[1, 2]);
+    restarted.restart_generation = RestartGeneration(1);
+    restarted.members.iter_mut().for_each(|m| m.instance.incarnation = Incarnation(2));
+    rig.say(1, &ClientMessage::View { view: Box::new(restarted) });
+    let refused = rig.completed_one(id);
+    assert!(matches!(refused, Err(CallError { code: Code::SnapshotTooOld, .. })));
 }

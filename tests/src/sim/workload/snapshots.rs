@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use lockstep_client::core::{Call, CallError, Completion, ReadFrom, Reply, ResultList};
-use lockstep_proto::ids::{Epoch, PartitionId};
+use lockstep_client::core::{
+    AtLeast, Call, CallError, Completion, Moment, ReadFrom, Reply, ResultList,
+};
+use lockstep_proto::ids::PartitionId;
 use lockstep_proto::wire::op::{OpFlags, OpList, OpResult};
 
 use super::counters::value_of;
@@ -32,7 +34,7 @@ enum Step {
 pub struct SnapshotTask {
     step: Step,
     counted: u64,
-    epoch: Epoch,
+    at: Moment,
     seen: Option<(u64, BTreeMap<u64, i64>)>,
 }
 
@@ -43,7 +45,7 @@ impl SnapshotTask {
         for account in 0..scene.notes.accounts {
             scene.notes.tables.accounts.read(&mut ops, account, OpFlags::default());
         }
-        Next::Call(Call::Read { ops, from, at: Some(self.epoch) })
+        Next::Call(Call::Read { ops, from, at: Some(self.at) })
     }
 
     fn seen(results: &ResultList, scene: &Scene<'_>) -> (u64, BTreeMap<u64, i64>) {
@@ -71,7 +73,7 @@ impl SnapshotTask {
     fn on_first(&mut self, results: &ResultList, scene: &mut Scene<'_>) -> Next {
         let (counter, balances) = Self::seen(results, scene);
         if counter < self.counted {
-            let (epoch, counted) = (self.epoch, self.counted);
+            let (epoch, counted) = (self.at.epoch, self.counted);
             let text =
                 format!("the snapshot of {epoch} counts {counter}, {counted} was seen before");
             scene.notes.complaints.push(text);
@@ -85,7 +87,7 @@ impl SnapshotTask {
     fn on_again(&mut self, results: &ResultList, scene: &mut Scene<'_>) {
         let again = Self::seen(results, scene);
         if self.seen.as_ref().is_some_and(|seen| *seen != again) {
-            let text = format!("two looks at {}: {:?}, then {again:?}", self.epoch, self.seen);
+            let text = format!("two looks at {}: {:?}, then {again:?}", self.at.epoch, self.seen);
             scene.notes.complaints.push(text);
         }
     }
@@ -109,11 +111,12 @@ impl Task for SnapshotTask {
                 self.step = Step::Opening;
                 let partition = PartitionId(0);
                 let from = ReadFrom::Nearest;
-                let call = Call::OpenSnapshot { partition, from, at_least: None, pin: false };
+                let at_least = AtLeast::Seen;
+                let call = Call::OpenSnapshot { partition, from, at_least };
                 Next::Call(call)
             }
             (Ok(Reply::Snapshot { closed, .. }), _) => {
-                self.epoch = *closed;
+                self.at = *closed;
                 self.step = Step::First;
                 self.look(scene, ReadFrom::Nearest)
             }
