@@ -40,6 +40,11 @@ pub struct Owner {
     pub generations: Generations,
     /// This epoch was durable on this disk, as the node has told others; 0 if that is not known.
     pub promised: Epoch,
+    /// The node may have been away and have copied what it had missed, and the cluster may have
+    /// gone back to before that: epochs at which it was copying are none to be restored to. Of a
+    /// member in sync this is known not to be so: it became one when all others were durable up to
+    /// where its own files begin.
+    pub may_have_copied: bool,
 }
 
 impl Owner {
@@ -55,6 +60,7 @@ impl Owner {
             held: held.map(|(p, placement)| (p, placement.local_index)).collect(),
             generations: view.generations(),
             promised: Epoch(0),
+            may_have_copied: false,
         }
     }
 }
@@ -189,6 +195,12 @@ impl<'a> Restoration<'a> {
             reach.torn.clone_from(&survey.torn);
             let Some(reached) = survey.reached else { return Err(Box::new(reach)) };
             let epoch = bound.min(reached);
+            if owner.may_have_copied
+                && let Some(before) = redo.before_gap(&survey, epoch)
+            {
+                bound = before;
+                continue;
+            }
             if sources.iter().any(|source| source.epoch() > epoch) {
                 bound = epoch;
                 continue;

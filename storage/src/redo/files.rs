@@ -172,6 +172,25 @@ impl<'a> RedoFiles<'a> {
         self.judge(self.logs().map(Log::check).collect())
     }
 
+    /// Where to go back to if `epoch` is one at which the logs of a life may have nothing: between
+    /// its base and the first epoch that all its shards have closed. A node that had to copy what
+    /// it had missed has it in no log; its files begin anew with the checkpoints it then made.
+    #[must_use]
+    pub fn before_gap(&self, survey: &Survey, epoch: Epoch) -> Option<Epoch> {
+        let mut rest = &survey.extents[..];
+        let mut before = None;
+        for life in &self.lives {
+            let (own, others) = rest.split_at(life.logs.len());
+            rest = others;
+            let Some(identity) = life.identity else { continue };
+            let first = own.iter().filter_map(|extent| extent.first_closed).max();
+            if first.is_some_and(|first| identity.base < epoch && epoch < first) {
+                before = Some(before.map_or(identity.base, |e: Epoch| e.min(identity.base)));
+            }
+        }
+        before
+    }
+
     /// What the node has, from what was found in the logs, in the order of `logs`.
     ///
     /// # Panics
