@@ -210,7 +210,7 @@ impl ControlCore {
         out.mark("excluded");
         let reason = format!(
             "excluded from view {} of the cluster: the other members did not hear this node; \
-             rejoin comes with a later version",
+             it comes back with what it has on its disk, and copies the rest",
             view.number
         );
         self.end(Exit { code: exit_code::EXCLUDED, reason }, out);

@@ -114,14 +114,15 @@ impl Created {
                 }
                 Err(format!(
                     "cluster {} went on without node {instance} before it was ready (view {}); \
-                     rejoining comes with a later version",
+                     start it again on its directory",
                     view.cluster, view.number
                 ))
             }
             Some(admission) => Err(format!(
                 "node {} of cluster {} was started at {} before, with another directory or an \
-                 earlier content of this one; rejoining comes with a later version: create a new \
-                 cluster, with an empty directory for its management server too",
+                 earlier content of this one, and comes back only with the identity that is \
+                 there: start it on that directory, with --initial if its data is damaged; or \
+                 create a new cluster, with an empty directory for its management server too",
                 admission.node, view.cluster, admission.addr
             )),
             None => Err(format!(
