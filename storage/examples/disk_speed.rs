@@ -90,6 +90,7 @@ fn redo_write(count: u64) -> (Memory, u64) {
         generation: GENERATION,
         shards: 1,
         base: Epoch(0),
+        joined: false,
     };
     let mut memory = Memory::default();
     let mut floor = vec![1; bytes as usize];

@@ -11,6 +11,10 @@
 //! A checkpoint may be on the disk before the redo that leads up to its epoch, and may be of an
 //! epoch that is not to be restored: then an older chain and more of the redo log are taken.
 //!
+//! A node that comes back is copied to, and its log begins in the middle of that: it goes on from
+//! the checkpoints that hold the copy, and from no others. To an epoch before them the node can only
+//! be restored as far as the lives before it led.
+//!
 //! Invariant: what is restored is the state as of one closed epoch, or there are faults that name
 //! file and offset. Nothing is skipped silently.
 
@@ -23,7 +27,7 @@ use lockstep_proto::view::View;
 
 use crate::checkpoint::{self, Chain, CheckpointFile, CheckpointHeader};
 use crate::disk::FileFault;
-use crate::redo::{Coverage, Expected, Extent, Log, RedoFiles, Replay, Survey, Torn};
+use crate::redo::{Coverage, Expected, Extent, JoinedLife, Log, RedoFiles, Replay, Survey, Torn};
 
 /// Whose files they must be, and what is known from elsewhere.
 #[derive(Clone, Debug)]
@@ -40,11 +44,6 @@ pub struct Owner {
     pub generations: Generations,
     /// This epoch was durable on this disk, as the node has told others; 0 if that is not known.
     pub promised: Epoch,
-    /// The node may have been away and have copied what it had missed, and the cluster may have
-    /// gone back to before that: epochs at which it was copying are none to be restored to. Of a
-    /// member in sync this is known not to be so: it became one when all others were durable up to
-    /// where its own files begin.
-    pub may_have_copied: bool,
 }
 
 impl Owner {
@@ -60,7 +59,6 @@ impl Owner {
             held: held.map(|(p, placement)| (p, placement.local_index)).collect(),
             generations: view.generations(),
             promised: Epoch(0),
-            may_have_copied: false,
         }
     }
 }
@@ -99,7 +97,7 @@ impl Files<'_> {
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Reach {
     /// The node can be restored to this epoch, and to any one before it that was durable on all
-    /// nodes. `None` if it cannot be restored at all.
+    /// nodes when it was in sync. `None` if it cannot be restored at all.
     pub reached: Option<Epoch>,
     /// What was durable and is not whole any more. What is reached holds all the same, but the disk
     /// has had more.
@@ -140,6 +138,13 @@ impl Source<'_> {
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.chain.as_ref().map_or(Epoch(0), Chain::epoch)
+    }
+
+    /// Whether records are missing between its checkpoints and the log of a life in which the node
+    /// was copied to: checkpoints of earlier lives know nothing of the copy.
+    fn has_gap(&self, life: &JoinedLife, to: Epoch) -> bool {
+        let made_in = self.chain.as_ref().map(|chain| chain.newest().incarnation);
+        made_in < Some(life.incarnation) && self.epoch() < to.min(life.limit)
     }
 }
 
@@ -194,11 +199,9 @@ impl<'a> Restoration<'a> {
             reach.faults.extend(survey.faults.iter().cloned());
             reach.torn.clone_from(&survey.torn);
             let Some(reached) = survey.reached else { return Err(Box::new(reach)) };
-            let epoch = bound.min(reached);
-            if owner.may_have_copied
-                && let Some(before) = redo.before_gap(&survey, epoch)
-            {
-                bound = before;
+            let epoch = whole_up_to(&sources, &redo, bound.min(reached));
+            if epoch < bound.min(reached) {
+                bound = epoch;
                 continue;
             }
             if sources.iter().any(|source| source.epoch() > epoch) {
@@ -292,6 +295,15 @@ impl<'a> Restoration<'a> {
 /// The greatest common divisor: with as many lanes, a shard of any life belongs to one of them.
 fn divisor(a: u16, b: u16) -> u16 {
     if b == 0 { a } else { divisor(b, a % b) }
+}
+
+/// How far the logs go on from the checkpoints, at most `to`: a life in which the node was copied to
+/// is passed over if the checkpoints that hold the copy are not there, or are of a later epoch.
+fn whole_up_to(sources: &[Source<'_>], redo: &RedoFiles<'_>, to: Epoch) -> Epoch {
+    let gap = redo
+        .joined()
+        .find(|life| life.base < to && sources.iter().any(|source| source.has_gap(life, to)));
+    gap.map_or(to, |life| life.base)
 }
 
 type Opened<'a> = BTreeMap<PartitionId, Vec<CheckpointFile<'a>>>;

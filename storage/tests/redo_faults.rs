@@ -7,7 +7,7 @@ use lockstep_proto::ids::{Epoch, Incarnation, ShardId};
 use lockstep_storage::disk::{DiskError, Fate, SimulatedDisk};
 use lockstep_storage::redo::{RedoFiles, RedoWriter, WriterState};
 use proptest::prelude::*;
-use support::{Draws, borrowed, expected, pump, read_back, record, remove, segments, writer};
+use support::{Draws, expected, pump, read_back, record, remove, segments, writer};
 
 const FATES: [Fate; 4] = [Fate::Nothing, Fate::Everything, Fate::Prefix, Fate::Any];
 
@@ -332,33 +332,4 @@ fn a_name_tells_life_shard_and_segment() {
     let (name, _) = segments(&disk)[0];
     let parts = (name.incarnation, name.shard, name.segment);
     assert_eq!(parts, (Incarnation(7), ShardId(1), 1));
-}
-
-/// A life with base e20 that copied: its shards have closed nothing before e50 and e53.
-#[test]
-fn epochs_that_were_copied_are_in_no_log() {
-    let mut disk = SimulatedDisk::default();
-    let mut live = |life: u32, shard: u16, base: u64, closes: &[u64]| {
-        let mut writer = writer(life, shard, 2, base);
-        for close in closes {
-            writer.push(&record(shard, *close, *close, b"row"));
-            writer.close(Epoch(*close));
-            writer.flush();
-            pump(&mut writer, &mut disk);
-        }
-    };
-    live(1, 0, 0, &[1, 2, 20]);
-    live(1, 1, 0, &[1, 20]);
-    live(2, 0, 20, &[50, 60]);
-    live(2, 1, 20, &[53, 60]);
-    let files = segments(&disk);
-    let redo = RedoFiles::open(expected(0), borrowed(&files));
-    let survey = redo.survey();
-    assert_eq!(survey.reached, Some(Epoch(60)));
-    let before = |epoch: u64| redo.before_gap(&survey, Epoch(epoch));
-    assert_eq!(before(60), None);
-    assert_eq!(before(53), None, "what it began with is closed in both shards");
-    assert_eq!(before(52), Some(Epoch(20)));
-    assert_eq!(before(21), Some(Epoch(20)));
-    assert_eq!(before(20), None, "where it began");
 }

@@ -227,6 +227,12 @@ impl View {
         Generations::new(self.restart_generation, self.cuts.clone())
     }
 
+    /// Whether a node that begins a life under this view is copied to before it is in sync.
+    #[must_use]
+    pub fn joins(&self, node: NodeId) -> bool {
+        self.member(node).is_none_or(|member| member.standing != Standing::InSync)
+    }
+
     /// The members in sync.
     pub fn in_sync(&self) -> impl Iterator<Item = &Member> {
         self.members.iter().filter(|member| member.standing == Standing::InSync)

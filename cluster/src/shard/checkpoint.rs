@@ -161,6 +161,15 @@ impl Kept {
 }
 
 impl ShardCore {
+    /// A partition is copied to once more in this life: the log does not go on from checkpoints of
+    /// the copy before.
+    pub(super) fn drop_checkpoints_of_copy(&mut self, p: PartitionId) {
+        let incarnation = self.me.instance.incarnation;
+        let Some(kept) = self.checkpoints.kept.get_mut(&p) else { return };
+        let gone = kept.files.extract_if(.., |file| file.incarnation == incarnation);
+        self.checkpoints.gone.extend(gone.map(|file| FileName::Checkpoint(file.name)));
+    }
+
     /// Asks for a checkpoint of a partition as of `epoch` or later, soon.
     pub(super) fn want_checkpoint(&mut self, p: PartitionId, epoch: Epoch) {
         self.checkpoints.kept.entry(p).or_default().wanted = Some(epoch);

@@ -292,6 +292,7 @@ impl ShardCore {
         } else {
             out.mark("join_delta_copy");
         }
+        self.drop_checkpoints_of_copy(p);
         let epoch = self.epoch;
         let part = self.part_mut(p);
         let delta = part.begin_anew(at, digest, after == Epoch(0));

@@ -215,6 +215,7 @@ impl Net {
                     generation: view.restart_generation,
                     shards: 1,
                     base: restored.epoch(),
+                    joined: false,
                 }),
                 canary: None,
             };

@@ -104,7 +104,6 @@ fn owner() -> Owner {
         held: vec![(PartitionId(0), 0)],
         generations: Generations::new(RestartGeneration(0), Vec::new()),
         promised: Epoch(0),
-        may_have_copied: false,
     }
 }
 
@@ -220,6 +219,7 @@ fn write_redo(memory: &mut Memory, records: u64) {
         generation: RestartGeneration(0),
         shards: 1,
         base: Epoch(0),
+        joined: false,
     };
     let mut writer = RedoWriter::new(identity, Incarnation(1), ShardId(0));
     for seq in 1..=records {

@@ -202,6 +202,7 @@ fn shards(
         generation: view.restart_generation,
         shards: count,
         base: restored.as_ref().map_or(Epoch(0), |restored| restored.epoch),
+        joined: view.joins(identity.instance.node),
     };
     let shard = |shard: u16| {
         let core = ShardCore::new(ShardOptions {

@@ -70,9 +70,7 @@ impl Recoverer for FileRecoverer {
                 Goal::Survey | Goal::Rejoin | Goal::Exactly(_) => Ok(Epoch(0)),
             };
         }
-        let may_have_copied = wish.goal == Goal::Rejoin;
-        let generations = wish.generations.clone();
-        let owner = Owner { generations, may_have_copied, ..self.owner.clone() };
+        let owner = Owner { generations: wish.generations.clone(), ..self.owner.clone() };
         let to = match wish.goal {
             Goal::Survey => {
                 let reach = survey(&owner, &files);

@@ -111,6 +111,17 @@ pub struct LifeLogs<'s, 'a> {
     pub logs: Vec<(&'s Log<'a>, &'s Extent)>,
 }
 
+/// A life in which the node was copied to. Its log goes on from the checkpoints made in it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct JoinedLife {
+    /// Which.
+    pub incarnation: Incarnation,
+    /// What earlier lives wrote leads up to here.
+    pub base: Epoch,
+    /// Up to where its log counts.
+    pub limit: Epoch,
+}
+
 /// What a node has on its disk.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Survey {
@@ -172,25 +183,6 @@ impl<'a> RedoFiles<'a> {
         self.judge(self.logs().map(Log::check).collect())
     }
 
-    /// Where to go back to if `epoch` is one at which the logs of a life may have nothing: between
-    /// its base and the first epoch that all its shards have closed. A node that had to copy what
-    /// it had missed has it in no log; its files begin anew with the checkpoints it then made.
-    #[must_use]
-    pub fn before_gap(&self, survey: &Survey, epoch: Epoch) -> Option<Epoch> {
-        let mut rest = &survey.extents[..];
-        let mut before = None;
-        for life in &self.lives {
-            let (own, others) = rest.split_at(life.logs.len());
-            rest = others;
-            let Some(identity) = life.identity else { continue };
-            let first = own.iter().filter_map(|extent| extent.first_closed).max();
-            if first.is_some_and(|first| identity.base < epoch && epoch < first) {
-                before = Some(before.map_or(identity.base, |e: Epoch| e.min(identity.base)));
-            }
-        }
-        before
-    }
-
     /// What the node has, from what was found in the logs, in the order of `logs`.
     ///
     /// # Panics
@@ -239,6 +231,16 @@ impl<'a> RedoFiles<'a> {
         all.filter(|(life, _)| self.contributes(life)).filter_map(|(life, own)| {
             let shards = life.identity?.shards;
             Some(LifeLogs { shards, logs: life.logs.values().zip(own).collect() })
+        })
+    }
+
+    /// The lives in which the node was copied to and whose logs may have to be replayed.
+    pub fn joined(&self) -> impl Iterator<Item = JoinedLife> {
+        let joined = |life: &&Life<'a>| life.identity.is_some_and(|identity| identity.joined);
+        let lives = self.lives.iter().filter(joined).filter(|life| self.contributes(life));
+        lives.filter_map(|life| {
+            let (incarnation, base) = (life.incarnation, life.identity?.base);
+            Some(JoinedLife { incarnation, base, limit: life.limit })
         })
     }
 

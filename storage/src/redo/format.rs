@@ -25,6 +25,8 @@ pub(super) const HEADER_BYTES: usize = 96;
 pub(super) const GROUP_HEADER_BYTES: usize = 56;
 /// Groups begin at multiples of this.
 pub(super) const GROUP_ALIGN: usize = 8;
+/// In the flags of a segment's header: see [`LogIdentity::joined`].
+const JOINED: u16 = 1;
 /// Bytes before a record: its length.
 pub(super) const FRAME_BYTES: usize = 4;
 
@@ -41,6 +43,9 @@ pub struct LogIdentity {
     pub shards: u16,
     /// What earlier lives wrote counts up to this epoch, and everything up to it is on this disk.
     pub base: Epoch,
+    /// The node came back and was copied to: what lies between `base` and the checkpoints made in
+    /// this life is in no log.
+    pub joined: bool,
 }
 
 /// The header of a segment.
@@ -109,7 +114,7 @@ impl SegmentHeader {
         out.put_u16_le(self.identity.shards);
         out.put_u128_le(self.identity.cluster.0);
         out.put_u16_le(self.identity.node.0);
-        out.put_u16_le(0);
+        out.put_u16_le(if self.identity.joined { JOINED } else { 0 });
         out.put_u32_le(self.name.incarnation.0);
         out.put_u32_le(self.identity.generation.0);
         out.put_u32_le(0);
@@ -149,13 +154,13 @@ impl SegmentHeader {
         let shards = r.u16()?;
         let cluster = ClusterId(u128::from(r.u64()?) | u128::from(r.u64()?) << 64);
         let node = r.node()?;
-        r.u16()?;
+        let joined = r.u16()? & JOINED != 0;
         let incarnation = lockstep_proto::ids::Incarnation(r.u32()?);
         let generation = RestartGeneration(r.u32()?);
         r.u32()?;
         let name = SegmentName { incarnation, shard, segment: r.u64()? };
         let group_first = r.u64()?;
-        let identity = LogIdentity { cluster, node, generation, shards, base: r.epoch()? };
+        let identity = LogIdentity { cluster, node, generation, shards, base: r.epoch()?, joined };
         let closed_before = r.epoch()?;
         let epoch_max_before = r.epoch()?;
         Ok(Self { identity, name, group_first, closed_before, epoch_max_before })

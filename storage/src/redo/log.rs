@@ -32,8 +32,6 @@ pub struct Log<'a> {
 pub struct Extent {
     /// Everything up to this epoch is whole.
     pub(super) reached: Epoch,
-    /// The first epoch above the base that it is known to have closed.
-    pub(super) first_closed: Option<Epoch>,
     /// Where each segment's whole part ends.
     pub(super) ends: Vec<usize>,
     /// The highest epoch of a record up to the end of each segment.
@@ -75,7 +73,6 @@ impl<'a> Log<'a> {
             match self.check_segment(at, segment, before) {
                 Ok(end) => {
                     extent.reached = end.closed;
-                    extent.first_closed = extent.first_closed.or(end.first_closed);
                     extent.ends.push(end.bytes);
                     extent.epochs.push(end.epoch_max);
                     if let Some(what) = end.bad {

@@ -31,7 +31,7 @@ mod replay;
 mod segment;
 mod writer;
 
-pub use files::{Coverage, Expected, LifeLogs, RedoFiles, Survey, Torn};
+pub use files::{Coverage, Expected, JoinedLife, LifeLogs, RedoFiles, Survey, Torn};
 pub use format::LogIdentity;
 pub use log::{Extent, Log};
 pub use replay::{Redone, Replay};

@@ -32,8 +32,6 @@ pub(super) struct End {
     pub(super) group: u64,
     /// The last mark.
     pub(super) closed: Epoch,
-    /// The first mark in it that is above the base of the life.
-    pub(super) first_closed: Option<Epoch>,
     /// The highest epoch of a record.
     pub(super) epoch_max: Epoch,
     /// Why what follows is no group; `None` if nothing follows.
@@ -52,13 +50,10 @@ impl<'a> Segment<'a> {
 
     /// Checks group after group, up to the first that is not whole or not the next.
     pub(super) fn check(&self, header: &SegmentHeader) -> End {
-        let base = header.identity.base;
-        let above = |closed: Epoch| (closed > base).then_some(closed);
         let mut end = End {
             bytes: HEADER_BYTES,
             group: header.group_first,
             closed: header.closed_before,
-            first_closed: above(header.closed_before),
             epoch_max: header.epoch_max_before,
             bad: None,
         };
@@ -75,7 +70,6 @@ impl<'a> Segment<'a> {
             end.bytes = groups.at;
             end.group += 1;
             end.closed = header.closed;
-            end.first_closed = end.first_closed.or(above(header.closed));
             end.epoch_max = end.epoch_max.max(header.epoch_max);
         }
         if self.bytes[end.bytes..].iter().any(|byte| *byte != 0) {

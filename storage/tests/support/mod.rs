@@ -44,7 +44,14 @@ pub fn record(shard: u16, seq: u64, epoch: u64, value: &[u8]) -> Box<[u8]> {
 
 pub fn identity(shards: u16, base: u64) -> LogIdentity {
     let generation = RestartGeneration(1);
-    LogIdentity { cluster: CLUSTER, node: NODE, generation, shards, base: Epoch(base) }
+    LogIdentity {
+        cluster: CLUSTER,
+        node: NODE,
+        generation,
+        shards,
+        base: Epoch(base),
+        joined: false,
+    }
 }
 
 pub fn expected(covered: u64) -> Expected {

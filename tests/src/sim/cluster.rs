@@ -287,6 +287,7 @@ impl Cluster {
                 redo: Some(LogIdentity {
                     base,
                     generation: view.restart_generation,
+                    joined: view.joins(member.instance.node),
                     ..self.log_identity(member)
                 }),
                 canary: self.canary,
@@ -318,6 +319,7 @@ impl Cluster {
             generation: self.view.restart_generation,
             shards: self.shape.shards,
             base: Epoch(0),
+            joined: false,
         }
     }
 

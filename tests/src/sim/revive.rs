@@ -31,9 +31,7 @@ impl World {
         self.host_mut(host).restored = None;
         let entry = self.host(host);
         let Some(owner) = &entry.owner else { return Ok(Epoch(0)) };
-        let may_have_copied = wish.goal == Goal::Rejoin;
-        let owner =
-            Owner { generations: wish.generations.clone(), may_have_copied, ..owner.clone() };
+        let owner = Owner { generations: wish.generations.clone(), ..owner.clone() };
         let files: Files<'_> = entry.disk.files.files().collect();
         if files.is_empty() {
             return match wish.goal {
