@@ -74,7 +74,7 @@ impl Partition {
         delta
     }
 
-    fn apply_writes(&mut self, writes: Writes<'_>, epoch: Epoch, seq: Seq) -> i64 {
+    pub(super) fn apply_writes(&mut self, writes: Writes<'_>, epoch: Epoch, seq: Seq) -> i64 {
         writes.iter().map(|write| self.apply_write(&write, epoch, seq)).sum()
     }
 
@@ -97,11 +97,11 @@ impl Partition {
     }
 
     /// A transaction is decided in `epoch`: its `Prepare` may be wanted once more, by a checkpoint
-    /// as of an earlier one.
-    fn keep_decided(&mut self, prepared: PreparedTx, epoch: Epoch) {
-        if prepared.epoch < epoch {
+    /// as of an earlier one, or by a copy that must know what is not stable.
+    fn keep_decided(&mut self, prepared: PreparedTx, (epoch, seq): (Epoch, Seq)) {
+        if prepared.epoch < epoch || self.keeps() {
             let (prepared, record) = (prepared.epoch, prepared.record);
-            self.decided.push_back(DecidedTx { prepared, epoch, record });
+            self.decided.push_back(DecidedTx { prepared, epoch, seq, record });
         }
     }
 
@@ -203,7 +203,7 @@ impl ShardCore {
         let delta = part.apply_writes(prepared.writes(), header.epoch, header.seq);
         let outcome = Outcome::Committed(header.epoch);
         let agrees = part.outcomes.record(header.tx, outcome, header.low, closed);
-        part.keep_decided(prepared, header.epoch);
+        part.keep_decided(prepared, (header.epoch, header.seq));
         self.data_bytes += delta;
         if !agrees {
             self.broken(format!("{p}: {} committed and aborted", header.tx), out);
@@ -222,7 +222,7 @@ impl ShardCore {
         let closed = self.closed;
         let part = self.part_mut(p);
         if let Some(prepared) = part.take_prepared(header.tx) {
-            part.keep_decided(prepared, header.epoch);
+            part.keep_decided(prepared, (header.epoch, header.seq));
         }
         if !part.outcomes.record(header.tx, Outcome::Aborted, header.low, closed) {
             self.broken(format!("{p}: {} aborted and committed", header.tx), out);

@@ -16,17 +16,16 @@ use std::time::Duration;
 
 use lockstep_proto::canary::Canary;
 use lockstep_proto::ids::{Epoch, PartitionId, Seq, ShardAddr, TableId};
-use lockstep_proto::placement::key_hash;
 use lockstep_proto::process::{LinkId, Outputs};
 use lockstep_proto::schema::CATALOG;
 use lockstep_proto::time::Instant;
 use lockstep_proto::wire::data::Message;
-use lockstep_proto::wire::join::{CopiedRow, Holding, JoinMessage, Piece};
+use lockstep_proto::wire::join::{Holding, JoinMessage, Piece};
 use lockstep_proto::wire::shard_control::ShardControl;
 use lockstep_storage::Position;
 
 use super::ShardCore;
-use super::partition::{Partition, row_tag};
+use super::copied::Step;
 
 /// Bytes of rows in one piece, about.
 const PIECE_BYTES: usize = 32 << 10;
@@ -458,8 +457,11 @@ impl ShardCore {
                 break;
             }
             budget.steps -= 1;
-            let next = part.copy_deleted(copy.after, from, &mut bytes);
-            copy.at = next.map_or(Cursor::Rows(0, FIRST), Cursor::Deleted);
+            copy.at = match part.copy_deleted(copy.after, from, &mut bytes) {
+                Step::Further(next) => Cursor::Deleted(next),
+                Step::Over => Cursor::Rows(0, FIRST),
+                Step::Wait => break,
+            };
         }
         while let Cursor::Rows(at, position) = copy.at {
             if bytes.len() >= PIECE_BYTES || budget.steps == 0 {
@@ -501,68 +503,5 @@ struct Budget {
 impl Budget {
     fn is_spent(&self) -> bool {
         self.pieces == 0 || self.steps == 0
-    }
-}
-
-/// What came of one step of a scan.
-enum Step {
-    Further(Position),
-    Over,
-    /// Something must become stable first.
-    Wait,
-}
-
-impl Partition {
-    /// From which epoch on a joiner restored to `recovered` is told what changed; 0 if what was
-    /// deleted since is not known, and it gets everything.
-    fn changes_known_since(&self, recovered: Epoch) -> Epoch {
-        if self.deletes.known_since() <= recovered { recovered } else { Epoch(0) }
-    }
-
-    /// Takes the next row deleted after an epoch and not there again; returns where the next step
-    /// begins.
-    fn copy_deleted(&self, after: Epoch, from: u64, bytes: &mut Vec<u8>) -> Option<u64> {
-        let (number, gone) = self.deletes.next(from)?;
-        let hash = key_hash(&gone.key);
-        let newest = self.unstable_at(row_tag(gone.table, hash));
-        if gone.epoch > after
-            // Else the delete, or what followed it, is in the stream.
-            && newest <= self.stable
-            && let Some(table) = self.tables.get(&gone.table)
-            && table.rows.get(hash, &gone.key).is_none()
-        {
-            let (epoch, key) = (gone.epoch, &gone.key);
-            CopiedRow { table: gone.table, epoch, key, value: None }.write(bytes);
-        }
-        Some(number + 1)
-    }
-
-    /// Takes some rows written after an epoch, where the newest version is stable.
-    fn copy_step(
-        &mut self,
-        id: TableId,
-        after: Epoch,
-        from: Position,
-        bytes: &mut Vec<u8>,
-    ) -> Step {
-        let (stable, unstable) = (self.stable, &self.unstable);
-        let Some(table) = self.tables.get_mut(&id) else { return Step::Over };
-        let before = bytes.len();
-        let mut wait = false;
-        let next = table.rows.scan(Epoch(u64::MAX), from, |hash, row| {
-            let newest = unstable.get(&row_tag(id, hash)).copied().unwrap_or(Seq(0));
-            if newest > stable {
-                // In the stream; but a table's rows are not understood without its definition.
-                wait |= id == CATALOG;
-            } else if row.epoch() > after {
-                let value = Some(row.value());
-                CopiedRow { table: id, epoch: row.epoch(), key: row.key(), value }.write(bytes);
-            }
-        });
-        if wait {
-            bytes.truncate(before);
-            return Step::Wait;
-        }
-        next.map_or(Step::Over, Step::Further)
     }
 }

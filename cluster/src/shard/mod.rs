@@ -18,7 +18,8 @@
 //! * [`redo`]: the redo log, what is durable;
 //! * [`enter`]: views, leases, ticks;
 //! * [`fence`]: proposals, and partitions that get another primary;
-//! * [`join`], [`donor`], [`kept`]: a replica that comes back, and where it copies from;
+//! * [`join`], [`donor`], [`copied`], [`kept`]: a replica that comes back, and where it copies
+//!   from;
 //! * [`answers`]: what is owed once a log position is stable.
 
 mod answers;
@@ -26,6 +27,7 @@ mod apply;
 mod checkpoint;
 mod client;
 mod coordinate;
+mod copied;
 mod decide;
 mod donor;
 mod enter;

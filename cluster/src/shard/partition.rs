@@ -83,12 +83,14 @@ pub(super) struct PreparedTx {
     pub(super) record: Box<[u8]>,
 }
 
-/// A transaction that was prepared in an earlier epoch than it was decided in.
+/// A decided transaction whose `Prepare` may be wanted once more.
 pub(super) struct DecidedTx {
     /// When it was prepared here.
     pub(super) prepared: Epoch,
     /// When it was decided.
     pub(super) epoch: Epoch,
+    /// Where its decision is in the log: they are in this order.
+    pub(super) seq: Seq,
     /// The `Prepare`.
     pub(super) record: Box<[u8]>,
 }
@@ -126,7 +128,8 @@ pub(super) struct Partition {
     pub(super) prepared_rows: BTreeSet<(u64, TxId)>,
     pub(super) outcomes: Outcomes,
     /// Prepared transactions decided in an epoch that may not be closed yet: as of an earlier one
-    /// they are undecided.
+    /// they are undecided. While a joiner follows also those decided in the epoch of their
+    /// `Prepare`: what they have written may not be stable.
     pub(super) decided: VecDeque<DecidedTx>,
     /// Rows deleted lately.
     pub(super) deletes: Tombstones,
