@@ -15,6 +15,7 @@ use lockstep_proto::ids::{
     TxId, ViewNumber,
 };
 use lockstep_proto::key::decode_key;
+use lockstep_proto::outcomes::{Outcome, Outcomes};
 use lockstep_proto::record::{Header, Record, RecordBuilder, RecordKind, RowWrite};
 use lockstep_proto::row::{check_row, decode_row};
 use lockstep_proto::schema::{ColumnDef, TableDef, check_catalog_row};
@@ -29,6 +30,7 @@ use lockstep_proto::wire::data::{
     Execute, Finish, Forward, Message, Partitions, Vote, partitions_to_bytes, put_log_ends,
 };
 use lockstep_proto::wire::hello::{Hello, MAGIC, Speaker, WIRE_VERSION, Wanted, Welcome};
+use lockstep_proto::wire::join::{CopiedRow, Holding, JoinMessage, LogPlace, Piece, copied_rows};
 use lockstep_proto::wire::op::{Op, OpFlags, OpKind, OpList, OpResult};
 use lockstep_proto::wire::shard_control::ShardControl;
 use proptest::prelude::*;
@@ -84,6 +86,9 @@ fn decode_all(bytes: &[u8]) {
     let _ = black_box(StoredRegister::from_file(bytes));
     let _ = black_box(TableDef::decode(bytes));
     let _ = black_box(check_catalog_row(bytes, bytes));
+    let _ = black_box(JoinMessage::parse(bytes));
+    let _ = black_box(copied_rows(bytes).count());
+    let _ = black_box(Outcomes::default().load(bytes));
     let table = table();
     let _ = black_box(decode_key(&table, bytes));
     let _ = black_box(decode_row(&table, bytes));
@@ -220,6 +225,29 @@ fn resealed(mut record: Vec<u8>) -> Vec<u8> {
     record
 }
 
+/// What a joiner and its primary say, and what is in it.
+fn join_samples() -> Vec<Vec<u8>> {
+    let (partition, row) = (PartitionId(3), b"value".as_slice());
+    let mut rows = Vec::new();
+    for value in [Some(row), None] {
+        CopiedRow { table: TableId(1), epoch: Epoch(7), key: b"key", value }.write(&mut rows);
+    }
+    let mut outcomes = Outcomes::default();
+    for sequence in 1..4 {
+        let tx = TxId { sequence, expiry: Epoch(100), ..TxId::default() };
+        outcomes.record(tx, Outcome::Committed(Epoch(sequence)), 0, Epoch(0));
+    }
+    let mut saved = Vec::new();
+    outcomes.save(Epoch(9), |piece| saved.push(piece.to_vec()));
+    let log = LogPlace { applied: Seq(4), runs: vec![(ViewNumber(1), Seq(6))] };
+    let holding = Holding::Copying { copy: 1, pieces: 2, log };
+    let here = JoinMessage::Here { partition, recovered: Epoch(5), holding };
+    let piece = |piece| JoinMessage::Piece { partition, copy: 1, stable: Seq(5), piece };
+    let closed = JoinMessage::Closed { epoch: Epoch(8), ends: vec![(partition, Seq(6))] };
+    let messages = [here, piece(Piece::Rows(rows.clone())), closed];
+    messages.iter().map(encode).chain(saved).chain([rows]).collect()
+}
+
 /// Bodies of cold messages and files.
 fn cold_samples() -> Vec<Vec<u8>> {
     let view = view();
@@ -330,6 +358,10 @@ fn the_samples_are_what_decoders_accept() {
         assert!(Message::decode(&sample).is_ok(), "{sample:?}");
     }
     assert!(Record::decode(&record()).and_then(|record| record.prepare()).is_ok());
+    let joins = join_samples();
+    assert!(joins[..3].iter().all(|sample| JoinMessage::parse(sample).is_ok()));
+    assert!(Outcomes::default().load(&joins[3]).is_ok());
+    assert!(copied_rows(&joins[4]).all(|row| row.is_ok()));
     let cold = cold_samples();
     assert!(decode::<ClientMessage>(&cold[0]).is_ok());
     assert!(ControlMessage::parse(&cold[2]).is_ok());
@@ -359,6 +391,12 @@ proptest! {
         let record = bent(record().into_vec(), &bends);
         is_harmless(&record)?;
         is_harmless(&resealed(record))?;
+    }
+
+    #[test]
+    fn bent_joins_are_harmless(at in any::<prop::sample::Index>(), bends in bends()) {
+        let samples = join_samples();
+        is_harmless(&bent(samples[at.index(samples.len())].clone(), &bends))?;
     }
 
     #[test]

@@ -190,11 +190,12 @@ impl<'a> CheckpointFile<'a> {
         })
     }
 
-    /// How many rows of a table there are, deleted ones among them.
+    /// How many rows of a table there are, deleted ones among them: never more than would fit their
+    /// blocks, whatever the index says.
     #[must_use]
     pub fn rows_of(&self, table: TableId) -> usize {
         let own = entries(self.index).filter(|entry| entry.table == table.0);
-        own.map(|entry| entry.items as usize).sum()
+        own.map(|entry| (entry.items as usize).min(entry.bytes as usize / ROW_HEADER_BYTES)).sum()
     }
 
     /// Whether the blocks fill the file from the header to the index, without gap or overlap.
