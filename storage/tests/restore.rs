@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that meets an error must fail")]
 
-#[allow(dead_code, reason = "shared with other tests")]
 mod support;
 
 use lockstep_proto::disk::{CheckpointName, FileName};

@@ -1,9 +1,9 @@
 //! Which rows of a partition go into a piece of a copy: those whose newest version is stable. The
 //! records of the others are in the stream that the joiner follows.
 //!
-//! The side table of unstable rows knows them by a tag of 64 bits. A row of the same tag as another,
-//! unstable one must not be taken for it, or the copy lacks it: what the tag leaves open is looked
-//! up in the records themselves.
+//! The side table of unstable rows knows them by a tag of 64 bits. A row of the same tag as another
+//! that is unstable must not be taken for it, or the copy lacks it: what the tag leaves open is
+//! looked up in the records themselves.
 
 use std::collections::VecDeque;
 
