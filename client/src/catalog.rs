@@ -24,7 +24,7 @@ use lockstep_proto::wire::op::{Op, OpFlags, OpKind, OpList, OpResult};
 use parking_lot::RwLock;
 
 use crate::client::{Client, Shared, unexpected};
-use crate::core::{Call, CallError, Outcome, ReadFrom, Reply, ResultList, TxHandle};
+use crate::core::{Call, CallError, Moment, Outcome, ReadFrom, Reply, ResultList, TxHandle};
 use crate::error::{Error, Result};
 use crate::record::Record;
 use crate::scan::{RawPage, read_page};
@@ -187,29 +187,7 @@ impl Client {
     /// # Errors
     /// Those of any read.
     pub async fn tables(&self) -> Result<Vec<Arc<TableDef>>> {
-        let mut tables = Vec::new();
-        let mut after = Vec::new();
-        loop {
-            let call = Call::Scan {
-                table: CATALOG,
-                schema: catalog_def().version,
-                partition: COUNTER_PARTITION,
-                from: ReadFrom::Nearest,
-                after,
-                rows_max: LIST_PAGE_ROWS,
-                at: None,
-            };
-            let page = RawPage::of(self.call(call).await?)?;
-            after = page.last_key().to_vec();
-            for (key, row) in read_page(&page.rows) {
-                if key != CATALOG_COUNTER.as_bytes() {
-                    tables.push(Arc::new(def_in(row)?));
-                }
-            }
-            if !page.more {
-                return Ok(tables);
-            }
-        }
+        self.0.list(ReadFrom::Nearest, None).await
     }
 
     /// The definition of a table, from the cluster.
@@ -222,6 +200,37 @@ impl Client {
 }
 
 impl Shared {
+    /// The definitions of all tables, now or as of a closed epoch.
+    pub(crate) async fn list(
+        &self,
+        from: ReadFrom,
+        at: Option<Moment>,
+    ) -> Result<Vec<Arc<TableDef>>> {
+        let mut tables = Vec::new();
+        let mut after = Vec::new();
+        loop {
+            let call = Call::Scan {
+                table: CATALOG,
+                schema: catalog_def().version,
+                partition: COUNTER_PARTITION,
+                from,
+                after,
+                rows_max: LIST_PAGE_ROWS,
+                at,
+            };
+            let page = RawPage::of(self.connection.call(call).await?)?;
+            after = page.last_key().to_vec();
+            for (key, row) in read_page(&page.rows) {
+                if key != CATALOG_COUNTER.as_bytes() {
+                    tables.push(Arc::new(def_in(row)?));
+                }
+            }
+            if !page.more {
+                return Ok(tables);
+            }
+        }
+    }
+
     /// The definition as far as it is known, else from the cluster.
     pub(crate) async fn def(&self, name: &Arc<str>) -> Result<Arc<TableDef>> {
         let known = self.catalog.known.read().get(name).cloned();

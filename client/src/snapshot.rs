@@ -8,6 +8,7 @@ use std::sync::Arc;
 use lockstep_proto::error::Code;
 use lockstep_proto::ids::{Epoch, PartitionId};
 use lockstep_proto::key::decode_key;
+use lockstep_proto::schema::TableDef;
 use tokio::task::JoinSet;
 
 use crate::client::{Client, Shared, unexpected};
@@ -73,6 +74,12 @@ impl Snapshot {
         self.at.epoch
     }
 
+    /// The epoch and the restart generation it was closed in, for [`Client::call`].
+    #[must_use]
+    pub fn moment(&self) -> Moment {
+        self.at
+    }
+
     /// The same snapshot, read from other replicas than the nearest.
     #[must_use]
     pub fn reading_from(&self, from: ReadFrom) -> Self {
@@ -83,6 +90,14 @@ impl Snapshot {
     #[must_use]
     pub fn table<R: TableRow>(&self, table: &Table<R>) -> Table<R> {
         Table::at(Arc::clone(table.core()), Place::Past(self.from, self.at))
+    }
+
+    /// The definitions of all tables there were then, in order of their names.
+    ///
+    /// # Errors
+    /// [`Code::SnapshotTooOld`] if the snapshot is not kept any more, and those of any read.
+    pub async fn tables(&self) -> Result<Vec<Arc<TableDef>>> {
+        self.shared.list(self.from, Some(self.at)).await
     }
 
     /// Lets all replicas that will be asked keep what is needed to read this snapshot, until this

@@ -31,6 +31,8 @@ pub enum ExitKind {
     Timeout = 6,
     /// A part of the work was done.
     Partly = 7,
+    /// Replicas of the same rows are not the same.
+    Different = 8,
 }
 
 /// What kind of trouble the command line itself found.

@@ -37,7 +37,7 @@ Examples:
   lockstep dev stop
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 cannot reach the cluster, 4 not healthy, 5 refused,
-6 timed out, 7 partly done.";
+6 timed out, 7 partly done, 8 replicas differ.";
 
 /// A transactional in-memory store that keeps every row on two or more machines in lockstep.
 #[derive(Parser, Debug)]
@@ -156,7 +156,8 @@ enum Command {
     /// One process of a cluster: what service managers start
     #[command(subcommand)]
     Run(Box<crate::run::args::RunCommand>),
-    /// Is what is kept what was written? Checks the directory of a stopped data node
+    /// Is what is kept what was written? Compares the replicas of the running cluster, or checks the
+    /// directory of a stopped data node
     Check(check::CheckArgs),
     /// What this binary is
     Version,

@@ -149,6 +149,12 @@ impl Progress {
         }
     }
 
+    /// The work has reached `position` of `total`, which is only known now.
+    pub fn set_of(&mut self, position: u64, total: u64) {
+        self.bar.set_length(total);
+        self.set(position);
+    }
+
     /// A line above the bar.
     pub fn say(&self, text: &str) {
         if self.plain {

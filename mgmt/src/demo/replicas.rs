@@ -6,7 +6,9 @@ use lockstep_proto::ids::{NodeId, PartitionId};
 use lockstep_proto::view::View;
 
 use super::bank::{Account, Books, Transfer};
+use crate::check;
 use crate::cli::error::CliResult;
+use crate::cli::output::{Voice, thousands};
 
 /// Rows asked for at a time.
 const PAGE_ROWS: u32 = 2000;
@@ -27,6 +29,24 @@ pub struct Holdings {
 struct Share {
     accounts: Vec<Account>,
     transfers: Vec<Transfer>,
+}
+
+/// Compares all replicas as of one epoch, whoever writes meanwhile, as `lockstep check` does.
+/// Returns what is different, in words.
+///
+/// # Errors
+/// If a replica cannot be read.
+pub async fn compare(client: &Client, voice: &Voice) -> CliResult<Vec<String>> {
+    let comparison = check::replicas::compare(client, |_, _| {}).await?;
+    let (replicas, epoch) = (comparison.replicas, comparison.epoch.0);
+    let rows = thousands(comparison.rows());
+    voice.say(match comparison.is_equal() {
+        true => {
+            format!("{replicas} replicas of partitions are equal at epoch {epoch}: {rows} rows")
+        }
+        false => format!("REPLICAS DIFFER at epoch {epoch}"),
+    });
+    Ok(comparison.in_words())
 }
 
 /// Reads all of them.

@@ -12,6 +12,7 @@ use lockstep_proto::ids::NodeId;
 use lockstep_proto::view::View;
 
 use super::bank::{Finding, Ledger, Told};
+use super::replicas::compare;
 use super::story::{in_directory, in_sync, load, verify};
 use super::tellers::{Crew, Order, Report};
 use crate::bench::dice::Dice;
@@ -74,6 +75,8 @@ pub struct Outcome {
     pub replicas: u64,
     /// Replicas that are not alike.
     pub different: Vec<String>,
+    /// Whether all replicas were equal at one epoch, under load, once all nodes were back.
+    pub replicas_equal: bool,
     /// What the audit found.
     pub finding: Finding,
     /// Whether everything is as it must be.
@@ -188,11 +191,19 @@ async fn soak_in(voice: &Voice, plan: &Soak, dir: &Path) -> CliResult<Outcome> {
     }
     let redundant = in_sync(&client).await;
     let last_rejoin = ended.elapsed();
+    let unequal = match redundant {
+        Ok(_) => compare(&client, voice).await,
+        Err(error) => Err(error),
+    };
     let reports = crew.end(Order::Finish).await?;
     let time = started.elapsed();
-    redundant?;
+    let unequal = unequal?;
     voice.say(format!("{} kills; verifying every replica", reaper.kills));
-    finish(&client, plan, &reaper, &reports, (time, last_rejoin)).await
+    let mut outcome = finish(&client, plan, &reaper, &reports, (time, last_rejoin)).await?;
+    outcome.replicas_equal = unequal.is_empty();
+    outcome.verified &= outcome.replicas_equal;
+    outcome.different.extend(unequal);
+    Ok(outcome)
 }
 
 async fn finish(
@@ -221,6 +232,7 @@ async fn finish(
         latencies,
         replicas: holdings.replicas,
         different: holdings.different,
+        replicas_equal: false,
         finding,
         verified,
     })

@@ -75,6 +75,8 @@ pub struct Ending {
     pub replicas: u64,
     /// Replicas that are not alike.
     pub different: Vec<String>,
+    /// Whether all replicas were equal at one epoch, both times they were compared.
+    pub replicas_equal: bool,
     /// What the audit found.
     pub finding: Finding,
     /// From the start of the dead node's new process to its being in sync.
@@ -135,16 +137,17 @@ async fn play_in(voice: &Voice, plan: &Plan, dir: &Path) -> CliResult<Ending> {
     let (holdings, finding) = verify(&client, &ledger, plan.accounts).await?;
     let told = told_of(&first.reports, &ledger);
     let all = all_die(client, voice, plan, &mut cluster, &mut ledger).await?;
-    let verified = finding.is_clean(plan.accounts)
-        && holdings.different.is_empty()
-        && all.cut.is_clean(plan.accounts)
-        && all.different.is_empty();
+    let replicas_equal = first.unequal.is_empty() && all.unequal.is_empty();
+    let different = [holdings.different, first.unequal, all.different, all.unequal].concat();
+    let verified =
+        finding.is_clean(plan.accounts) && all.cut.is_clean(plan.accounts) && different.is_empty();
     Ok(Ending {
         nodes: shape.nodes(),
         time: first.time,
         rejoin: first.rejoin,
         replicas: holdings.replicas,
-        different: holdings.different.into_iter().chain(all.different).collect(),
+        different,
+        replicas_equal,
         finding,
         restart: all.restart,
         restored_epoch: all.restored_epoch,
@@ -169,6 +172,7 @@ fn told_of(reports: &[Report], ledger: &Ledger) -> Ending {
         failover_gap: reports.iter().map(|r| r.gap.longest()).max().unwrap_or_default(),
         replicas: 0,
         different: Vec::new(),
+        replicas_equal: false,
         finding: Finding::default(),
         rejoin: Duration::ZERO,
         restart: Duration::ZERO,
@@ -201,6 +205,7 @@ struct First {
     reports: Vec<Report>,
     time: Duration,
     rejoin: Duration,
+    unequal: Vec<String>,
 }
 
 /// Tasks transfer; a node is killed, started again, and in sync again before they end.
@@ -233,9 +238,10 @@ async fn one_dies(
     in_sync(client).await?;
     let rejoin = revived.elapsed();
     voice.say(format!("data node {VICTIM} is in sync again after {:.2} s", rejoin.as_secs_f64()));
+    let unequal = replicas::compare(client, voice).await?;
     tokio::time::sleep_until((started + plan.time).into()).await;
     let reports = crew.end(Order::Finish).await?;
-    Ok(First { reports, time: started.elapsed(), rejoin })
+    Ok(First { reports, time: started.elapsed(), rejoin, unequal })
 }
 
 /// Waits until all members are in sync and none is missing.
@@ -277,6 +283,7 @@ struct Second {
     restored_epoch: Epoch,
     cut: Cut,
     different: Vec<String>,
+    unequal: Vec<String>,
 }
 
 /// Tasks transfer, half of them to the disk; everything is killed at once and started again.
@@ -309,6 +316,7 @@ async fn all_die(
     ));
     let client = connect::connect(&cluster.url(), PATIENCE).await?;
     in_sync(&client).await?;
+    let unequal = replicas::compare(&client, voice).await?;
     voice.say("verifying that it is one moment of the past");
     let deadline = Instant::now() + SETTLE_TIMEOUT;
     loop {
@@ -318,7 +326,7 @@ async fn all_die(
         let clean = cut.is_clean(plan.accounts) && holdings.different.is_empty();
         if clean || Instant::now() >= deadline {
             let different = holdings.different;
-            return Ok(Second { restart, restored_epoch, cut, different });
+            return Ok(Second { restart, restored_epoch, cut, different, unequal });
         }
     }
 }

@@ -17,10 +17,10 @@ use lockstep_proto::ids::{NodeId, PartitionId};
 use lockstep_proto::row::decode_columns;
 use lockstep_proto::schema::TableDef;
 use lockstep_proto::value::Value;
-use lockstep_proto::wire::bytes::Reader;
 use tokio::task::JoinHandle;
 
 use super::csv::write_record;
+use super::page::each_row;
 use crate::cli::error::{CliError, CliResult, Trouble};
 use crate::cli::output::{Progress, Voice};
 
@@ -287,17 +287,9 @@ impl Cursor {
 fn read_page(reply: Reply) -> CliResult<Page> {
     let broken = || CliError::new(Trouble::Process, "a page of rows cannot be read");
     let Reply::Page { more, rows } = reply else { return Err(broken()) };
-    let mut reader = Reader::new(&rows);
     let mut page = Page { rows: VecDeque::new(), more };
-    while !reader.rest().is_empty() {
-        let mut encoded = || {
-            let key_length = usize::from(reader.u16()?);
-            let key = reader.bytes(key_length)?.to_vec();
-            let row_length = reader.u32()? as usize;
-            Ok::<_, lockstep_proto::wire::WireError>((key, reader.bytes(row_length)?.to_vec()))
-        };
-        page.rows.push_back(encoded().map_err(|_| broken())?);
-    }
+    let take = |key: &[u8], row: &[u8]| page.rows.push_back((key.to_vec(), row.to_vec()));
+    each_row(&rows, take).map_err(|_| broken())?;
     Ok(page)
 }
 

@@ -5,4 +5,5 @@ pub mod export;
 pub mod import;
 pub mod infer;
 pub mod loader;
+pub mod page;
 pub mod shape;
