@@ -237,6 +237,11 @@ impl Net {
         entry.stored.as_ref()
     }
 
+    /// The rare branches a node has taken.
+    fn marks(&mut self, node: u16) -> Vec<&'static str> {
+        self.nodes.get_mut(&node).expect("known").out.take_marks()
+    }
+
     /// Says something to a node as this life of another.
     fn say(&mut self, from: NodeInstance, to: u16, message: &ControlMessage) {
         let mut frame = BytesMut::new();
@@ -288,11 +293,26 @@ fn a_part_waits_and_then_needs_the_arbitrator() {
     net.start(1, &view, Some(60), false);
     net.run(8 * SECOND);
     assert!(net.entered(1).is_none(), "{:?}", net.nodes[&1].logs);
+    assert!(net.marks(1).contains(&"restart_refused"));
     let mut net = Net::new(None);
     net.start(2, &view, Some(50), false);
     net.run(8 * SECOND);
     assert!(net.entered(2).is_none(), "nobody to ask");
     assert!(net.nodes[&2].logs.iter().any(|line| line.contains("missing: n1 at n1:1")));
+}
+
+#[test]
+fn all_of_them_need_no_arbitrator() {
+    let view = view(&[&[1, 2]]);
+    let mut net = Net::new(None);
+    net.start(1, &view, Some(50), false);
+    net.start(2, &view, Some(50), false);
+    net.run(SECOND);
+    assert!(net.entered(1).is_none(), "it may still answer");
+    net.run(3 * SECOND);
+    let formed = net.entered(1).expect("nobody else can be acting").clone();
+    assert_eq!(net.entered(2), Some(&formed));
+    assert!(net.marks(1).contains(&"restart_without_arbitrator"));
 }
 
 #[test]

@@ -276,8 +276,8 @@ impl MemberDisks {
         }
     }
 
-    /// The first epoch that all of this node's files together can lead to, once what was copied is on
-    /// its disk: each shard has checkpoints of its own.
+    /// The first epoch that all of this node's files together can lead to, once what was copied is
+    /// on its disk: each shard has checkpoints of its own.
     #[must_use]
     pub fn floor(&self) -> Epoch {
         let sum = self.report();

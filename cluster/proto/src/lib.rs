@@ -3,8 +3,8 @@
 //!
 //! Floors, imports point down only:
 //! * *rules*: sans-IO machines that do not import each other; a node's core wires them together;
-//! * *language*: [`wire`], [`view`], [`record`], [`process`], [`disk`], and tables: [`schema`], [`key`],
-//!   [`row`], [`change`];
+//! * *language*: [`wire`], [`view`], [`record`], [`process`], [`disk`], and tables: [`schema`],
+//!   [`key`], [`row`], [`change`];
 //! * *words*: [`ids`], [`time`], [`limits`], [`error`], [`value`], [`canary`].
 //!
 //! Invariant: nothing here reads a clock, opens a socket or a file, starts a thread or draws a

@@ -116,8 +116,8 @@ impl ControlCore {
             member.standing == standing && self.returns.stages.contains(&(member.instance, stage))
         };
         let copied = |m: &&Member| is_at(m, Standing::Copying, JoinStage::Copied);
-        // In sync with a disk that has less than was told to be durable it would be the last to have
-        // it, if the others died. Who ticks knows what was told.
+        // In sync with a disk that has less than was told to be durable it would be the last to
+        // have it, if the others died. Who ticks knows what was told.
         let ticks = self.ticking_member() == self.me;
         let has_all = |m: &&Member| ticks && self.disk_ticker.has_all(m.instance);
         let caught_up =

@@ -6,7 +6,7 @@
 //! dropped, and a new restart generation keeps them from coming back.
 //!
 //! ```text
-//!  eldest: Forming ──▶ all restore exactly that epoch ──▶ ask the arbitrator ──▶ view on disk ──▶ act
+//!  eldest: Forming ──▶ all restore exactly it ──▶ ask the arbitrator ──▶ view on disk ──▶ act
 //! ```
 //! When all members are here nobody else can be acting, and the arbitrator is only brought up to
 //! date. A part of them must pass the rules of survival against the newest view *and* win the
@@ -15,8 +15,8 @@
 //! nobody why.
 //!
 //! A register that holds a view nobody here has on disk was granted to a side that may or may not
-//! have acted in it: it is counted against as well. No life of a node that is here ever acted in it,
-//! since a view is on disk before it acts.
+//! have acted in it: it is counted against as well. No life of a node that is here ever acted in
+//! it, since a view is on disk before it acts.
 
 use std::time::Duration;
 

@@ -267,8 +267,8 @@ impl ShardCore {
     pub(super) fn mark_closed(&mut self, out: &mut Outputs) {
         let mut by_link: Vec<(LinkId, Vec<(PartitionId, Seq)>)> = Vec::new();
         for part in self.parts.iter().flatten().filter(|part| part.leads) {
-            let followers = part.backups.iter().filter(|b| b.joins);
-            for link in followers.filter_map(|b| b.stream) {
+            let joiners = part.backups.iter().filter(|b| b.joins);
+            for link in joiners.filter_map(|b| b.stream) {
                 match by_link.iter_mut().find(|(l, _)| *l == link) {
                     Some((_, ends)) => ends.push((part.id, part.end)),
                     None => by_link.push((link, vec![(part.id, part.end)])),

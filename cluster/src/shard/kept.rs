@@ -40,8 +40,8 @@ impl Partition {
 
     /// Drops kept records that every joiner has.
     pub(super) fn trim_kept(&mut self) {
-        let followers = self.backups.iter().filter(|b| b.follows);
-        let least = followers.map(|b| b.acked).min().unwrap_or(self.end);
+        let reached = self.backups.iter().filter(|b| b.follows);
+        let least = reached.map(|b| b.acked).min().unwrap_or(self.end);
         // The last one it has stays, to be compared.
         while !self.kept.records.is_empty() && self.base().next() < least {
             self.kept.pop();

@@ -1,7 +1,7 @@
 //! Minutes of a real cluster whose nodes are killed over and over, also while others come back.
 //!
-//! Invariant: no kill takes the last node in sync of a node group, because that stops the cluster as
-//! it must; every other one is allowed, whatever else is going on.
+//! Invariant: no kill takes the last node in sync of a node group, because that stops the cluster
+//! as it must; every other one is allowed, whatever else is going on.
 
 use std::collections::BTreeMap;
 use std::path::Path;

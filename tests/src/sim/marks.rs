@@ -10,17 +10,22 @@ use super::plan::Profile;
 const ALWAYS: &[&str] = &[
     "abort_after_prepare",
     "answered_when_durable",
+    "checkpoint_begun",
+    "checkpoint_done",
     "client_link_probed",
     "client_retry",
     "client_view_followed",
     "commit_on_several_partitions",
     "epoch_closed",
+    "full_checkpoint_begun",
     "open_transaction_cancelled",
     "open_transaction_wounded",
     "participant_refused",
     "prepared_transaction_wounded",
     "read_waits",
+    "read_waits_for_close",
     "read_waits_for_prepared",
+    "snapshot_waits_for_close",
     "tick_hurried",
     "transaction_waits_for_lock",
     "view_entered",
@@ -94,7 +99,15 @@ const DEATHS: &[&str] = &[
 ];
 
 /// Owed where disks are slow, full and broken.
-const DISKS: &[&str] = &["leave_for_disk", "redo_disk_broken", "redo_disk_full", "redo_retried"];
+const DISKS: &[&str] = &[
+    "checkpoint_abandoned",
+    "checkpoint_failed",
+    "joiner_waits_for_the_disks_of_others",
+    "leave_for_disk",
+    "redo_disk_broken",
+    "redo_disk_full",
+    "redo_retried",
+];
 
 /// Owed wherever nodes come back: from being dead to leading again.
 const RETURNS: &[&str] = &[
@@ -118,7 +131,13 @@ const RETURNS: &[&str] = &[
 ];
 
 /// Owed where all power fails and comes back.
-const BLACKOUTS: &[&str] = &["restart_formed", "restart_granted", "restart_of_all"];
+const BLACKOUTS: &[&str] = &[
+    "restart_formed",
+    "restart_granted",
+    "restart_of_a_part",
+    "restart_of_all",
+    "restart_restore_failed",
+];
 
 /// What a profile owes.
 pub fn owed(profile: Profile) -> impl Iterator<Item = &'static str> {

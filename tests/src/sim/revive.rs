@@ -95,8 +95,8 @@ impl Cluster {
         view.unwrap_or_else(|| self.view.clone())
     }
 
-    /// Starts a data node whose process or machine is gone: a new life, with what is on its disk, or
-    /// with a new disk.
+    /// Starts a data node whose process or machine is gone: a new life, with what is on its disk,
+    /// or with a new disk.
     pub fn revive(&self, world: &mut World, host: HostId, empty: bool) {
         let Role::Data(before) = world.host(host).role else { return };
         if !matches!(world.host(host).life, Life::Killed | Life::Dark) {
@@ -149,8 +149,8 @@ impl Cluster {
         }
     }
 
-    /// Whether the cluster lives: in the newest view that somebody acts in, every group has a member
-    /// in sync whose process is there.
+    /// Whether the cluster lives: in the newest view that somebody acts in, every group has a
+    /// member in sync whose process is there.
     #[must_use]
     pub fn serves(&self, world: &World) -> bool {
         let acting = self.nodes.iter().filter_map(|node| self.control(world, *node));

@@ -58,8 +58,8 @@ pub enum ClientMessage {
         /// Comes back.
         request: u64,
     },
-    /// Asks a data node to leave in good order, as SIGTERM does. Answered by `Status`, before it has
-    /// left.
+    /// Asks a data node to leave in good order, as SIGTERM does. Answered by `Status`, before it
+    /// has left.
     Leave {
         /// Comes back.
         request: u64,

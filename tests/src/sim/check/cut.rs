@@ -9,8 +9,8 @@ use crate::checkers::counter::CounterStep;
 use crate::checkers::history::{Event, EventKind, Micro};
 use crate::sim::workload::Notebook;
 
-/// Every violation found; the history up to `told` is from before the power failed, what follows are
-/// the last reads.
+/// Every violation found; the history up to `told` is from before the power failed, what follows
+/// are the last reads.
 #[must_use]
 pub fn check(notes: &Notebook, told: usize) -> Vec<String> {
     let mut found = Vec::new();
@@ -154,8 +154,8 @@ mod tests {
         Micro::Append { key, element }
     }
 
-    /// One process: transaction 1 on lists 1 and 2, then transaction 2 on list 1, both acknowledged;
-    /// then these lists come back.
+    /// One process: transaction 1 on lists 1 and 2, then transaction 2 on list 1, both
+    /// acknowledged; then these lists come back.
     fn found(one: &[u64], two: &[u64], on_disk: &[(u64, u64)]) -> Vec<String> {
         let mut notes = Notebook::new(Tables::new(8));
         let first = vec![append(1, 10), append(2, 20)];

@@ -78,8 +78,9 @@ impl Watchman {
             return;
         }
         mine.by.insert(me.node);
-        // Views that are in force come of each other, so nobody is in sync all of a sudden. A president may
-        // find itself alone in a view of its own: that one is not in force and does no harm.
+        // Views that are in force come of each other, so nobody is in sync all of a sudden. A
+        // president may find itself alone in a view of its own: that one is not in force and does
+        // no harm.
         let in_force: Vec<&Acted> = self.views.values().filter(|v| v.is_in_force()).collect();
         let split = in_force.windows(2).find(|pair| !pair[1].comes_of(pair[0]));
         if let Some([older, newer]) = split {
