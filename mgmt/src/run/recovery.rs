@@ -66,8 +66,10 @@ impl Recoverer for FileRecoverer {
         let files: Files<'_> = mapped.iter().collect();
         if files.is_empty() {
             return match wish.goal {
-                Goal::Exactly(epoch) if epoch > Epoch(0) => Err("there are no files".to_owned()),
-                Goal::Survey | Goal::Rejoin | Goal::Exactly(_) => Ok(Epoch(0)),
+                // Whoever has nothing can be given everything, and can found nothing: a cluster does
+                // not come back empty because its files are gone.
+                Goal::Rejoin | Goal::Exactly(Epoch(0)) => Ok(Epoch(0)),
+                Goal::Survey | Goal::Exactly(_) => Err("there are no files".to_owned()),
             };
         }
         let owner = Owner { generations: wish.generations.clone(), ..self.owner.clone() };

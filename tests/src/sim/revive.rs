@@ -35,8 +35,8 @@ impl World {
         let files: Files<'_> = entry.disk.files.files().collect();
         if files.is_empty() {
             return match wish.goal {
-                Goal::Exactly(epoch) if epoch > Epoch(0) => Err("there are no files".to_owned()),
-                Goal::Survey | Goal::Rejoin | Goal::Exactly(_) => Ok(Epoch(0)),
+                Goal::Rejoin | Goal::Exactly(Epoch(0)) => Ok(Epoch(0)),
+                Goal::Survey | Goal::Exactly(_) => Err("there are no files".to_owned()),
             };
         }
         let to = match wish.goal {

@@ -95,6 +95,7 @@ const ELSEWHERE: &[(&str, Reached)] = &[
         "client_clock_set_back",
         Not("power fails for simulated clients too; the demo has one live on"),
     ),
+    ("client_snapshot_lost", Not("simulated clients do not outlive the cluster they work with")),
     ("checkpoint_without_tombstones", Not("needs as many deletes as a machine has room for")),
     ("removal_of_files_failed", Not("a disk that breaks between two steps of one checkpoint")),
     ("mgmt_answer_dropped", Not("so many answers wait for a disk only if it hangs")),
