@@ -248,8 +248,8 @@ impl Comparison {
             "all replicas in sync have the same rows\n"
         } else {
             "REPLICAS DIFFER\n\
-             This must never happen. Keep the logs and directories of these nodes, and what each of \
-             them has\n(`lockstep table export TABLE --from-node NODE`), and report it.\n"
+             This must never happen. Keep the logs and directories of these nodes, and what each \
+             of them has\n(`lockstep table export TABLE --from-node NODE`), and report it.\n"
         };
         text
     }

@@ -156,8 +156,8 @@ enum Command {
     /// One process of a cluster: what service managers start
     #[command(subcommand)]
     Run(Box<crate::run::args::RunCommand>),
-    /// Is what is kept what was written? Compares the replicas of the running cluster, or checks the
-    /// directory of a stopped data node
+    /// Is what is kept what was written? Compares the replicas of the running cluster, or checks
+    /// the directory of a stopped data node
     Check(check::CheckArgs),
     /// What this binary is
     Version,
