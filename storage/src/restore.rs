@@ -12,8 +12,8 @@
 //! epoch that is not to be restored: then an older chain and more of the redo log are taken.
 //!
 //! A node that comes back is copied to, and its log begins in the middle of that: it goes on from
-//! the checkpoints that hold the copy, and from no others. To an epoch before them the node can only
-//! be restored as far as the lives before it led.
+//! the checkpoints that hold the copy, and from no others. To an epoch before them the node can
+//! only be restored as far as the lives before it led.
 //!
 //! Invariant: what is restored is the state as of one closed epoch, or there are faults that name
 //! file and offset. Nothing is skipped silently.
@@ -297,8 +297,8 @@ fn divisor(a: u16, b: u16) -> u16 {
     if b == 0 { a } else { divisor(b, a % b) }
 }
 
-/// How far the logs go on from the checkpoints, at most `to`: a life in which the node was copied to
-/// is passed over if the checkpoints that hold the copy are not there, or are of a later epoch.
+/// How far the logs go on from the checkpoints, at most `to`: a life in which the node was copied
+/// to is passed over if the checkpoints that hold the copy are not there, or are of a later epoch.
 fn whole_up_to(sources: &[Source<'_>], redo: &RedoFiles<'_>, to: Epoch) -> Epoch {
     let gap = redo
         .joined()

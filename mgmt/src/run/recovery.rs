@@ -66,8 +66,8 @@ impl Recoverer for FileRecoverer {
         let files: Files<'_> = mapped.iter().collect();
         if files.is_empty() {
             return match wish.goal {
-                // Whoever has nothing can be given everything, and can found nothing: a cluster does
-                // not come back empty because its files are gone.
+                // Whoever has nothing can be given everything, and can found nothing: a cluster
+                // does not come back empty because its files are gone.
                 Goal::Rejoin | Goal::Exactly(Epoch(0)) => Ok(Epoch(0)),
                 Goal::Survey | Goal::Exactly(_) => Err("there are no files".to_owned()),
             };
