@@ -14,7 +14,7 @@ use lockstep_tests::tidy;
 use serde_json::Value;
 
 /// What the short simulation runs: enough to notice a broken build, not to prove the protocol.
-const SIM_PROFILES: &[&str] = &["calm", "network", "crash", "mixed"];
+const SIM_PROFILES: &[&str] = &["calm", "network", "crash", "mixed", "disk", "hell"];
 const SIM_SEEDS: &str = "20";
 const SIM_SECONDS: &str = "5";
 /// Fewer for the unoptimised build: it only has to give the same hash.
