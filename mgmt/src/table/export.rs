@@ -157,6 +157,9 @@ async fn open_snapshot(
     partitions: &[PartitionId],
     from: ReadFrom,
 ) -> CliResult<Moment> {
+    // Raises what this client has seen to what all primaries have: a process that has just begun
+    // would otherwise get a moment before what another one was told to be committed.
+    client.fresh_snapshot().await?;
     let mut at: Option<Moment> = None;
     for partition in partitions {
         // The first tells an epoch; all keep it.
