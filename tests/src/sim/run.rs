@@ -233,6 +233,10 @@ impl Run {
         if self.may_stop() {
             self.advance(3 * SECOND);
             if !self.cluster.serves(&self.world) {
+                // What the clients have under way will never be told, and may have been done.
+                for client in self.cluster.clients.clone() {
+                    self.world.power_off(client);
+                }
                 check::at_stop(self);
                 return true;
             }
