@@ -219,7 +219,7 @@ impl ShardCore {
             part.kept = Kept::default();
         }
         if let Some(join) = &mut part.join {
-            join.enter(counts(&node));
+            join.enter();
         }
         match (led, part.leads) {
             (false, true) => part.rebuild_locks(),

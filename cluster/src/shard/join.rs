@@ -42,8 +42,6 @@ pub(super) struct Join {
     /// Its own files had everything up to this epoch.
     recovered: Epoch,
     state: State,
-    /// Stability waits for this replica.
-    attached: bool,
     /// The log's digest at what is applied.
     digest_applied: u64,
     /// The primary's watermark.
@@ -71,7 +69,6 @@ impl Join {
         Self {
             recovered,
             state: State::Restored,
-            attached: false,
             digest_applied: digest,
             told_stable: Seq(0),
             until: None,
@@ -82,8 +79,7 @@ impl Join {
     }
 
     /// A view begins: the stream has to be taken up anew.
-    pub(super) fn enter(&mut self, attached: bool) {
-        self.attached = attached;
+    pub(super) fn enter(&mut self) {
         self.until = None;
     }
 

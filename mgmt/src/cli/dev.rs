@@ -26,7 +26,7 @@ Examples:
   lockstep dev kill 2 && lockstep dev revive 2      a node dies and comes back
   lockstep dev kill --all && lockstep dev revive --all
                                                     power loss of everything, and back
-  lockstep dev revive 2 --initial                   as if its disk had been replaced";
+  lockstep dev revive 2 --initial                   without its own data: everything is copied";
 
 /// Arguments of `lockstep dev`.
 #[derive(clap::Subcommand, Clone, Debug)]

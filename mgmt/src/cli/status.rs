@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lockstep_client::Client;
 use lockstep_proto::ids::{GroupId, ShardId};
-use lockstep_proto::view::{Member, View};
+use lockstep_proto::view::{Member, Standing, View};
 use lockstep_proto::wire::client::ShardStatus;
 use serde_json::{Value, json};
 
@@ -22,10 +22,13 @@ const COLLECTIONS_MAX: u32 = 3;
 /// Arguments of `lockstep status`.
 #[derive(clap::Args, Clone, Debug)]
 pub(super) struct StatusArgs {
-    /// End with exit code 4 if a node is missing or silent
+    /// End with exit code 4 if a node is missing, silent or coming back
     #[arg(long)]
     pub(super) check: bool,
 }
+
+/// The state of a node that has all its rows and answers.
+const SERVING: &str = "serving";
 
 /// What is known about one data node: its place in the view, and what its shards say.
 struct NodeReport {
@@ -96,7 +99,7 @@ async fn ask_node(client: Client, member: Member) -> Vec<ShardStatus> {
 enum Health {
     /// Every replica is there.
     Healthy,
-    /// It serves, with fewer replicas than it should have, or with silent nodes.
+    /// It serves, with fewer replicas than it should have: nodes are gone, silent, or coming back.
     Degraded,
     /// Of some node group nobody answers: its rows are out of reach.
     Down,
@@ -128,7 +131,7 @@ impl Page {
         groups.iter().map(|group| self.serving_in(*group)).min().unwrap_or_default()
     }
 
-    /// How many nodes of a group answer. A silent one is not there to take over from another.
+    /// How many nodes of a group serve. Others are not there to take over from one of them.
     fn serving_in(&self, group: GroupId) -> u16 {
         let of_group = self.nodes.iter().filter(|node| node.member.group == group);
         let count = of_group.filter(|node| node.is_serving()).count();
@@ -243,13 +246,21 @@ impl NodeReport {
         self.shards.iter().map(|s| s.cpu_us).max().unwrap_or_default()
     }
 
-    /// Whether all of its shards answer.
+    /// Whether all of its shards answer, and it has everything: one that is coming back cannot
+    /// take over from another yet.
     fn is_serving(&self) -> bool {
-        self.shards.len() == usize::from(self.member.shards)
+        self.state() == SERVING
     }
 
     fn state(&self) -> &'static str {
-        if self.is_serving() { "serving" } else { "silent" }
+        if self.shards.len() < usize::from(self.member.shards) {
+            return "silent";
+        }
+        match self.member.standing {
+            Standing::Copying => "copying",
+            Standing::Attached => "attached",
+            Standing::InSync => SERVING,
+        }
     }
 
     fn cells(&self) -> Vec<String> {
