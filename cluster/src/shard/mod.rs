@@ -14,7 +14,7 @@
 //! * [`snapshot`]: reads and scans as of a closed epoch;
 //! * [`versions`]: how long older versions of rows are kept;
 //! * [`checkpoint`]: what a restart begins with, written from time to time;
-//! * [`restore`]: what a shard begins with after a restart;
+//! * [`mod@restore`]: what a shard begins with after a restart;
 //! * [`redo`]: the redo log, what is durable;
 //! * [`enter`]: views, leases, ticks;
 //! * [`fence`]: proposals, and partitions that get another primary;

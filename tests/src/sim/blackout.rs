@@ -2,7 +2,7 @@
 //!
 //! The clients are gone with the rest, so that nothing they had under way is tried again. What was
 //! told until then must have an explanation of its own; what the nodes restore from their disks
-//! must be one moment of it ([`check::cut`](super::check::cut)).
+//! must be one moment of it (`check::cut`).
 
 use super::check::{self, Watchman, cut};
 use super::host::HostId;
