@@ -23,7 +23,7 @@ use lockstep_proto::stored::{Stored, StoredCluster, StoredRegister};
 use lockstep_proto::value::ColumnType;
 use lockstep_proto::view::{ClusterConfig, Member, Placement, Standing, View};
 use lockstep_proto::wire::bytes::Reader;
-use lockstep_proto::wire::client::{ClientMessage, ShardStatus};
+use lockstep_proto::wire::client::{ClientMessage, DiskStatus, ShardStatus};
 use lockstep_proto::wire::codec::{decode, encode};
 use lockstep_proto::wire::control::ControlMessage;
 use lockstep_proto::wire::data::{
@@ -32,6 +32,7 @@ use lockstep_proto::wire::data::{
 use lockstep_proto::wire::hello::{Hello, MAGIC, Speaker, WIRE_VERSION, Wanted, Welcome};
 use lockstep_proto::wire::join::{CopiedRow, Holding, JoinMessage, LogPlace, Piece, copied_rows};
 use lockstep_proto::wire::op::{Op, OpFlags, OpKind, OpList, OpResult};
+use lockstep_proto::wire::progress::{JoinProgress, Share};
 use lockstep_proto::wire::shard_control::ShardControl;
 use proptest::prelude::*;
 
@@ -242,9 +243,11 @@ fn join_samples() -> Vec<Vec<u8>> {
     let log = LogPlace { applied: Seq(4), runs: vec![(ViewNumber(1), Seq(6))] };
     let holding = Holding::Copying { copy: 1, pieces: 2, log };
     let here = JoinMessage::Here { partition, recovered: Epoch(5), holding };
-    let piece = |piece| JoinMessage::Piece { partition, copy: 1, stable: Seq(5), piece };
+    let share = Share { done: 3, of: 7 };
+    let piece = |piece| JoinMessage::Piece { partition, copy: 1, stable: Seq(5), share, piece };
+    let queued = JoinMessage::Queued { partition, rows: 7 };
     let closed = JoinMessage::Closed { epoch: Epoch(8), ends: vec![(partition, Seq(6))] };
-    let messages = [here, piece(Piece::Rows(rows.clone())), closed];
+    let messages = [here, queued, piece(Piece::Rows(rows.clone())), closed];
     messages.iter().map(encode).chain(saved).chain([rows]).collect()
 }
 
@@ -258,12 +261,14 @@ fn cold_samples() -> Vec<Vec<u8>> {
         from: Speaker::Client,
         to: Wanted::Any,
     };
-    let status = ShardStatus::default();
+    let (disk, join) = (Some(DiskStatus::default()), Some(JoinProgress::default()));
+    let status = ShardStatus { disk, join: join.clone(), ..ShardStatus::default() };
     vec![
         encode(&ClientMessage::View { view: Box::new(view.clone()) }),
         encode(&ClientMessage::Status { request: 1, status: Box::new(status) }),
         encode(&ControlMessage::NewView { view: Box::new(view.clone()) }),
         encode(&ShardControl::Enter { view: Box::new(view.clone()) }),
+        encode(&ShardControl::Progress(Box::new(join.unwrap_or_default()))),
         encode(&hello),
         encode(&Welcome::Accepted { cluster: None, by: Speaker::Newcomer }),
         encode(&view),
@@ -359,9 +364,9 @@ fn the_samples_are_what_decoders_accept() {
     }
     assert!(Record::decode(&record()).and_then(|record| record.prepare()).is_ok());
     let joins = join_samples();
-    assert!(joins[..3].iter().all(|sample| JoinMessage::parse(sample).is_ok()));
-    assert!(Outcomes::default().load(&joins[3]).is_ok());
-    assert!(copied_rows(&joins[4]).all(|row| row.is_ok()));
+    assert!(joins[..4].iter().all(|sample| JoinMessage::parse(sample).is_ok()));
+    assert!(Outcomes::default().load(&joins[4]).is_ok());
+    assert!(copied_rows(&joins[5]).all(|row| row.is_ok()));
     let cold = cold_samples();
     assert!(decode::<ClientMessage>(&cold[0]).is_ok());
     assert!(ControlMessage::parse(&cold[2]).is_ok());

@@ -136,3 +136,50 @@ fn a_server_that_waits_for_its_nodes_says_so() {
     let ran = user.runs(&format!("status --timeout 1s --url lockstep://{}", cluster.mgmt_addr));
     refused(&ran, 3, "m1 is there, but waits for the data nodes of its cluster");
 }
+
+#[test]
+fn a_node_that_comes_back_tells_how_far_it_is() {
+    let (user, _) = user_with_pair("--keep data");
+    let imports = |name: &str, rows: u64| {
+        let lines: String = (0..rows).map(|id| format!("{id},the name of {id}\n")).collect();
+        fs::write(user.home().join(name), format!("id,name\n{lines}")).expect("a writable home");
+        assert_eq!(user.asked(&format!("table import {name} --key id"))["rows"], rows);
+    };
+    imports("early.csv", 500);
+    until("the disks to have it", || {
+        let status = user.asked("status");
+        let epoch = |key: &str| status[key].as_u64().expect("a number");
+        (epoch("worked_epoch") > 0 && epoch("durable_epoch") >= epoch("worked_epoch")).then_some(())
+    });
+    assert_eq!(user.asked("dev kill 2")["done"], "killed");
+    until("the cluster to go on without it", || (user.asked("status")["view"] == 2).then_some(()));
+    imports("late.csv", 700);
+    assert_eq!(user.asked("dev revive 2")["node"], 2);
+    let mut before: Vec<u64> = Vec::new();
+    let join = until("it to be in sync", || {
+        let status = user.asked("status");
+        let node = status["nodes"].get(1)?;
+        let join = node["join"].clone();
+        let counted = |key: &str| join[key].as_u64();
+        let counts = ["rows", "bytes", "records", "partitions_copied", "partitions_kept"];
+        let now: Vec<u64> = counts.into_iter().filter_map(counted).collect();
+        assert!(before.iter().zip(&now).all(|(old, new)| old <= new), "{before:?}, then {status}");
+        before = now;
+        (node["state"] == "serving" && join["finished"] == true).then_some(join)
+    });
+    // Only what was written without it.
+    assert_eq!((&join["kind"], &join["rows"]), (&"delta".into(), &700.into()), "{join}");
+    for count in ["partitions", "partitions_copied", "partitions_kept"] {
+        assert_eq!(join[count], 64, "{join}");
+    }
+    let number = |key: &str| join[key].as_u64().expect("a number");
+    assert!(number("bytes") > 700 * "the name of 1".len() as u64, "{join}");
+    assert_eq!((&join["rows_expected"], &join["left_ms"]), (&join["rows"], &0.into()), "{join}");
+    let status = user.asked("status");
+    assert_eq!((&status["nodes"][0]["join"], &status["can_lose"]), (&Value::Null, &1.into()));
+    assert_eq!(status["nodes"][1]["disk"]["state"], "ok", "{status}");
+    let log = fs::read_to_string(user.home().join("data/node-2.log")).expect("a log");
+    let said = |text: &str| log.lines().filter(|line| line.contains(text)).count();
+    assert_eq!(said("coming back with the rows of its own files, as of epoch "), 1, "{log}");
+    assert_eq!(said("in sync again: took 64 partitions in "), 1, "{log}");
+}

@@ -5,7 +5,8 @@
 //! * *rules*: sans-IO machines that do not import each other; a node's core wires them together;
 //! * *language*: [`wire`], [`view`], [`record`], [`process`], [`disk`], and tables: [`schema`],
 //!   [`key`], [`row`], [`change`];
-//! * *words*: [`ids`], [`time`], [`limits`], [`error`], [`value`], [`canary`].
+//! * *words*: [`ids`], [`time`], [`limits`], [`error`], [`value`], [`canary`],
+//!   [`figures`].
 //!
 //! Invariant: nothing here reads a clock, opens a socket or a file, starts a thread or draws a
 //! random number; `clippy.toml` and the tidy test enforce it.
@@ -18,6 +19,7 @@ pub mod disk;
 pub mod durability;
 pub mod epochs;
 pub mod error;
+pub mod figures;
 pub mod generations;
 pub mod hash;
 pub mod ids;

@@ -15,11 +15,12 @@
 
 use std::time::Duration;
 
-use lockstep_proto::ids::{NodeId, NodeInstance, PartitionId, ShardId, ViewNumber};
+use lockstep_proto::ids::{Epoch, NodeId, NodeInstance, PartitionId, ShardId, ViewNumber};
 use lockstep_proto::process::{Exit, LinkId, LogLevel, Outputs};
 use lockstep_proto::time::Instant;
 use lockstep_proto::view::{Member, Standing};
 use lockstep_proto::wire::control::{ControlMessage, JoinStage, Returned, ViewChange};
+use lockstep_proto::wire::progress::JoinProgress;
 
 use super::links::send_on;
 use super::state::State;
@@ -31,6 +32,8 @@ const BACK_FOR: Duration = Duration::from_secs(1);
 const MOVES_PER_VIEW: usize = 8;
 /// The pause between two such view changes.
 const MOVE_PAUSE: Duration = Duration::from_millis(250);
+/// How often a node that comes back says in its log how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
 /// What is known of nodes that come back.
 #[derive(Debug, Default)]
@@ -41,6 +44,8 @@ pub(super) struct Returns {
     stages: Vec<(NodeInstance, JoinStage)>,
     /// What this node has told in this view.
     told: Option<(ViewNumber, JoinStage)>,
+    /// When the log last had a word on how far this node is, and whether that was the last.
+    said: Option<(Instant, bool)>,
     /// No primary moves before this.
     moves_after: Instant,
 }
@@ -257,6 +262,44 @@ impl ControlCore {
                  look for its cluster"
             );
             self.end(Exit { code: exit_code::EXCLUDED, reason }, out);
+        }
+    }
+
+    /// A shard says in figures how far it is: people read the sum in the log, not too often.
+    pub(super) fn on_shard_progress(
+        &mut self,
+        now: Instant,
+        shard: ShardId,
+        progress: JoinProgress,
+        out: &mut Outputs,
+    ) {
+        if let Some(state) = self.shards.get_mut(usize::from(shard.0)) {
+            state.progress = Some(progress);
+        }
+        let shards: Option<Vec<JoinProgress>> =
+            self.shards.iter().map(|state| state.progress.clone()).collect();
+        let sum = shards.and_then(|shards| shards.into_iter().reduce(JoinProgress::and));
+        // Nothing is said before all of them have begun.
+        let Some(sum) = sum else { return };
+        let due = self.returns.said.is_none_or(|(at, finished)| {
+            finished != sum.finished || (!finished && now.since(at) >= PROGRESS_EVERY)
+        });
+        if due {
+            let begins = self.returns.said.is_none_or(|(_, finished)| finished);
+            self.returns.said = Some((now, sum.finished));
+            let text = match (begins, sum.finished) {
+                (true, false) if sum.restored == Epoch(0) => {
+                    format!("coming back without rows of its own: {}", sum.describe())
+                }
+                (true, false) => format!(
+                    "coming back with the rows of its own files, as of epoch {}: {}",
+                    sum.restored.0,
+                    sum.describe()
+                ),
+                (_, false) => format!("coming back: {}", sum.describe()),
+                (_, true) => format!("in sync again: {}", sum.describe()),
+            };
+            out.log(LogLevel::Info, text);
         }
     }
 

@@ -6,6 +6,7 @@ use lockstep_proto::time::Instant;
 use lockstep_proto::wire::codec::frame_cold;
 use lockstep_proto::wire::control::JoinStage;
 use lockstep_proto::wire::kind;
+use lockstep_proto::wire::progress::JoinProgress;
 use lockstep_proto::wire::shard_control::ShardControl;
 
 use bytes::BytesMut;
@@ -23,6 +24,8 @@ pub(super) struct ShardState {
     pub(super) drained: bool,
     /// How far its partitions have come in a view in which the node is not in sync.
     pub(super) joined: Option<(ViewNumber, JoinStage)>,
+    /// The same in figures.
+    pub(super) progress: Option<JoinProgress>,
 }
 
 impl ControlCore {
@@ -83,6 +86,9 @@ impl ControlCore {
             }
             ShardControl::Joined { view, stage } => {
                 self.on_shard_joined(shard, (view, stage), out);
+            }
+            ShardControl::Progress(progress) => {
+                self.on_shard_progress(now, shard, *progress, out);
             }
             ShardControl::Drained => self.on_drained(now, shard, out),
             ShardControl::Fence { .. }

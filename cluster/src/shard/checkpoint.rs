@@ -97,6 +97,8 @@ pub(super) struct Checkpoints {
     not_before: Instant,
     /// When the first one could have been begun.
     started: Option<Instant>,
+    /// When the last one was finished.
+    finished: Option<Instant>,
     /// What was durable everywhere when all replicas were last there: who is away has that much.
     all_here: Epoch,
 }
@@ -181,6 +183,13 @@ impl ShardCore {
         let view = self.view.as_ref()?;
         let kept = self.checkpoints.kept.get(&p)?;
         kept.newest(view, Epoch(u64::MAX)).map(|newest| newest.name.epoch)
+    }
+
+    /// As of when all partitions are in checkpoints, and when the last one was finished.
+    pub(super) fn checkpoints_held(&self) -> (Epoch, Option<Instant>) {
+        let parts = self.parts.iter().flatten();
+        let oldest = parts.map(|part| self.checkpointed(part.id).unwrap_or_default()).min();
+        (oldest.unwrap_or_default(), self.checkpoints.finished)
     }
 
     /// An epoch has been closed: the moment at which a checkpoint can begin.
@@ -328,6 +337,7 @@ impl ShardCore {
             CheckpointState::Writing => {}
             CheckpointState::Done => {
                 out.mark("checkpoint_done");
+                self.checkpoints.finished = Some(self.now);
                 let header = *running.writer.header();
                 self.checkpoints.kept.entry(p).or_default().files.push(header);
                 // The next one may be waited for.

@@ -2,7 +2,6 @@
 
 use lockstep_proto::ids::SessionId;
 use lockstep_proto::process::{Effect, LinkId, Outputs};
-use lockstep_proto::schema::CATALOG;
 use lockstep_proto::wire::client::{ClientMessage, ShardStatus};
 use lockstep_proto::wire::codec;
 use lockstep_proto::wire::kind;
@@ -90,9 +89,7 @@ impl ShardCore {
         let count = |leads: bool| {
             u32::try_from(held().filter(|part| part.leads == leads).count()).unwrap_or(u32::MAX)
         };
-        // Definitions of tables are rows too, one copy in each partition; nobody put them there.
-        let tables = held().flat_map(|part| &part.tables).filter(|(id, _)| **id != CATALOG);
-        let rows = tables.map(|(_, table)| table.rows.len() as u64).sum();
+        let rows = held().map(|part| part.rows()).sum();
         let status = ShardStatus {
             instance: self.me.instance,
             shard: self.me.shard,
@@ -108,6 +105,8 @@ impl ShardCore {
             clients: u32::try_from(self.links.clients).unwrap_or(u32::MAX),
             cpu_us,
             rss_bytes,
+            disk: self.disk_status(),
+            join: self.join_progress(),
             ..self.stats.clone()
         };
         send(link, &ClientMessage::Status { request, status: Box::new(status) }, out);

@@ -21,11 +21,13 @@ use lockstep_proto::schema::CATALOG;
 use lockstep_proto::time::Instant;
 use lockstep_proto::wire::data::Message;
 use lockstep_proto::wire::join::{Holding, JoinMessage, Piece};
+use lockstep_proto::wire::progress::Share;
 use lockstep_proto::wire::shard_control::ShardControl;
 use lockstep_storage::Position;
 
 use super::ShardCore;
 use super::copied::Step;
+use super::partition::Partition;
 
 /// Bytes of rows in one piece, about.
 const PIECE_BYTES: usize = 32 << 10;
@@ -116,6 +118,23 @@ impl Copy {
         }
     }
 
+    /// How much of the rows has been looked through.
+    fn share(&self, part: &Partition) -> Share {
+        let of = part.rows();
+        let rows = |table: &TableId| part.rows_of(*table);
+        let done = match self.at {
+            Cursor::Head(_) | Cursor::Deleted(_) | Cursor::Lost => 0,
+            Cursor::Rows(at, Position(place)) => {
+                let before: u64 = self.tables.iter().take(at).map(rows).sum();
+                // Places are spread evenly.
+                let current = u128::from(self.tables.get(at).map_or(0, rows));
+                before + u64::try_from((current * u128::from(place)) >> 64).unwrap_or(u64::MAX)
+            }
+            Cursor::End | Cursor::Done => of,
+        };
+        Share { done: done.min(of), of }
+    }
+
     /// Goes on after this many pieces; what was made after them is made anew from what is there
     /// now. `None` if they are gone.
     fn rewind(&mut self, pieces: u64) -> Option<()> {
@@ -200,6 +219,10 @@ impl ShardCore {
                 (backup.stream, backup.follows) = (None, false);
                 self.donor.drop_copy(from, p);
                 self.donor.waiting.push_back((from, p, recovered));
+                if let Some(buffer) = out.buffer(link) {
+                    let queued = JoinMessage::Queued { partition: p, rows: part.rows() };
+                    queued.frame(buffer, self.view_number);
+                }
             }
         }
     }
@@ -409,7 +432,8 @@ impl ShardCore {
             }
             let Some(part) = self.parts[usize::from(p.0)].as_ref() else { return };
             let (partition, stable, copy_number) = (p, part.stable, copy.number);
-            let message = JoinMessage::Piece { partition, copy: copy_number, stable, piece };
+            let share = copy.share(part);
+            let message = JoinMessage::Piece { partition, copy: copy_number, stable, share, piece };
             let Some(buffer) = out.buffer(link) else { return };
             message.frame(buffer, self.view_number);
             budget.pieces -= 1;

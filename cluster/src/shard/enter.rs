@@ -47,6 +47,7 @@ impl ShardCore {
             | ShardControl::Suspect { .. }
             | ShardControl::Leave { .. }
             | ShardControl::Joined { .. }
+            | ShardControl::Progress(_)
             | ShardControl::Drained => {
                 self.broken("control sent a report".to_owned(), out);
             }
@@ -176,6 +177,7 @@ impl ShardCore {
         let number = self.view_number;
         self.report(&ShardControl::Entered { view: number }, out);
         self.report_joined(out);
+        self.follow_progress(out);
         self.push_view(out);
         self.replay_held(out);
     }

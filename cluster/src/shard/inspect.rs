@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use lockstep_proto::ids::{
     Epoch, NodeInstance, PartitionId, Seq, ShardAddr, TableId, TxId, ViewNumber,
 };
+use lockstep_proto::wire::progress::JoinProgress;
 use lockstep_storage::{Owner, Position};
 
 use super::ShardCore;
@@ -33,6 +34,8 @@ pub struct ShardInspection {
     pub frames_held: usize,
     /// Records appended as primary in an epoch that was closed already: must be 0.
     pub late_records: u64,
+    /// How far it is, or how it went, if the node has come back in this life.
+    pub join: Option<JoinProgress>,
     /// Its partitions, in order.
     pub partitions: Vec<PartitionInspection>,
 }
@@ -107,6 +110,7 @@ impl ShardCore {
             epoch: self.epoch,
             closed: self.closed,
             reported: self.reported,
+            join: self.join_progress(),
             coordinated: self.coordinated.len(),
             takeovers: self.takeovers.len(),
             reads_waiting: self.reads.len(),

@@ -27,12 +27,14 @@ use lockstep_proto::schema::CATALOG;
 use lockstep_proto::view::Standing;
 use lockstep_proto::wire::control::JoinStage;
 use lockstep_proto::wire::join::{CopiedRow, Holding, JoinMessage, LogPlace, Piece, copied_rows};
+use lockstep_proto::wire::progress::Share;
 use lockstep_proto::wire::shard_control::ShardControl;
 use lockstep_storage::Tombstones;
 
 use super::ShardCore;
 use super::log::digested;
 use super::partition::Partition;
+use super::progress::Copied;
 
 /// Marks of closed epochs that wait for the log.
 const CLOSES_MAX: usize = 64;
@@ -54,6 +56,8 @@ pub(super) struct Join {
     closed: Epoch,
     /// A copy and how many pieces of it have arrived, until that is acknowledged.
     took: Option<(u64, u64)>,
+    /// How far the copy is, in figures.
+    pub(super) copied: Copied,
 }
 
 /// How much of the rows is here.
@@ -75,7 +79,18 @@ impl Join {
             closes: VecDeque::new(),
             closed: Epoch(0),
             took: None,
+            copied: Copied::default(),
         }
+    }
+
+    /// Whether all rows are here.
+    pub(super) fn is_whole(&self) -> bool {
+        matches!(self.state, State::Whole)
+    }
+
+    /// Where the log ended when the primary took up this stream.
+    pub(super) fn until(&self) -> Option<Seq> {
+        self.until
     }
 
     /// A view begins: the stream has to be taken up anew.
@@ -221,6 +236,7 @@ impl ShardCore {
     ) {
         let p = match &message {
             JoinMessage::Resume { partition, .. }
+            | JoinMessage::Queued { partition, .. }
             | JoinMessage::Begin { partition, .. }
             | JoinMessage::Piece { partition, .. }
             | JoinMessage::Again { partition } => *partition,
@@ -235,12 +251,14 @@ impl ShardCore {
         }
         match message {
             JoinMessage::Resume { from, until, .. } => self.on_resume(p, from, until, out),
+            JoinMessage::Queued { rows, .. } => self.note_queued(p, rows),
             JoinMessage::Begin { copy, at, digest, epoch, after, .. } => {
                 self.raise_epoch(epoch);
+                self.note_copy(p, after);
                 self.on_begin(p, (copy, at, digest), after, out);
             }
-            JoinMessage::Piece { copy, stable, piece, .. } => {
-                self.on_piece(p, copy, stable, &piece, out);
+            JoinMessage::Piece { copy, stable, share, piece, .. } => {
+                self.on_piece(p, copy, (stable, share), &piece, out);
             }
             JoinMessage::Again { .. } => {
                 out.mark("join_stream_cut");
@@ -311,7 +329,7 @@ impl ShardCore {
         &mut self,
         p: PartitionId,
         copy: u64,
-        stable: Seq,
+        (stable, share): (Seq, Share),
         piece: &Piece,
         out: &mut Outputs,
     ) {
@@ -322,6 +340,7 @@ impl ShardCore {
         }
         *pieces += 1;
         join.took = Some((copy, *pieces));
+        join.copied.share = Some(share);
         self.took = true;
         self.learn_stable_joining(p, stable, out);
         match piece {
@@ -362,7 +381,7 @@ impl ShardCore {
     }
 
     fn take_rows_piece(&mut self, p: PartitionId, bytes: &[u8], out: &mut Outputs) {
-        let mut delta = 0;
+        let (mut delta, mut rows, mut size) = (0, 0, 0);
         let part = self.part_mut(p);
         for row in copied_rows(bytes) {
             let Ok(row) = row else {
@@ -370,8 +389,12 @@ impl ShardCore {
                 return;
             };
             delta += part.load_row(&row);
+            if row.table != CATALOG {
+                (rows, size) = (rows + 1, size + row.bytes() as u64);
+            }
         }
         self.data_bytes += delta;
+        self.note_rows(p, rows, size);
     }
 
     /// A record of the stream: kept until it is known to be stable.
@@ -392,6 +415,7 @@ impl ShardCore {
         }
         if seq == part.end.next() {
             part.push_record(bytes.into());
+            self.note_record();
         } else {
             let text = format!("{p}: record {seq} follows {} in a join", part.end);
             self.broken(text, out);
@@ -530,34 +554,7 @@ impl ShardCore {
             self.want_checkpoint(p, epoch);
         }
         self.report_joined(out);
-    }
-
-    /// Whether this disk has what a joining partition was copied from.
-    fn is_on_disk(&self, part: &Partition) -> bool {
-        self.checkpointed(part.id) >= Some(part.versions_from)
-    }
-
-    /// Whether this disk has, or the redo log leads to, everything this shard holds.
-    pub(super) fn is_whole(&self) -> bool {
-        let mut joining = self.parts.iter().flatten().filter(|part| part.join.is_some());
-        joining.all(|part| part.whole && (self.options.redo.is_none() || self.is_on_disk(part)))
-    }
-
-    /// The newest of the checkpoints that hold what was copied.
-    pub(super) fn founded(&self) -> Epoch {
-        let joining = self.parts.iter().flatten().filter(|part| part.join.is_some());
-        joining.filter_map(|part| self.checkpointed(part.id)).max().unwrap_or_default()
-    }
-
-    /// The last epoch that can be closed on this disk: everything of it must be in the redo log or
-    /// in checkpoints.
-    pub(super) fn closable(&self) -> Epoch {
-        let closable = |part: &Partition| match &part.join {
-            Some(_) if !self.is_on_disk(part) => Epoch(0),
-            _ => part.complete_up_to(self.closed),
-        };
-        let parts = self.parts.iter().flatten();
-        parts.map(|part| closable(part)).min().unwrap_or(self.closed)
+        self.follow_progress(out);
     }
 
     /// The primary's word on which part of the log has everything of a closed epoch.

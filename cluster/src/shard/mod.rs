@@ -20,6 +20,7 @@
 //! * [`fence`]: proposals, and partitions that get another primary;
 //! * [`join`], [`donor`], [`copied`], [`kept`]: a replica that comes back, and where it copies
 //!   from;
+//! * [`progress`]: how far it is, for people;
 //! * [`answers`]: what is owed once a log position is stable.
 
 mod answers;
@@ -41,6 +42,7 @@ mod links;
 mod log;
 mod participate;
 mod partition;
+mod progress;
 mod read;
 mod redo;
 mod restore;
@@ -82,6 +84,7 @@ use evaluate::Staged;
 use fence::Fence;
 use links::Links;
 use partition::Partition;
+use progress::Progress;
 use read::Reads;
 use redo::Redo;
 use snapshot::Snapshots;
@@ -152,6 +155,8 @@ pub struct ShardCore {
     joined: Option<(ViewNumber, JoinStage)>,
     /// Pieces of copies have arrived in this turn.
     took: bool,
+    /// How far the join of this node is, or how it went.
+    progress: Option<Progress>,
     leases: BTreeMap<NodeId, (NodeInstance, Instant)>,
     lease_waiting: Vec<(PartitionId, Owed)>,
     checkpoints: Checkpoints,
@@ -207,6 +212,7 @@ impl ShardCore {
             recovered: Epoch(0),
             joined: None,
             took: false,
+            progress: None,
             leases: BTreeMap::new(),
             lease_waiting: Vec::new(),
             checkpoints: Checkpoints::default(),

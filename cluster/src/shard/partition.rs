@@ -223,6 +223,17 @@ impl Partition {
             .map(move |(i, r)| (Seq(after.0 + 1 + i as u64), &**r))
     }
 
+    /// How many rows it has. Definitions of tables are rows, too, but nobody put them there.
+    pub(super) fn rows(&self) -> u64 {
+        self.tables.keys().map(|table| self.rows_of(*table)).sum()
+    }
+
+    /// How many rows of one table; none of the catalog.
+    pub(super) fn rows_of(&self, table: TableId) -> u64 {
+        let counted = self.tables.get(&table).filter(|_| table != CATALOG);
+        counted.map_or(0, |table| table.rows.len() as u64)
+    }
+
     /// The coordinator of a transaction that holds locks here.
     pub(super) fn coordinator_of(&self, tx: TxId) -> Option<ShardAddr> {
         let open = self.open.get(&tx).map(|t| t.coordinator);

@@ -21,12 +21,14 @@ use lockstep_proto::process::{Effect, LogLevel, Outputs};
 use lockstep_proto::record;
 use lockstep_proto::time::Instant;
 use lockstep_proto::view::{Standing, View};
+use lockstep_proto::wire::client::DiskStatus;
 use lockstep_proto::wire::op::Ops;
 use lockstep_proto::wire::shard_control::ShardControl;
 use lockstep_storage::redo::{LogIdentity, RedoWriter, WriterState};
 
 use super::ShardCore;
 use super::answers::Owed;
+use super::partition::Partition;
 
 /// What a shard knows about durability, its own and everybody's.
 pub(super) struct Redo {
@@ -269,6 +271,51 @@ impl ShardCore {
                 self.refuse_request(link, request, Code::DurabilityLost, out);
             }
         }
+    }
+
+    /// Whether this disk has what a joining partition was copied from.
+    pub(super) fn is_on_disk(&self, part: &Partition) -> bool {
+        self.checkpointed(part.id) >= Some(part.versions_from)
+    }
+
+    /// Whether this disk has, or the redo log leads to, everything this shard holds.
+    pub(super) fn is_whole(&self) -> bool {
+        let mut joining = self.parts.iter().flatten().filter(|part| part.join.is_some());
+        joining.all(|part| part.whole && (self.options.redo.is_none() || self.is_on_disk(part)))
+    }
+
+    /// The newest of the checkpoints that hold what was copied.
+    pub(super) fn founded(&self) -> Epoch {
+        let joining = self.parts.iter().flatten().filter(|part| part.join.is_some());
+        joining.filter_map(|part| self.checkpointed(part.id)).max().unwrap_or_default()
+    }
+
+    /// The last epoch that can be closed on this disk: everything of it must be in the redo log or
+    /// in checkpoints.
+    pub(super) fn closable(&self) -> Epoch {
+        let closable = |part: &Partition| match &part.join {
+            Some(_) if !self.is_on_disk(part) => Epoch(0),
+            _ => part.complete_up_to(self.closed),
+        };
+        let parts = self.parts.iter().flatten();
+        parts.map(|part| closable(part)).min().unwrap_or(self.closed)
+    }
+
+    /// How the disk is, for people.
+    pub(super) fn disk_status(&self) -> Option<DiskStatus> {
+        let log = self.redo.log.as_ref()?;
+        let (checkpointed, finished) = self.checkpoints_held();
+        let ms = |since: Instant| self.now.since(since).as_millis() as u64;
+        Some(DiskStatus {
+            state: self.redo.report.state,
+            durable: self.redo.report.durable,
+            durable_everywhere: self.redo.pulse.durable,
+            worked: self.redo.pulse.worked.max(self.redo.report.worked),
+            redo_waiting_bytes: log.writer.waiting_bytes() as u64,
+            redo_request_ms: log.out_since.map(ms),
+            checkpointed,
+            checkpoint_age_ms: finished.map(ms),
+        })
     }
 
     fn report_disk(&mut self, out: &mut Outputs) {

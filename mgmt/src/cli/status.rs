@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockstep_client::Client;
+use lockstep_proto::durability::DiskState;
 use lockstep_proto::ids::{GroupId, ShardId};
 use lockstep_proto::view::{Member, Standing, View};
-use lockstep_proto::wire::client::ShardStatus;
+use lockstep_proto::wire::client::{DiskStatus, ShardStatus};
+use lockstep_proto::wire::progress::JoinProgress;
 use serde_json::{Value, json};
 
 use super::error::{CliResult, ExitKind};
-use super::output::{bytes, table, thousands};
+use super::output::{bytes, span, table, thousands};
 use super::{Global, block_on, connect, stdout_error};
 
 /// How long one node may take to tell its state before it counts as silent.
@@ -29,6 +31,9 @@ pub(super) struct StatusArgs {
 
 /// The state of a node that has all its rows and answers.
 const SERVING: &str = "serving";
+
+/// Bytes of redo that wait for a disk beyond which the table says so.
+const WAITING_BYTES_TOLD: u64 = 1 << 20;
 
 /// What is known about one data node: its place in the view, and what its shards say.
 struct NodeReport {
@@ -160,11 +165,39 @@ impl Page {
         self.nodes.iter().flat_map(|node| &node.shards)
     }
 
+    /// Up to which epoch everything is on all disks, and the last one with anything in it; `None`
+    /// if no node has a disk, or none answers.
+    fn durable(&self) -> Option<(u64, u64)> {
+        let all = self.shards().filter_map(|shard| shard.disk).reduce(DiskStatus::and)?;
+        Some((all.durable_everywhere.0, all.worked.0))
+    }
+
+    fn describe_durable(&self) -> String {
+        match self.durable() {
+            None => String::new(),
+            Some((durable, worked)) if durable >= worked => ", all of it on disk".to_owned(),
+            Some((durable, _)) => format!(", on disk up to epoch {durable}"),
+        }
+    }
+
+    /// One line for each node that is not there yet.
+    fn describe_joins(&self) -> String {
+        let line = |node: &NodeReport| {
+            // One that the view counts may not have heard of it yet.
+            let joins = node.member.standing != Standing::InSync;
+            let join = node.join().filter(|join| joins && !join.finished)?;
+            let (number, elapsed) = (node.member.instance.node.0, span(join.elapsed_ms));
+            Some(format!("node {number} is coming back, for {elapsed}: {}\n", join.describe()))
+        };
+        let lines: String = self.nodes.iter().filter_map(line).collect();
+        if lines.is_empty() { lines } else { format!("\n{lines}") }
+    }
+
     fn describe(&self) -> String {
         let rows: Vec<Vec<String>> = self.nodes.iter().map(NodeReport::cells).collect();
         let headers = [
             "node", "group", "zone", "state", "primary", "backup", "rows", "data", "limit", "rss",
-            "clients", "address",
+            "clients", "disk", "address",
         ];
         let lose = match self.can_lose() {
             _ if self.health() == Health::Down => "of a node group nobody answers".to_owned(),
@@ -175,7 +208,7 @@ impl Page {
         let view = &self.view;
         format!(
             "cluster {}  {}, {lose}\n{} data nodes in {} groups, {} replicas wanted, {} \
-             partitions, view {}, epoch {}, {} rows\narbitrator {}\n\n{}",
+             partitions, view {}, epoch {}{}, {} rows\narbitrator {}\n\n{}{}",
             view.cluster,
             self.health().name(),
             view.members.len(),
@@ -184,9 +217,11 @@ impl Page {
             view.placements.len(),
             view.number.0,
             self.epoch(),
+            self.describe_durable(),
             thousands(self.rows()),
             self.arbitrator(),
             table(&headers, &rows),
+            self.describe_joins(),
         )
     }
 
@@ -208,6 +243,8 @@ impl Page {
             "can_lose": self.can_lose(),
             "view": view.number.0,
             "epoch": self.epoch(),
+            "durable_epoch": self.durable().map(|(durable, _)| durable),
+            "worked_epoch": self.durable().map(|(_, worked)| worked),
             "partitions": view.placements.len(),
             "replicas": view.config.replicas,
             "rows": self.rows(),
@@ -263,6 +300,25 @@ impl NodeReport {
         }
     }
 
+    /// How far its shards together are on their way back, or how it went.
+    fn join(&self) -> Option<JoinProgress> {
+        self.shards.iter().filter_map(|shard| shard.join.clone()).reduce(JoinProgress::and)
+    }
+
+    /// `None` if its data is in memory only, or it does not answer.
+    fn disk(&self) -> Option<DiskStatus> {
+        self.shards.iter().filter_map(|shard| shard.disk).reduce(DiskStatus::and)
+    }
+
+    fn describe_disk(&self) -> String {
+        let Some(disk) = self.disk() else { return "none".to_owned() };
+        let word = disk_word(disk.state);
+        match disk.redo_waiting_bytes {
+            waiting if waiting < WAITING_BYTES_TOLD => word.to_owned(),
+            waiting => format!("{word}, {} wait", bytes(waiting)),
+        }
+    }
+
     fn cells(&self) -> Vec<String> {
         let zone = if self.member.zone.is_empty() { "-" } else { &self.member.zone };
         let told = |text: String| if self.shards.is_empty() { "-".to_owned() } else { text };
@@ -278,6 +334,7 @@ impl NodeReport {
             told(bytes(self.sum(|s| s.data_bytes_max))),
             told(bytes(self.rss_bytes())),
             told(self.sum(|s| u64::from(s.clients)).to_string()),
+            told(self.describe_disk()),
             self.member.addr.clone(),
         ]
     }
@@ -307,6 +364,169 @@ impl NodeReport {
             "malformed": self.sum(|s| s.malformed),
             "view": self.shards.iter().map(|s| s.view.0).max(),
             "epoch": self.shards.iter().map(|s| s.epoch.0).max(),
+            "disk": self.disk().map(|disk| disk_json(&disk)),
+            "join": self.join().map(|join| join_json(&join)),
         })
+    }
+}
+
+fn disk_word(state: DiskState) -> &'static str {
+    match state {
+        DiskState::Well => "ok",
+        DiskState::Slow => "slow",
+        DiskState::Full => "full",
+        DiskState::Stuck => "stalled",
+        DiskState::Broken => "broken",
+    }
+}
+
+fn disk_json(disk: &DiskStatus) -> Value {
+    json!({
+        "state": disk_word(disk.state),
+        "durable_epoch": disk.durable.0,
+        "redo_waiting_bytes": disk.redo_waiting_bytes,
+        "redo_request_ms": disk.redo_request_ms,
+        "checkpoint_epoch": disk.checkpointed.0,
+        "checkpoint_age_ms": disk.checkpoint_age_ms,
+    })
+}
+
+fn join_json(join: &JoinProgress) -> Value {
+    json!({
+        "finished": join.finished,
+        "kind": join.kind(),
+        "restored_epoch": join.restored.0,
+        "partitions": join.partitions,
+        "partitions_copied": join.partitions_copied,
+        "partitions_kept": join.partitions_kept,
+        "rows": join.rows,
+        "rows_expected": join.rows_expected,
+        "bytes": join.bytes,
+        "records": join.records,
+        "records_behind": join.records_behind,
+        "elapsed_ms": join.elapsed_ms,
+        "left_ms": join.left_ms,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lockstep_proto::ids::{Epoch, NodeId, NodeInstance};
+    use lockstep_proto::view::{ClusterConfig, Placement};
+
+    fn shard(join: Option<JoinProgress>, disk: Option<DiskStatus>) -> ShardStatus {
+        ShardStatus { epoch: Epoch(900), join, disk, ..ShardStatus::default() }
+    }
+
+    fn node(number: u16, standing: Standing, shards: Vec<ShardStatus>) -> NodeReport {
+        let instance = NodeInstance { node: NodeId(number), ..NodeInstance::default() };
+        let member = Member {
+            instance,
+            group: GroupId(0),
+            zone: String::new(),
+            addr: format!("127.0.0.1:{number}"),
+            shards: 2,
+            seniority: number.into(),
+            standing,
+        };
+        NodeReport { member, shards }
+    }
+
+    fn page(nodes: Vec<NodeReport>) -> Page {
+        let placement = Placement {
+            group: GroupId(0),
+            local_index: 0,
+            primary: NodeId(1),
+            replicas: vec![NodeId(1)],
+            joining: vec![NodeId(2)],
+        };
+        let view = View {
+            cluster: lockstep_proto::ids::ClusterId::default(),
+            number: lockstep_proto::ids::ViewNumber(3),
+            config: ClusterConfig::default(),
+            members: nodes.iter().map(|node| node.member.clone()).collect(),
+            placements: vec![placement],
+            arbitrator: None,
+            arbitrators_possible: Vec::new(),
+            seal: Epoch(0),
+            restart_generation: lockstep_proto::ids::RestartGeneration(0),
+            cuts: Vec::new(),
+        };
+        Page { view, nodes }
+    }
+
+    fn disk(durable: u64) -> DiskStatus {
+        DiskStatus {
+            durable: Epoch(durable),
+            durable_everywhere: Epoch(durable),
+            worked: Epoch(890),
+            checkpoint_age_ms: Some(1_500),
+            ..DiskStatus::default()
+        }
+    }
+
+    fn join(rows: u64) -> JoinProgress {
+        JoinProgress {
+            partitions: 8,
+            partitions_copied: 3,
+            copies_delta: 4,
+            restored: Epoch(700),
+            rows,
+            bytes: rows * 100,
+            rows_expected: Some(rows * 2),
+            elapsed_ms: 4_200,
+            left_ms: Some(3_900),
+            ..JoinProgress::default()
+        }
+    }
+
+    /// Node 1 serves; node 2 is coming back with two shards.
+    fn coming_back() -> Page {
+        let serving = vec![shard(None, Some(disk(888))); 2];
+        let slow = DiskStatus { state: DiskState::Slow, redo_waiting_bytes: 5 << 20, ..disk(880) };
+        let copying =
+            vec![shard(Some(join(1_000)), Some(disk(888))), shard(Some(join(40_000)), Some(slow))];
+        page(vec![node(1, Standing::InSync, serving), node(2, Standing::Copying, copying)])
+    }
+
+    #[test]
+    fn a_node_that_comes_back_has_a_line_of_its_own() {
+        let text = coming_back().describe();
+        let line = "node 2 is coming back, for 4.2 s: copying 6 of 16 partitions, 41 000 of about \
+                    82 000 rows, 3.9 MiB, about 4 s left (changes since epoch 700)";
+        assert_eq!(text.lines().last(), Some(line), "{text}");
+        assert!(text.contains(", on disk up to epoch 888,"), "{text}");
+        assert!(text.contains("slow, 5.0 MiB wait") && text.contains("copying"), "{text}");
+    }
+
+    #[test]
+    fn programs_read_the_sum_of_the_shards() {
+        let json = coming_back().to_json();
+        assert_eq!((&json["durable_epoch"], &json["worked_epoch"]), (&888.into(), &890.into()));
+        let (one, two) = (&json["nodes"][0], &json["nodes"][1]);
+        assert_eq!((&one["join"], &one["disk"]["state"]), (&Value::Null, &"ok".into()));
+        assert_eq!(two["disk"]["state"], "slow");
+        assert_eq!(two["disk"]["durable_epoch"], 880);
+        assert_eq!(two["disk"]["redo_waiting_bytes"], 5 << 20);
+        let join = &two["join"];
+        assert_eq!((&join["kind"], &join["finished"]), (&"delta".into(), &false.into()));
+        assert_eq!((&join["partitions"], &join["partitions_copied"]), (&16.into(), &6.into()));
+        assert_eq!((&join["rows"], &join["rows_expected"]), (&41_000.into(), &82_000.into()));
+        assert_eq!((&join["elapsed_ms"], &join["left_ms"]), (&4_200.into(), &3_900.into()));
+    }
+
+    #[test]
+    fn who_is_back_or_has_no_disk_needs_no_words() {
+        let finished = JoinProgress { finished: true, ..join(7) };
+        let shards = vec![shard(Some(finished), None); 2];
+        let page = page(vec![node(2, Standing::InSync, shards)]);
+        let text = page.describe();
+        assert!(!text.contains("coming back") && !text.contains("on disk"), "{text}");
+        assert!(text.contains("none"), "{text}");
+        let json = page.to_json();
+        assert_eq!(json["nodes"][0]["disk"], Value::Null);
+        assert_eq!(json["nodes"][0]["join"]["finished"], true);
+        assert_eq!(json["durable_epoch"], Value::Null);
     }
 }

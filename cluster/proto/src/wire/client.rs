@@ -3,8 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::durability::DiskState;
 use crate::ids::{Epoch, NodeInstance, SessionId, ShardId, ViewNumber};
 use crate::view::View;
+use crate::wire::progress::JoinProgress;
 
 /// Cold messages between clients and shards or management servers.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -114,4 +116,48 @@ pub struct ShardStatus {
     pub cpu_us: u64,
     /// Resident memory of the whole operating-system process, bytes.
     pub rss_bytes: u64,
+    /// How its disk is; `None` for a node that keeps its data in memory only.
+    pub disk: Option<DiskStatus>,
+    /// How far it is, or how it went, if the node has come back in this life.
+    pub join: Option<JoinProgress>,
+}
+
+/// What one shard knows of its disk, and of everybody's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// How it is.
+    pub state: DiskState,
+    /// Everything up to this epoch is on it.
+    pub durable: Epoch,
+    /// Everything up to this epoch is on the disks of all members.
+    pub durable_everywhere: Epoch,
+    /// The highest epoch with a record anywhere: there is nothing of later ones to be written.
+    pub worked: Epoch,
+    /// Bytes of redo that are not on it yet.
+    pub redo_waiting_bytes: u64,
+    /// How long what it was asked last has been under way, milliseconds; `None` if nothing is.
+    pub redo_request_ms: Option<u64>,
+    /// As of this epoch or later ones all partitions are in checkpoints; 0 if one is in none.
+    pub checkpointed: Epoch,
+    /// Time since the last checkpoint was finished, milliseconds; `None` before the first in this
+    /// life of the node.
+    pub checkpoint_age_ms: Option<u64>,
+}
+
+impl DiskStatus {
+    /// Both as one.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let age = self.checkpoint_age_ms.zip(other.checkpoint_age_ms);
+        Self {
+            state: self.state.max(other.state),
+            durable: self.durable.min(other.durable),
+            durable_everywhere: self.durable_everywhere.max(other.durable_everywhere),
+            worked: self.worked.max(other.worked),
+            redo_waiting_bytes: self.redo_waiting_bytes.saturating_add(other.redo_waiting_bytes),
+            redo_request_ms: self.redo_request_ms.max(other.redo_request_ms),
+            checkpointed: self.checkpointed.min(other.checkpointed),
+            checkpoint_age_ms: age.map(|(one, other)| one.max(other)),
+        }
+    }
 }

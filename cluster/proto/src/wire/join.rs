@@ -14,10 +14,14 @@ use crate::ids::{Epoch, PartitionId, Seq, TableId, ViewNumber};
 use crate::limits::{KEY_BYTES_MAX, ROW_BYTES_MAX};
 use crate::wire::bytes::Reader;
 use crate::wire::codec::{decode, encode};
+use crate::wire::progress::Share;
 use crate::wire::{WireError, frame, kind};
 
 /// In place of the length of a value: the row is deleted.
 const DELETED: u32 = u32::MAX;
+
+/// What a copied row takes beside its key and value.
+const ROW_FIELDS_BYTES: usize = 18;
 
 /// Where a joiner's log of one partition is.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -92,6 +96,14 @@ pub enum JoinMessage {
     },
 
     // --- primary to joiner ---
+    /// The joiner cannot go on from what it holds: a copy will begin, after those of other
+    /// partitions to the same shard.
+    Queued {
+        /// Which partition.
+        partition: PartitionId,
+        /// How many rows the primary has of it, definitions of tables not counted.
+        rows: u64,
+    },
     /// What the joiner holds is good up to `from`; what it has beyond is to be dropped.
     Resume {
         /// Which partition.
@@ -125,6 +137,8 @@ pub enum JoinMessage {
         copy: u64,
         /// The stable end when the piece was made; all records up to it were sent before.
         stable: Seq,
+        /// How far the primary is with its rows, definitions of tables not counted.
+        share: Share,
         /// The piece.
         piece: Piece,
     },
@@ -175,6 +189,12 @@ pub struct CopiedRow<'a> {
 }
 
 impl CopiedRow<'_> {
+    /// How many bytes [`CopiedRow::write`] appends.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        ROW_FIELDS_BYTES + self.key.len() + self.value.map_or(0, <[u8]>::len)
+    }
+
     /// Appends the row: `table u32, epoch u64, key length u16, key, value length u32, value`.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.put_u32_le(self.table.0);
@@ -231,6 +251,7 @@ mod tests {
         ];
         let mut bytes = Vec::new();
         rows.iter().for_each(|row| row.write(&mut bytes));
+        assert_eq!(rows.iter().map(CopiedRow::bytes).sum::<usize>(), bytes.len());
         let read: Result<Vec<_>, _> = copied_rows(&bytes).collect();
         assert_eq!(read.unwrap(), rows);
         let mut first = Vec::new();

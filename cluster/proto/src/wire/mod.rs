@@ -12,6 +12,7 @@ pub mod data;
 pub mod hello;
 pub mod join;
 pub mod op;
+pub mod progress;
 pub mod shard_control;
 
 use ::bytes::{BufMut, BytesMut};

@@ -6,6 +6,7 @@ use crate::durability::{DiskReport, Pulse};
 use crate::ids::{Epoch, NodeInstance, PartitionId, Seq, ViewNumber};
 use crate::view::View;
 use crate::wire::control::JoinStage;
+use crate::wire::progress::JoinProgress;
 
 /// Names one attempt of one president to make one view; higher ones win.
 #[derive(
@@ -107,4 +108,6 @@ pub enum ShardControl {
         /// How far.
         stage: JoinStage,
     },
+    /// The same in figures, for people.
+    Progress(Box<JoinProgress>),
 }
