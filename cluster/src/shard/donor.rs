@@ -529,3 +529,60 @@ impl Budget {
         self.pieces == 0 || self.steps == 0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    use lockstep_proto::ids::SchemaVersion;
+    use lockstep_proto::placement::key_hash;
+    use lockstep_proto::schema::catalog_def;
+    use lockstep_storage::Fragment;
+
+    use crate::shard::partition::Table;
+
+    #[test]
+    fn how_far_a_copy_is_grows_with_its_cursor() {
+        let mut part = Partition::new(PartitionId(0));
+        for id in [8, 9] {
+            let (def, rows) = (Arc::new(catalog_def().clone()), Fragment::new(SchemaVersion(1)));
+            part.tables.insert(TableId(id), Table { def, rows, catalog_key: Box::default() });
+        }
+        for (table, rows) in [(CATALOG, 2_u64), (TableId(8), 1_000), (TableId(9), 3_000)] {
+            let table = part.tables.get_mut(&table).unwrap();
+            for key in (0..rows).map(u64::to_le_bytes) {
+                table.rows.load(key_hash(&key), &key, b"value", Epoch(1));
+            }
+        }
+        let cursors = [
+            Cursor::Head(0),
+            Cursor::Deleted(7),
+            Cursor::Rows(0, Position(u64::MAX)),
+            Cursor::Rows(1, Position(1 << 63)),
+            Cursor::Rows(2, FIRST),
+            Cursor::Rows(2, Position(3 << 62)),
+            Cursor::Rows(3, FIRST),
+            Cursor::Done,
+        ];
+        let done = cursors.map(|at| {
+            let copy = Copy {
+                to: ShardAddr::default(),
+                partition: part.id,
+                number: 1,
+                after: Epoch(0),
+                link: None,
+                head: Vec::new(),
+                tables: vec![CATALOG, TableId(8), TableId(9)],
+                began: Seq(0),
+                at,
+                made: 0,
+                starts: VecDeque::new(),
+            };
+            let share = copy.share(&part);
+            assert_eq!(share.of, 4_000, "definitions of tables are not counted");
+            share.done
+        });
+        assert_eq!(done, [0, 0, 0, 500, 1_000, 3_250, 4_000, 4_000]);
+    }
+}

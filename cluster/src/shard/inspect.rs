@@ -34,8 +34,6 @@ pub struct ShardInspection {
     pub frames_held: usize,
     /// Records appended as primary in an epoch that was closed already: must be 0.
     pub late_records: u64,
-    /// How far it is, or how it went, if the node has come back in this life.
-    pub join: Option<JoinProgress>,
     /// Its partitions, in order.
     pub partitions: Vec<PartitionInspection>,
 }
@@ -80,6 +78,14 @@ impl ShardCore {
         self.me.instance
     }
 
+    /// How far it is, or how it went, and how many of its partitions are not in sync; `None` unless
+    /// the node has come back in this life.
+    #[must_use]
+    pub fn join_inspection(&self) -> Option<(JoinProgress, usize)> {
+        let joining = self.parts.iter().flatten().filter(|part| part.join.is_some());
+        Some((self.join_progress()?, joining.count()))
+    }
+
     /// The whole state in figures. `with_rows` also digests every row: linear in the data.
     #[must_use]
     pub fn inspect(&self, with_rows: bool) -> ShardInspection {
@@ -110,7 +116,6 @@ impl ShardCore {
             epoch: self.epoch,
             closed: self.closed,
             reported: self.reported,
-            join: self.join_progress(),
             coordinated: self.coordinated.len(),
             takeovers: self.takeovers.len(),
             reads_waiting: self.reads.len(),

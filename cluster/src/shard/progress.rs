@@ -73,7 +73,7 @@ impl Progress {
 
 /// How long the rest takes when this much took so long.
 fn at_speed(past: Duration, done: u64, rest: u64) -> Option<u64> {
-    let ms = (past.as_millis() * u128::from(rest)).checked_div(u128::from(done))?;
+    let ms = past.as_millis().saturating_mul(u128::from(rest)).checked_div(u128::from(done))?;
     Some(u64::try_from(ms).unwrap_or(u64::MAX))
 }
 
@@ -238,5 +238,19 @@ impl ShardCore {
         if let Some(progress) = self.join_progress() {
             self.report(&ShardControl::Progress(Box::new(progress)), out);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_said_of_a_speed_before_anything_is_done() {
+        let past = Duration::from_secs(3);
+        assert_eq!(at_speed(past, 0, 100), None);
+        assert_eq!(at_speed(past, 25, 75), Some(9_000));
+        assert_eq!(at_speed(past, 100, 0), Some(0));
+        assert_eq!(at_speed(Duration::MAX, 1, u64::MAX), Some(u64::MAX));
     }
 }

@@ -3,6 +3,7 @@
 pub mod cut;
 pub mod durable;
 pub mod history;
+pub mod progress;
 pub mod replicas;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,7 @@ use super::run::Run;
 use super::world::World;
 
 use durable::DiskBook;
+use progress::ProgressBook;
 use replicas::LogBook;
 
 /// Bytes in flight and unsent on one connection beyond which something is not bounded.
@@ -56,6 +58,7 @@ pub struct Watchman {
     seen: BTreeMap<NodeInstance, ViewNumber>,
     logs: LogBook,
     disks: DiskBook,
+    progress: ProgressBook,
 }
 
 impl Watchman {
@@ -63,7 +66,16 @@ impl Watchman {
     #[inline]
     pub fn after_event(&mut self, world: &mut World, event: Event) {
         let Event::Wake(proc) = event else { return };
-        let Some(Core::Control(control)) = &world.procs[proc.index()].core else { return };
+        let control = match &world.procs[proc.index()].core {
+            Some(Core::Control(control)) => control,
+            Some(Core::Shard(shard)) => {
+                if let Some(text) = self.progress.judge(proc, shard) {
+                    world.violation(text);
+                }
+                return;
+            }
+            _ => return,
+        };
         let Role::Data(me) = world.host(world.procs[proc.index()].host).role else { return };
         let view = control.view();
         if self.seen.get(&me) == Some(&view.number) {

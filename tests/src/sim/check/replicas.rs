@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lockstep_cluster::RowsAt;
 use lockstep_cluster::shard::ShardInspection;
-use lockstep_proto::ids::{Epoch, NodeInstance, PartitionId, Seq, ShardAddr, ViewNumber};
-use lockstep_proto::wire::progress::JoinProgress;
+use lockstep_proto::ids::{Epoch, NodeInstance, PartitionId, Seq, ViewNumber};
 
 use crate::sim::cluster::Cluster;
 use crate::sim::core::Core;
@@ -20,8 +19,6 @@ const REMEMBERED_MAX: usize = 50_000;
 pub struct LogBook {
     digests: BTreeMap<(PartitionId, Seq), (NodeInstance, u64)>,
     stable: BTreeMap<PartitionId, Seq>,
-    /// What shards said of their way back.
-    joins: BTreeMap<ShardAddr, JoinProgress>,
     /// The newest view anybody was seen in.
     newest: ViewNumber,
 }
@@ -56,7 +53,6 @@ impl LogBook {
                 if shard.late_records > 0 {
                     found.push(format!("{me} committed in an epoch that was closed already"));
                 }
-                found.extend(self.judge_progress(&shard));
                 if shard.view != number {
                     continue;
                 }
@@ -89,30 +85,6 @@ impl LogBook {
         for text in found {
             world.violation(text);
         }
-    }
-}
-
-impl LogBook {
-    /// What a shard says of its way back never takes back what was counted, and ends when, and only
-    /// when, all is in sync.
-    fn judge_progress(&mut self, shard: &ShardInspection) -> Option<String> {
-        let now = shard.join.clone()?;
-        let before = self.joins.insert(shard.addr, now.clone()).unwrap_or_default();
-        let counted = |join: &JoinProgress| {
-            [join.rows, join.bytes, join.records, join.elapsed_ms, u64::from(join.finished)]
-        };
-        let grows = counted(&before).iter().zip(counted(&now)).all(|(old, new)| *old <= new);
-        let adds_up = now.partitions_kept <= now.partitions_copied
-            && now.partitions_copied <= now.partitions
-            && now.partitions_copied <= now.copies_full.saturating_add(now.copies_delta)
-            && now.rows_expected.is_none_or(|expected| expected >= now.rows)
-            && now.partitions as usize <= shard.partitions.len();
-        let ends = now.finished == shard.partitions.iter().all(|part| part.in_sync)
-            || shard.partitions.is_empty();
-        if grows && adds_up && ends {
-            return None;
-        }
-        Some(format!("{} told {before:?} and then {now:?}", shard.addr))
     }
 }
 
