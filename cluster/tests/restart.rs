@@ -14,7 +14,7 @@ use lockstep_proto::stored::Stored;
 use lockstep_proto::time::Instant;
 use lockstep_proto::view::ViewIdentity;
 use lockstep_proto::view::{Arbitrator, ClusterConfig, Member, Placement, Standing, View};
-use lockstep_proto::wire::control::ControlMessage;
+use lockstep_proto::wire::control::{ControlMessage, Returned};
 
 const MGMT: MgmtId = MgmtId(1);
 const STEP: Duration = Duration::from_millis(10);
@@ -396,4 +396,43 @@ fn whoever_finds_a_living_cluster_restores_itself_and_is_admitted() {
     acting.members.insert(0, back);
     net.say(life(2, 1), 1, &ControlMessage::NewView { view: Box::new(acting.clone()) });
     assert_eq!(net.entered(1), Some(&acting));
+}
+
+#[test]
+fn rows_are_restored_again_after_another_look_at_the_files() {
+    let view = view(&[&[1, 2]]);
+    let mut net = Net::new(Some(view.identity()));
+    net.start(2, &view, Some(50), false);
+    net.run(SECOND);
+    let mut formed = view.clone();
+    formed.number = ViewNumber(view.number.0 + 1);
+    for member in &mut formed.members {
+        member.instance.incarnation = Incarnation(2);
+    }
+    formed.seal = Epoch(40);
+    formed.cuts.push((formed.restart_generation, Epoch(40)));
+    formed.restart_generation = RestartGeneration(1);
+    net.say(life(1, 2), 2, &ControlMessage::Forming { view: Box::new(formed.clone()) });
+    net.run(STEP);
+    let mut goals = vec![Goal::Survey, Goal::Exactly(Epoch(40))];
+    assert_eq!(net.nodes[&2].goals, goals);
+    // The eldest dies with the view on its disk, and its next life shows it: the files are looked
+    // at under that view, and what the driver had restored before is gone.
+    let returned = Returned {
+        member: Member { instance: life(1, 3), ..formed.members[0].clone() },
+        view: Box::new(formed.clone()),
+        reached: Some(Epoch(40)),
+        damaged: false,
+        recovered: None,
+    };
+    net.say(life(1, 3), 2, &ControlMessage::Returned(Box::new(returned)));
+    net.run(STEP);
+    goals.push(Goal::Survey);
+    assert_eq!(net.nodes[&2].goals, goals, "the view that was to be formed is there");
+    assert!(net.entered(2).is_none());
+    net.say(life(1, 2), 2, &ControlMessage::NewView { view: Box::new(formed.clone()) });
+    net.run(STEP);
+    goals.push(Goal::Exactly(Epoch(40)));
+    assert_eq!(net.nodes[&2].goals, goals);
+    assert_eq!(net.entered(2), Some(&formed));
 }

@@ -1,10 +1,10 @@
 //! A part of every crash-point sweep; `lockstep-sim --sweep NAME` makes the whole of each.
 
-use lockstep_tests::sim::sweep::{Swept, sweep};
+use lockstep_tests::sim::sweep::{Choice, Swept, sweep};
 
 /// Sweeps every `every`-th crash point, which must go well and reach the branches named.
 fn check(what: Swept, every: u64, owed: &[&str]) {
-    let sweep = sweep(what, 1, every, 2);
+    let sweep = sweep(what, 1, Choice::Every(every), 2);
     assert!(sweep.failed.is_empty(), "{:#?}", sweep.failed);
     assert!(sweep.runs >= 40, "only {} runs", sweep.runs);
     let missing: Vec<&&str> = owed.iter().filter(|mark| !sweep.marks.contains(**mark)).collect();
@@ -41,4 +41,19 @@ fn the_power_goes_at_steps_of_the_redo_log() {
 #[test]
 fn the_node_that_ticks_fails_between_seal_and_close() {
     check(Swept::Epoch, 20, &["president_takeover", "answered_when_durable"]);
+}
+
+#[test]
+fn another_node_fails_while_one_comes_back() {
+    check(Swept::Rejoin, 211, &["join_admitted", "join_promoted", "primaries_move_back"]);
+}
+
+#[test]
+fn the_power_goes_at_steps_of_checkpoints() {
+    check(Swept::Checkpoint, 89, &["checkpoint_done", "node_restored", "restart_of_all"]);
+}
+
+#[test]
+fn a_node_or_all_power_fails_while_a_cluster_starts_again() {
+    check(Swept::Restart, 89, &["restart_of_all", "restart_of_a_part", "restart_newer_view"]);
 }

@@ -13,7 +13,7 @@ use crate::view::View;
 /// What the files are wanted for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Goal {
-    /// Up to which epoch do they reach? Loads nothing.
+    /// Up to which epoch do they reach? Loads nothing, and what was restored before is gone.
     Survey,
     /// As far as they reach, to join a cluster that serves. What cannot be used is set aside and
     /// comes from the others: then the epoch is 0.
@@ -22,10 +22,11 @@ pub enum Goal {
     Exactly(Epoch),
 }
 
-/// A wish, answered by `Input::Recovered`.
+/// A wish, answered by `Input::Recovered`. It takes the place of all wishes with lower tokens and of
+/// what has come of them, even if that comes later.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Recovery {
-    /// Comes back in the answer.
+    /// Comes back in the answer; grows from wish to wish.
     pub token: u64,
     /// What counts of which restart generation.
     pub generations: Generations,

@@ -159,6 +159,11 @@ impl RestartCore {
             }
             self.following = None;
         }
+        if self.reached.is_none() && !self.damaged && self.recovering.is_none() {
+            // The look at the files was overtaken by a wish for rows.
+            let view = self.base.clone();
+            return self.recover(Goal::Survey, view, out);
+        }
         let (Some(whole), Ok(epoch)) = (self.may_form(now), self.common_epoch(now)) else {
             self.forming = None;
             return;

@@ -206,9 +206,8 @@ impl RestartCore {
         let token = self.next_token();
         let generations = view.generations();
         self.recovering = Some(Recovering { token, goal, view });
-        if goal != Goal::Survey {
-            self.recovered = None;
-        }
+        // The driver keeps what comes of the newest wish only, and a survey gives no rows.
+        self.recovered = None;
         out.effect(Effect::Recover(Recovery { token, generations, goal }));
     }
 
@@ -270,6 +269,8 @@ impl RestartCore {
         self.base = view.clone();
         self.meet(view);
         self.forming = None;
+        // Nobody forms a view that is on a disk already.
+        self.following.take_if(|(formed, _)| formed.number <= view.number);
         if !same {
             (self.reached, self.damaged) = (None, false);
             let view = self.base.clone();

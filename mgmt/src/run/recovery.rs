@@ -22,7 +22,15 @@ pub(super) struct FileRecoverer {
     dir: PathBuf,
     owner: Owner,
     shards: u16,
-    restored: Mutex<Option<Restored>>,
+    /// Held while the files are read: each wish has a thread of its own.
+    newest: Mutex<Newest>,
+}
+
+/// The newest wish that was begun, and what has come of it.
+#[derive(Default)]
+struct Newest {
+    token: u64,
+    restored: Option<Restored>,
 }
 
 impl std::fmt::Debug for FileRecoverer {
@@ -35,12 +43,12 @@ impl FileRecoverer {
     /// For a node of this group, with so many shards.
     pub(super) fn new(dir: &Path, view: &View, seat: (NodeId, GroupId), shards: u16) -> Self {
         let owner = Owner::of(view, seat.0, seat.1);
-        Self { dir: dir.to_owned(), owner, shards, restored: Mutex::new(None) }
+        Self { dir: dir.to_owned(), owner, shards, newest: Mutex::default() }
     }
 
     /// What was restored last, for the shard cores.
     pub(super) fn take(&self) -> Option<Restored> {
-        self.restored.lock().take()
+        self.newest.lock().restored.take()
     }
 }
 
@@ -57,8 +65,12 @@ impl Recoverer for FileRecoverer {
     fn recover(&self, wish: &Recovery) -> Result<Epoch, String> {
         let trouble =
             |error: std::io::Error| format!("cannot read {}: {error}", self.dir.display());
+        let mut newest = self.newest.lock();
+        if wish.token < newest.token {
+            return Err("it is not wanted any more".to_owned());
+        }
         // Only the newest wish counts; what was restored for an earlier one makes room first.
-        *self.restored.lock() = None;
+        *newest = Newest { token: wish.token, restored: None };
         let mapped = DataFiles::open(&self.dir).map_err(trouble)?;
         for path in &mapped.others {
             tracing::warn!("{} is not a file of this program: left alone", path.display());
@@ -90,7 +102,7 @@ impl Recoverer for FileRecoverer {
                 for name in &restored.superfluous {
                     remove(&self.dir, *name).map_err(trouble)?;
                 }
-                *self.restored.lock() = Some(restored);
+                newest.restored = Some(restored);
                 Ok(epoch)
             }
             Err(faults) if wish.goal == Goal::Rejoin => {

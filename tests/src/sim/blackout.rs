@@ -2,10 +2,11 @@
 //!
 //! The clients are gone with the rest, so that nothing they had under way is tried again. What was
 //! told until then must have an explanation of its own; what the nodes restore from their disks
-//! must be one moment of it (`check::cut`).
+//! must be one moment of it (`check::cut`). In a sweep one more thing may go wrong while they come
+//! back, up to all power failing once more.
 
 use super::check::{self, Watchman, cut};
-use super::host::HostId;
+use super::host::{HostId, Life};
 use super::run::Run;
 use super::workload::Phase;
 
@@ -14,6 +15,13 @@ const SECOND: u64 = 1_000 * MS;
 
 /// How long the nodes wait for each other before a part of them may start.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(3);
+
+/// When a fault that lasts ends: a part of the nodes has started without its victim by then, and a
+/// victim that was never heard is not excused any more.
+const HEALED_AFTER: u64 = 7_000 * MS;
+
+/// Until it has shown what it has cost.
+const SETTLED_AFTER: u64 = 1_500 * MS;
 
 /// How long it may take until all nodes are in sync again.
 const BACK_WITHIN: u64 = 40 * SECOND;
@@ -32,10 +40,14 @@ impl Run {
         if self.failed() {
             return;
         }
+        // Now, and of what was not synced this is left, if a crash point says so.
+        self.world.fate = self.world.blackout.take();
         self.cut_power();
         let told = self.notes.borrow().history.len();
+        let dark = self.done_so_far();
         self.restore_power();
         self.wait_until_whole();
+        self.restart = (dark, self.done_so_far());
         if self.failed() {
             return;
         }
@@ -72,6 +84,7 @@ impl Run {
             }
         }
         self.world.heal();
+        self.world.fate = None;
         // What was acted in before is over; what comes has nothing to follow but the disks.
         self.watchman = Watchman::default();
         self.advance(200 * MS);
@@ -86,24 +99,44 @@ impl Run {
                 self.cluster.restart(&mut self.world, server);
             }
         }
+        let most = if self.script.is_some() { 50 * MS } else { 2_000 * MS };
         let mut nodes = self.cluster.nodes.clone();
-        while !nodes.is_empty() {
+        while !nodes.is_empty() && self.world.blackout.is_none() {
             let at = self.rng.index(nodes.len());
             let node = nodes.swap_remove(at);
             self.cluster.revive(&mut self.world, node, false);
             if self.rng.coin() {
-                let pause = self.rng.below(2_000 * MS);
+                let pause = self.rng.below(most);
                 self.advance(pause);
             }
         }
     }
 
     fn wait_until_whole(&mut self) {
-        let limit = self.world.now + BACK_WITHIN;
-        while self.world.now < limit && !self.failed() && !self.cluster.is_whole(&self.world) {
-            // Whoever has ended meanwhile is started again, as by a supervisor.
+        let mut limit = self.world.now + BACK_WITHIN;
+        let healed = self.world.now + HEALED_AFTER;
+        while self.world.now < limit && !self.failed() {
+            if let Some(fate) = self.world.blackout.take() {
+                self.world.fate = Some(fate);
+                self.cut_power();
+                self.restore_power();
+                limit = self.world.now + BACK_WITHIN;
+                continue;
+            }
+            if self.lasting && self.world.now >= healed {
+                self.lasting = false;
+                self.world.heal();
+                self.advance(SETTLED_AFTER);
+            }
+            if !self.lasting && self.cluster.is_whole(&self.world) {
+                break;
+            }
+            // Whoever has ended meanwhile is started again, as by a supervisor; a machine without
+            // power comes back when everything is healed.
             for node in self.cluster.dead_nodes(&self.world) {
-                self.cluster.revive(&mut self.world, node, false);
+                if !self.lasting || self.world.host(node).life == Life::Killed {
+                    self.cluster.revive(&mut self.world, node, false);
+                }
             }
             self.advance(200 * MS);
         }

@@ -15,7 +15,7 @@ use super::report::{Report, cpu_seconds, explain};
 use super::run::{Options, run};
 use super::scenario;
 use super::script::Script;
-use super::sweep::Swept;
+use super::sweep::{Choice, Swept};
 use crate::checkers::history::write_history;
 
 /// Failures that are explained; the rest is only counted.
@@ -34,7 +34,7 @@ struct Arguments {
     /// Simulated seconds of work in each run.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    /// Which faults: calm, network, crash or mixed.
+    /// Which faults: calm, network, crash, mixed, disk or hell.
     #[arg(long, default_value = "mixed")]
     profile: String,
     /// Print every event in words to stderr.
@@ -57,12 +57,15 @@ struct Arguments {
     #[arg(long)]
     canaries: bool,
     /// Let each node fail at each of its steps in a short run of this protocol, once in every
-    /// way: commit, view, silence, arbitration, redo or epoch.
+    /// way: commit, view, silence, arbitration, redo, epoch, rejoin, checkpoint or restart.
     #[arg(long)]
     sweep: Option<String>,
     /// Only one in this many crash points of a sweep.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     every: u64,
+    /// Only this crash point of a sweep, as its report calls it; every event of it is printed.
+    #[arg(long)]
+    point: Option<String>,
     /// Run this scenario script instead of drawn faults; it says for how long.
     #[arg(long)]
     scenario: Option<PathBuf>,
@@ -126,7 +129,11 @@ fn execute(arguments: &Arguments) -> Result<bool, String> {
     });
     if let Some(name) = &arguments.sweep {
         let swept = Swept::from_name(name)?;
-        return Ok(super::sweep::command(swept, arguments.seed, arguments.every, threads));
+        let choice = match &arguments.point {
+            Some(point) => Choice::Only(point),
+            None => Choice::Every(arguments.every),
+        };
+        return Ok(super::sweep::command(swept, arguments.seed, choice, threads));
     }
     if arguments.canaries {
         return Ok(super::canaries::command(threads));

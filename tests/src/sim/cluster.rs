@@ -55,6 +55,8 @@ pub struct Shape {
     pub clients: u16,
     /// Largest drift of a clock from true time, parts per million.
     pub drift_ppm: i64,
+    /// How often a partition is checkpointed, in ms.
+    pub checkpoint_ms: u32,
 }
 
 /// The hosts of a run by what they are.
@@ -146,7 +148,7 @@ pub fn first_view(shape: &Shape) -> View {
             replicas: shape.replicas,
             data_memory: 64 << 20,
             transaction_idle_ms: TRANSACTION_IDLE_MS,
-            checkpoint_interval_ms: 700,
+            checkpoint_interval_ms: shape.checkpoint_ms,
             ..ClusterConfig::default()
         },
         members,

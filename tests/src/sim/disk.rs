@@ -83,6 +83,12 @@ impl World {
             return;
         };
         let Some(Waiting { proc, lane, request, .. }) = disk.waiting.remove(at) else { return };
+        let (next, count) = (disk.files.steps(), request.ops.len() as u64);
+        if let Some(step) = self.trap_at_disk(host, next, count) {
+            self.host_mut(host).disk.files.execute_some(request, step);
+            return self.spring_at_disk(host);
+        }
+        let disk = &mut self.host_mut(host).disk;
         let done = disk.files.execute(request);
         self.deliver(proc, Item::Disk(lane, done));
     }
@@ -120,7 +126,8 @@ impl World {
     /// The machine has lost power: of what was not synced, no more is left than the disk kept.
     pub(super) fn lose_unsynced(&mut self, host: HostId) {
         const FATES: [Fate; 4] = [Fate::Nothing, Fate::Everything, Fate::Prefix, Fate::Any];
-        let fate = *self.rng.pick(&FATES);
+        let drawn = *self.rng.pick(&FATES);
+        let fate = self.fate.unwrap_or(drawn);
         let mut files = std::mem::take(&mut self.host_mut(host).disk.files);
         files.lose_power(fate, &mut |bound| self.rng.index(bound));
         self.host_mut(host).disk.files = files;

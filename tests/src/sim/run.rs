@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::ops::{Range, RangeInclusive};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -104,8 +105,12 @@ pub struct Run {
     pub(super) watchman: Watchman,
     pub(super) rng: Rng,
     ddl_number: u32,
-    script: Option<Arc<Script>>,
+    pub(super) script: Option<Arc<Script>>,
     acts: VecDeque<(u64, Act)>,
+    /// The crash point lasts until it is healed.
+    pub(super) lasting: bool,
+    /// What each host had done when the power came back, and when the cluster was whole again.
+    pub(super) restart: (Vec<(u64, u64)>, Vec<(u64, u64)>),
 }
 
 /// Draws the shape of a run's cluster.
@@ -124,6 +129,7 @@ fn draw_shape(options: &Options, rng: &mut Rng) -> Shape {
         apis: *rng.pick(&[0, 0, 1]),
         clients: *rng.pick(&[2, 3, 4]),
         drift_ppm: *rng.pick(&[0, 100, 450]),
+        checkpoint_ms: 700,
     }
 }
 
@@ -141,20 +147,44 @@ pub fn run(options: &Options) -> Verdict {
     verdict
 }
 
-/// How many turns each host has taken at two moments of the work: name, host, turns, turns.
+/// What a host does in the swept part of a run, in which it does not fail.
+#[derive(Clone, Debug)]
+pub struct Counted {
+    /// Its name at the end.
+    pub name: String,
+    /// Which it is.
+    pub host: HostId,
+    /// Its turns, counted from 1.
+    pub turns: RangeInclusive<u64>,
+    /// The steps on its data files, counted from 0.
+    pub steps: Range<u64>,
+}
+
+/// What the hosts do between two moments of the work, or, where none are given, between the moment
+/// at which the power comes back and the one at which the cluster is whole again.
 #[must_use]
-pub fn turns_between(options: &Options, from: u64, to: u64) -> Vec<(String, HostId, u64, u64)> {
+pub fn count(options: &Options, window: Option<(u64, u64)>) -> Vec<Counted> {
     let mut run = Run::new(options);
-    run.begin();
-    run.advance(from);
-    let turns = |run: &Run| run.world.hosts.iter().map(|host| host.turns).collect::<Vec<u64>>();
-    let first = turns(&run);
-    run.advance(to - from);
-    let last = turns(&run);
-    let names = run.world.hosts.iter().map(|host| host.name.clone());
-    let hosts = (0..).map(HostId);
-    let counts = first.into_iter().zip(last);
-    names.zip(hosts).zip(counts).map(|((name, host), (a, b))| (name, host, a, b)).collect()
+    let (first, last) = match window {
+        Some((from, to)) => {
+            run.begin();
+            run.advance(from);
+            let first = run.done_so_far();
+            run.advance(to - from);
+            (first, run.done_so_far())
+        }
+        None => {
+            run.all_phases(options.seconds * SECOND);
+            std::mem::take(&mut run.restart)
+        }
+    };
+    let counted = |(index, (a, b)): (u16, (&(u64, u64), &(u64, u64)))| Counted {
+        name: run.world.host(HostId(index)).name.clone(),
+        host: HostId(index),
+        turns: a.0 + 1..=b.0,
+        steps: a.1..b.1,
+    };
+    (0..).zip(first.iter().zip(&last)).map(counted).collect()
 }
 
 impl Run {
@@ -209,21 +239,31 @@ impl Run {
             ddl_number: 0,
             script: options.script.clone(),
             acts: VecDeque::new(),
+            lasting: options.trap.is_some_and(|trap| trap.blow.lasts()),
+            restart: (Vec::new(), Vec::new()),
         }
+    }
+
+    /// Turns of each host, and steps on its data files.
+    pub(super) fn done_so_far(&self) -> Vec<(u64, u64)> {
+        self.world.hosts.iter().map(|host| (host.turns, host.disk.files.steps())).collect()
     }
 
     /// Everything, in order; true if the cluster stopped itself where it may.
     fn all_phases(&mut self, length: u64) -> bool {
         self.begin();
         self.advance(length);
-        if self.world.trap.is_some() {
-            self.world.violation("the crash point was never reached".into());
-        }
         if self.failed() {
             return false;
         }
-        if self.plan.blackout {
+        let scripted = self.script.as_ref().is_some_and(|script| script.blackout);
+        if self.plan.blackout || scripted || self.world.blackout.is_some() {
             self.black_out();
+            self.expect_no_trap();
+            return false;
+        }
+        self.expect_no_trap();
+        if self.failed() {
             return false;
         }
         self.world.heal();
@@ -254,6 +294,12 @@ impl Run {
             check::at_end(self);
         }
         false
+    }
+
+    fn expect_no_trap(&mut self) {
+        if self.world.trap.is_some() && !self.failed() {
+            self.world.violation("the crash point was never reached".into());
+        }
     }
 
     /// Up to the start of the work.
@@ -357,7 +403,7 @@ impl Run {
     /// Lets time pass until a condition holds.
     pub fn advance_until(&mut self, limit: u64, done: impl Fn() -> bool) {
         while let Some(time) = self.world.agenda.next_time() {
-            if time > limit || self.failed() || done() {
+            if time > limit || self.failed() || self.world.blackout.is_some() || done() {
                 break;
             }
             self.notes.borrow_mut().now = time;
@@ -375,7 +421,7 @@ impl Run {
                 None => {}
             }
         }
-        if !self.failed() && !done() {
+        if !self.failed() && self.world.blackout.is_none() && !done() {
             self.world.now = self.world.now.max(limit);
         }
     }
@@ -438,7 +484,7 @@ impl Run {
     fn revive_dead(&mut self, one_in: u64) {
         for node in self.cluster.dead_nodes(&self.world) {
             if self.rng.one_in(one_in) && self.cluster.serves(&self.world) {
-                let empty = self.rng.one_in(3);
+                let empty = self.script.is_none() && self.rng.one_in(3);
                 self.cluster.revive(&mut self.world, node, empty);
             }
         }

@@ -3,6 +3,7 @@
 //!
 //! * `shape 2x2`, `shards 1`, `zones 2`, `mgmts 1`, `apis 0` (API nodes that offer themselves as
 //!   arbitrators), `clients 3`, `partitions 8`: the cluster;
+//! * `checkpoint_ms 700`: how often a partition is checkpointed;
 //! * `seconds 3`, `seeds 5`, `pause_us 5000`, `lists 3`, `expiry 50`: the work;
 //! * `at MS kill|power_off|terminate|restart HOST`, `at MS pause HOST MS [holding]`,
 //!   `at MS cut HOST HOST MS [oneway] [reject]`, `at MS split A,B | C,D MS [reject]`,
@@ -19,6 +20,7 @@
 //! * `on MESSAGE [from HOST] [to HOST] [#N] do FAULT`: what may stand after `at MS`, at a message;
 //! * `on mark NAME [at HOST] [#N] BLOW`: a blow (`before_outputs`, `only_clients`, `prefix N`,
 //!   `cut_off`, `pause MS`) when a rare branch is reached;
+//! * `blackout`: when the work is over all power fails, and comes back;
 //! * `expect whole`: in the end whoever is dead comes back, and all nodes are in sync again;
 //! * `expect members HOST…`, `expect stopped`, `expect mark NAME`: how it must end, beside
 //!   everything that every run is checked for; `may stop`: the cluster may also stop itself.
@@ -55,6 +57,8 @@ pub struct Script {
     pub traps: Vec<Vec<String>>,
     /// The cluster may stop itself.
     pub may_stop: bool,
+    /// All power fails at the end of the work.
+    pub blackout: bool,
     /// In the end everybody comes back and is in sync.
     pub whole: bool,
     /// How it must end.
@@ -106,6 +110,7 @@ impl Script {
                 apis: 0,
                 clients: 3,
                 drift_ppm: 100,
+                checkpoint_ms: 700,
             },
             seconds: 3,
             seeds: 3,
@@ -115,6 +120,7 @@ impl Script {
             acts: Vec::new(),
             traps: Vec::new(),
             may_stop: false,
+            blackout: false,
             whole: false,
             expected: Vec::new(),
         };
@@ -144,6 +150,7 @@ impl Script {
             "mgmts" => self.shape.mgmts = small()?,
             "apis" => self.shape.apis = small()?,
             "clients" => self.shape.clients = small()?,
+            "checkpoint_ms" => self.shape.checkpoint_ms = u32::try_from(number()?).ok()?,
             "partitions" => self.shape.partitions = small()?,
             "drift_ppm" => self.shape.drift_ppm = i64::try_from(number()?).ok()?,
             "seconds" => self.seconds = number()?,
@@ -153,6 +160,7 @@ impl Script {
             "expiry" => self.expiry = number()?,
             "at" => self.acts.push((number()? * MS, Act(rest[1..].to_vec()))),
             "on" => self.traps.push(rest.to_vec()),
+            "blackout" => self.blackout = true,
             "may" if rest == ["stop"] => self.may_stop = true,
             "expect" if rest == ["whole"] => self.whole = true,
             "expect" => {

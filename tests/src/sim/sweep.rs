@@ -1,18 +1,19 @@
 //! Crash-point sweeps: one short run of a protocol, repeated once for every turn that a node takes
-//! in it and every way in which the node can fail at that turn. Random faults hit the common
+//! in it and every way in which the node can fail at that turn, and, where files are what it is
+//! about, once for every step on them at which the power may go. Random faults hit the common
 //! moments again and again; a sweep hits each one once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use lockstep_storage::disk::Fate;
 use serde_json::{Value, json};
 
-use super::host::HostId;
-use super::run::{Options, run, turns_between};
+use super::run::{Counted, Options, count, run};
 use super::scenario;
 use super::script::Script;
-use super::trap::{Blow, Trap};
+use super::trap::{Blow, Moment, Trap};
 
 const MS: u64 = 1_000_000;
 
@@ -30,6 +31,32 @@ const BLOWS: &[Blow] = &[
 /// What happens at the steps of redo.
 const POWER: &[Blow] = &[Blow::PowerCut, Blow::PowerOff, Blow::OutputsLost];
 
+/// What happens at the turns in which checkpoints are made, beside what happens between any two
+/// steps on the disk.
+const CHECKPOINTS: &[Blow] =
+    &[Blow::Before, Blow::OutputsLost, Blow::PowerOff, Blow::Blackout(Fate::Any)];
+
+/// What happens between two steps on a disk: the process dies, the machine loses power, and all
+/// machines do, with the least and with anything left of what was not synced.
+const AT_DISK: &[Blow] = &[
+    Blow::Before,
+    Blow::PowerOff,
+    Blow::Blackout(Fate::Nothing),
+    Blow::Blackout(Fate::Prefix),
+    Blow::Blackout(Fate::Any),
+];
+
+/// The ways to fail while a cluster starts again.
+const RESTARTS: &[Blow] = &[
+    Blow::Before,
+    Blow::OutputsLost,
+    Blow::Prefix(1),
+    Blow::CutOff,
+    Blow::Pause(2_500 * MS),
+    Blow::PowerOff,
+    Blow::Blackout(Fate::Any),
+];
+
 /// A protocol whose every step is swept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Swept {
@@ -45,28 +72,38 @@ pub enum Swept {
     Redo,
     /// A node that comes back, until it leads again.
     Rejoin,
+    /// Checkpoints written, named and succeeded by others, and what is removed for them.
+    Checkpoint,
+    /// A cluster that starts again after all power has failed.
+    Restart,
     /// Epochs sealed, closed and durable, at the node that ticks.
     Epoch,
 }
 
 impl Swept {
+    /// Every sweep.
+    pub const ALL: &'static [Self] = &[
+        Self::Commit,
+        Self::View,
+        Self::Silence,
+        Self::Arbitration,
+        Self::Redo,
+        Self::Epoch,
+        Self::Rejoin,
+        Self::Checkpoint,
+        Self::Restart,
+    ];
+
     /// The protocol of this name.
     ///
     /// # Errors
     /// In words, if there is none.
     pub fn from_name(name: &str) -> Result<Self, String> {
-        match name {
-            "commit" => Ok(Self::Commit),
-            "view" => Ok(Self::View),
-            "silence" => Ok(Self::Silence),
-            "arbitration" => Ok(Self::Arbitration),
-            "redo" => Ok(Self::Redo),
-            "epoch" => Ok(Self::Epoch),
-            "rejoin" => Ok(Self::Rejoin),
-            _ => Err(format!(
-                "no sweep {name:?}: commit, view, silence, arbitration, redo, epoch or rejoin"
-            )),
-        }
+        let found = Self::ALL.iter().copied().find(|swept| swept.name() == name);
+        found.ok_or_else(|| {
+            let names: Vec<&str> = Self::ALL.iter().map(|swept| swept.name()).collect();
+            format!("no sweep {name:?}: {}", names.join(", "))
+        })
     }
 
     /// Its name.
@@ -80,6 +117,8 @@ impl Swept {
             Self::Redo => "redo",
             Self::Epoch => "epoch",
             Self::Rejoin => "rejoin",
+            Self::Checkpoint => "checkpoint",
+            Self::Restart => "restart",
         }
     }
 
@@ -96,6 +135,14 @@ impl Swept {
                 "shape 2x3\nclients 2\nlists 2\npause_us 3000\nseconds 1\n\
                  at 20 kill n6\nat 150 revive n6\nexpect whole\n"
             }
+            Self::Checkpoint => {
+                "shape 2x2\nclients 2\nlists 2\npause_us 3000\nseconds 1\n\
+                 checkpoint_ms 10\nexpect whole\n"
+            }
+            Self::Restart => {
+                "shape 2x2\nclients 1\nlists 2\npause_us 30000\nseconds 1\n\
+                 checkpoint_ms 100\nblackout\n"
+            }
             // Three replicas, so that the cluster lives on when one more node fails.
             Self::View => {
                 "shape 2x3\nclients 2\nlists 2\npause_us 3000\nseconds 1\nat 20 kill n6\n"
@@ -110,32 +157,47 @@ impl Swept {
         }
     }
 
-    /// The ways to fail.
+    /// The ways to fail at a turn.
     fn blows(self) -> &'static [Blow] {
         match self {
             Self::Redo => POWER,
+            Self::Checkpoint => CHECKPOINTS,
+            Self::Restart => RESTARTS,
             _ => BLOWS,
         }
     }
 
-    /// When the swept part begins and ends, counted from the start of the work.
-    fn window(self) -> (u64, u64) {
+    /// The ways to fail between two steps on the disk.
+    fn blows_at_disk(self) -> &'static [Blow] {
         match self {
+            Self::Checkpoint | Self::Restart => AT_DISK,
+            _ => &[],
+        }
+    }
+
+    /// When the swept part begins and ends, counted from the start of the work. `None`: it is the
+    /// time from the return of the power until the cluster is whole.
+    fn window(self) -> Option<(u64, u64)> {
+        Some(match self {
             Self::Commit | Self::View | Self::Epoch => (20 * MS, 32 * MS),
             Self::Redo => (8 * MS, 28 * MS),
             Self::Rejoin => (150 * MS, 300 * MS),
             Self::Silence => (440 * MS, 480 * MS),
             Self::Arbitration => (480 * MS, 560 * MS),
-        }
+            Self::Checkpoint => (100 * MS, 130 * MS),
+            Self::Restart => return None,
+        })
     }
 
     /// The nodes at which it is swept.
     fn nodes(self) -> &'static [&'static str] {
         match self {
-            Self::Commit | Self::Redo => &["n1", "n2", "n3", "n4"],
+            Self::Commit | Self::Redo | Self::Checkpoint | Self::Restart => {
+                &["n1", "n2", "n3", "n4"]
+            }
             Self::Epoch => &["n1"],
             // The president, the donors, and the one that comes back.
-            Self::Rejoin => &["n1", "n4", "n5", "n6.3"],
+            Self::Rejoin => &["n1", "n4", "n5", "n6"],
             Self::View | Self::Silence => &["n1", "n2", "n3", "n4", "n5"],
             Self::Arbitration => &["n1", "n2", "n3", "n4", "m1"],
         }
@@ -147,6 +209,10 @@ impl Swept {
 pub struct Sweep {
     /// Turns in the window, by node.
     pub turns: BTreeMap<&'static str, u64>,
+    /// Steps on the disk in the window, by node, where they are swept.
+    pub steps: BTreeMap<&'static str, u64>,
+    /// Crash points: turns and steps, with each way to fail there. A thinned sweep makes fewer runs.
+    pub points: u64,
     /// Runs made.
     pub runs: u64,
     /// Crash points whose run went wrong, and how.
@@ -157,31 +223,46 @@ pub struct Sweep {
     pub hash: u64,
 }
 
-/// Sweeps every `every`-th turn (1 for all) of a run with this seed on so many threads.
+/// Which crash points of a sweep are tried.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Choice<'a> {
+    /// One in so many; 1 for all.
+    Every(u64),
+    /// The one that is called so in reports; what happens is printed.
+    Only(&'a str),
+}
+
+/// Sweeps these crash points of a run with this seed on so many threads.
 ///
 /// # Panics
 /// If a sweep's own script is none.
 #[must_use]
-pub fn sweep(what: Swept, seed: u64, every: u64, threads: usize) -> Sweep {
+pub fn sweep(what: Swept, seed: u64, choice: Choice<'_>, threads: usize) -> Sweep {
     let name = format!("sweep_{}", what.name());
     let script = Arc::new(Script::parse(&name, what.script()).expect("a constant"));
-    let options = scenario::options(&script, seed, None);
-    let (from, to) = what.window();
-    let counted = turns_between(&options, from, to);
+    let print = matches!(choice, Choice::Only(_));
+    let options = Options { trace: print, print: false, ..scenario::options(&script, seed, None) };
+    let counted = count(&options, what.window());
     let mut sum = Sweep::default();
     let mut traps = Vec::new();
     for name in what.nodes() {
-        let (host, first, last) = find(&counted, name);
-        sum.turns.insert(*name, last - first);
-        // Another blow at each turn of a thinned sweep, so that all get their share.
-        for (at, turn) in (first + 1..=last).enumerate() {
-            for (index, blow) in what.blows().iter().enumerate() {
-                if ((at * what.blows().len() + index) as u64).is_multiple_of(every) {
-                    traps.push((*name, Trap { host, turn, blow: *blow }));
-                }
-            }
+        let Counted { host, turns, steps, .. } = find(&counted, name);
+        let (host, turns, steps) = (*host, turns.clone(), steps.clone());
+        sum.turns.insert(*name, turns.clone().count() as u64);
+        if !what.blows_at_disk().is_empty() {
+            sum.steps.insert(*name, steps.end - steps.start);
         }
+        let trap = |at| move |blow: &Blow| (*name, Trap { host, at, blow: *blow });
+        traps.extend(turns.flat_map(|turn| what.blows().iter().map(trap(Moment::Turn(turn)))));
+        let at_disk = what.blows_at_disk();
+        traps.extend(steps.flat_map(|step| at_disk.iter().map(trap(Moment::Step(step)))));
     }
+    sum.points = traps.len() as u64;
+    match choice {
+        Choice::Every(every) => thin(&mut traps, every),
+        Choice::Only(point) => traps.retain(|(name, trap)| called(name, trap) == point),
+    }
+    let options = Options { print, ..options };
     let next = AtomicUsize::new(0);
     let shared = Mutex::new(sum);
     std::thread::scope(|scope| {
@@ -191,11 +272,11 @@ pub fn sweep(what: Swept, seed: u64, every: u64, threads: usize) -> Sweep {
                     let verdict = run(&Options { trap: Some(*trap), ..options.clone() });
                     let mut sum = shared.lock().unwrap_or_else(PoisonError::into_inner);
                     sum.runs += 1;
-                    sum.hash ^= verdict.hash.rotate_left((trap.turn % 64) as u32);
+                    let (Moment::Turn(at) | Moment::Step(at)) = trap.at;
+                    sum.hash ^= verdict.hash.rotate_left((at % 64) as u32);
                     sum.marks.extend(verdict.tally.marks.keys());
                     if let Some(how) = verdict.tally.violations.first() {
-                        let point = format!("{name} turn {} {:?}", trap.turn, trap.blow);
-                        sum.failed.push((point, how.clone()));
+                        sum.failed.push((called(name, trap), how.clone()));
                     }
                 }
             });
@@ -206,15 +287,29 @@ pub fn sweep(what: Swept, seed: u64, every: u64, threads: usize) -> Sweep {
     sum
 }
 
-fn find(counted: &[(String, HostId, u64, u64)], name: &str) -> (HostId, u64, u64) {
-    let found = counted.iter().find(|(host, ..)| host == name);
-    found.map(|(_, host, first, last)| (*host, *first, *last)).expect("a node of the shape")
+/// Leaves one in so many, another way to fail each time so that all get their share.
+fn thin(traps: &mut Vec<(&'static str, Trap)>, every: u64) {
+    let mut at = 0;
+    traps.retain(|_| {
+        at += 1;
+        (at - 1u64).is_multiple_of(every)
+    });
+}
+
+/// What a crash point is called.
+fn called(name: &str, trap: &Trap) -> String {
+    format!("{name} {:?} {:?}", trap.at, trap.blow)
+}
+
+fn find<'c>(counted: &'c [Counted], name: &str) -> &'c Counted {
+    let is_it = |of: &str| of == name || of.strip_prefix(name).is_some_and(|r| r.starts_with('.'));
+    counted.iter().find(|host| is_it(&host.name)).expect("a node of the shape")
 }
 
 /// Sweeps and reports; true if nothing went wrong.
 #[must_use]
-pub fn command(what: Swept, seed: u64, every: u64, threads: usize) -> bool {
-    let sweep = sweep(what, seed, every, threads);
+pub fn command(what: Swept, seed: u64, choice: Choice<'_>, threads: usize) -> bool {
+    let sweep = sweep(what, seed, choice, threads);
     let failed: Vec<Value> =
         sweep.failed.iter().map(|(point, how)| json!({ "point": point, "how": how })).collect();
     let json = json!({
@@ -222,6 +317,8 @@ pub fn command(what: Swept, seed: u64, every: u64, threads: usize) -> bool {
         "sweep": what.name(),
         "seed": seed,
         "turns": sweep.turns,
+        "steps": sweep.steps,
+        "points": sweep.points,
         "runs": sweep.runs,
         "violations": failed.len(),
         "failed": failed,
@@ -229,5 +326,5 @@ pub fn command(what: Swept, seed: u64, every: u64, threads: usize) -> bool {
         "hash": format!("{:016x}", sweep.hash),
     });
     println!("{json}");
-    failed.is_empty()
+    failed.is_empty() && sweep.runs > 0
 }

@@ -1,6 +1,8 @@
 //! Crash points and wire watches: the two ways in which sweeps and scenarios take hold of a run at
 //! one exact event.
 
+use lockstep_storage::disk::Fate;
+
 use super::event::Event;
 use super::host::{HostId, Life, ProcId};
 use super::net::{ConnKey, Cut};
@@ -25,8 +27,27 @@ pub enum Blow {
     /// Nothing, but the disks of all nodes are looked at as a power cut of everything would leave
     /// them.
     PowerCut,
+    /// All power fails, and this is left everywhere of what was not synced.
+    Blackout(Fate),
     /// It dies after its answers to clients have left, and nothing else.
     OnlyClients,
+}
+
+impl Blow {
+    /// Whether it goes on until it is healed.
+    #[must_use]
+    pub fn lasts(self) -> bool {
+        matches!(self, Self::CutOff | Self::Pause(_) | Self::PowerOff)
+    }
+}
+
+/// When a crash point is met.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Moment {
+    /// At this one of the host's turns.
+    Turn(u64),
+    /// Before this step on its data files, counted from 0.
+    Step(u64),
 }
 
 /// One crash point.
@@ -34,8 +55,8 @@ pub enum Blow {
 pub struct Trap {
     /// At which host.
     pub host: HostId,
-    /// At which of its turns.
-    pub turn: u64,
+    /// When.
+    pub at: Moment,
     /// What happens.
     pub blow: Blow,
 }
@@ -93,9 +114,31 @@ impl World {
         let entry = self.host_mut(host);
         entry.turns += 1;
         let turn = entry.turns;
-        let met = self.trap.take_if(|trap| trap.host == host && trap.turn == turn)?;
+        let now = Moment::Turn(turn);
+        let met = self.trap.take_if(|trap| trap.host == host && trap.at == now)?;
         *self.tally.faults.entry("crash_point").or_default() += 1;
         Some(met)
+    }
+
+    /// Whether the crash point lies in one of the next steps on a host's data files, and before
+    /// which.
+    pub(super) fn trap_at_disk(&mut self, host: HostId, next: u64, count: u64) -> Option<u64> {
+        let trap = self.trap.filter(|trap| trap.host == host)?;
+        match trap.at {
+            Moment::Step(step) if (next..next + count).contains(&step) => Some(step),
+            Moment::Step(_) | Moment::Turn(_) => None,
+        }
+    }
+
+    /// The crash point between two steps on a host's data files has come.
+    pub(super) fn spring_at_disk(&mut self, host: HostId) {
+        let Some(trap) = self.trap.take() else { return };
+        *self.tally.faults.entry("crash_point").or_default() += 1;
+        match trap.blow {
+            Blow::Blackout(fate) => self.blackout = Some(fate),
+            Blow::PowerOff => self.power_off(host),
+            _ => self.kill(host),
+        }
     }
 
     /// Whether one of these marks, left by a turn at `host`, is one that an ambush waits for.
@@ -114,7 +157,7 @@ impl World {
         let (now, name) = (self.now, self.host(host).name.clone());
         self.trace.note(now, || format!("AMBUSH at {name}: {marks:?} {blow:?}"));
         *self.tally.faults.entry("ambush").or_default() += 1;
-        Some(Trap { host, turn: 0, blow })
+        Some(Trap { host, at: Moment::Turn(0), blow })
     }
 
     /// The crash point has come; the turn has been taken but nothing has left.
@@ -138,6 +181,11 @@ impl World {
                 self.execute_effects(id);
                 self.flush(id, usize::MAX);
                 self.power_off(host);
+            }
+            Blow::Blackout(fate) => {
+                self.execute_effects(id);
+                self.flush(id, usize::MAX);
+                self.blackout = Some(fate);
             }
             Blow::PowerCut => {
                 self.execute_effects(id);

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use lockstep_proto::ids::NodeInstance;
 use lockstep_proto::process::{Effect, Exit, Input, LinkEnd, LinkId, LogLevel, Outputs};
 use lockstep_proto::time::Instant;
+use lockstep_storage::disk::Fate;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::core::Core;
@@ -81,6 +82,10 @@ pub struct World {
     pub ambush: Option<Ambush>,
     /// The disks are to be looked at as they are now.
     pub power_cut: bool,
+    /// All power is to fail now; of what was not synced, this is left.
+    pub blackout: Option<Fate>,
+    /// What a loss of power leaves; drawn each time if not given.
+    pub fate: Option<Fate>,
     /// The driver reads the clock before the socket (a canary).
     pub clock_before_socket: bool,
     /// Frames that drivers refused as longer than allowed.
@@ -113,6 +118,8 @@ impl World {
             condemned: None,
             ambush: None,
             power_cut: false,
+            blackout: None,
+            fate: None,
             clock_before_socket: false,
             oversized: 0,
             reborn: Vec::new(),
