@@ -33,7 +33,7 @@ pub(super) struct StatusArgs {
 const SERVING: &str = "serving";
 
 /// Bytes of redo that wait for a disk beyond which the table says so.
-const WAITING_BYTES_TOLD: u64 = 1 << 20;
+const WAITING_BYTES_TOLD: u64 = 16 << 20;
 
 /// What is known about one data node: its place in the view, and what its shards say.
 struct NodeReport {
@@ -484,7 +484,7 @@ mod tests {
     /// Node 1 serves; node 2 is coming back with two shards.
     fn coming_back() -> Page {
         let serving = vec![shard(None, Some(disk(888))); 2];
-        let slow = DiskStatus { state: DiskState::Slow, redo_waiting_bytes: 5 << 20, ..disk(880) };
+        let slow = DiskStatus { state: DiskState::Slow, redo_waiting_bytes: 50 << 20, ..disk(880) };
         let copying =
             vec![shard(Some(join(1_000)), Some(disk(888))), shard(Some(join(40_000)), Some(slow))];
         page(vec![node(1, Standing::InSync, serving), node(2, Standing::Copying, copying)])
@@ -497,7 +497,7 @@ mod tests {
                     82 000 rows, 3.9 MiB, about 4 s left (changes since epoch 700)";
         assert_eq!(text.lines().last(), Some(line), "{text}");
         assert!(text.contains(", on disk up to epoch 888,"), "{text}");
-        assert!(text.contains("slow, 5.0 MiB wait") && text.contains("copying"), "{text}");
+        assert!(text.contains("slow, 50.0 MiB wait") && text.contains("copying"), "{text}");
     }
 
     #[test]
@@ -508,7 +508,7 @@ mod tests {
         assert_eq!((&one["join"], &one["disk"]["state"]), (&Value::Null, &"ok".into()));
         assert_eq!(two["disk"]["state"], "slow");
         assert_eq!(two["disk"]["durable_epoch"], 880);
-        assert_eq!(two["disk"]["redo_waiting_bytes"], 5 << 20);
+        assert_eq!(two["disk"]["redo_waiting_bytes"], 50 << 20);
         let join = &two["join"];
         assert_eq!((&join["kind"], &join["finished"]), (&"delta".into(), &false.into()));
         assert_eq!((&join["partitions"], &join["partitions_copied"]), (&16.into(), &6.into()));
