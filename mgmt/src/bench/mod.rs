@@ -4,11 +4,12 @@
 //! * [`load`]: many tasks, their latencies and everybody's CPU; [`pace`] says when they start;
 //! * [`point`], [`tpcb`]: what the tasks do;
 //! * [`memory`]: what a row costs;
-//! * [`restart`]: loading checkpoints and replaying redo;
+//! * [`restart`]: loading checkpoints and replaying redo; [`durable`]: what writing them costs;
 //! * [`failover`]: how long clients wait when a node is lost; [`gap`] around any fault.
 
 pub mod cpu;
 pub mod dice;
+pub mod durable;
 pub mod failover;
 pub mod floor;
 pub mod gap;

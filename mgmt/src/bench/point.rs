@@ -84,7 +84,11 @@ pub async fn run(client: &Client, voice: &Voice, plan: &Plan) -> CliResult<Outco
     Ok(Outcome { loaded: result?, floor })
 }
 
-async fn drive(
+/// Drives a table that is filled already, without a floor.
+///
+/// # Errors
+/// Whatever the cluster refuses.
+pub(super) async fn drive(
     client: &Client,
     voice: &Voice,
     plan: &Plan,

@@ -31,6 +31,19 @@ impl CpuSources {
         Ok(Self { nodes, mgmt: mgmt.unwrap_or_default() })
     }
 
+    /// The sum of all data nodes, now.
+    ///
+    /// # Errors
+    /// If a node does not answer.
+    pub async fn nodes(&self, client: &Client) -> CliResult<Duration> {
+        let mut total = Duration::ZERO;
+        for node in &self.nodes {
+            let status = client.status(*node, ShardId(0)).await?;
+            total += Duration::from_micros(status.cpu_us);
+        }
+        Ok(total)
+    }
+
     /// The sum of all, now.
     ///
     /// # Errors
@@ -39,11 +52,7 @@ impl CpuSources {
         let failed = |error: std::io::Error| {
             CliError::new(Trouble::Process, "CPU time is not known").why(error.to_string())
         };
-        let mut total = Duration::ZERO;
-        for node in &self.nodes {
-            let status = client.status(*node, ShardId(0)).await?;
-            total += Duration::from_micros(status.cpu_us);
-        }
+        let mut total = self.nodes(client).await?;
         for pid in &self.mgmt {
             total += cpu::of(*pid).map_err(failed)?;
         }

@@ -12,7 +12,7 @@ use super::{Global, block_on, connect, duration, interrupt, stdout_error};
 use crate::bench::load::{self, Loaded};
 use crate::bench::measure::{Measured, round_to};
 use crate::bench::restart;
-use crate::bench::{failover, memory, point, tpcb};
+use crate::bench::{durable, failover, memory, point, tpcb};
 use crate::dev::process::Signal;
 
 const POINT_EXAMPLES: &str = "\
@@ -37,7 +37,7 @@ pub(super) enum BenchCommand {
     Memory(MemoryArgs),
     /// How long clients wait when a data node dies; uses fresh clusters of its own
     Failover(FailoverArgs),
-    /// Loading checkpoints and replaying redo on one core, without a cluster and without a disk
+    /// What coming back costs: loading, replaying, and writing; uses fresh clusters of its own
     Restart(RestartArgs),
 }
 
@@ -192,6 +192,16 @@ pub(super) struct RestartArgs {
     #[arg(long, default_value_t = 1_000_000, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub(super) rows: u64,
+    /// How long each turn of a measurement with clusters takes
+    #[arg(long, default_value = "3", value_name = "TIME", value_parser = duration::parse)]
+    pub(super) seconds: Duration,
+    /// Rows that the clusters write to
+    #[arg(long, default_value_t = 100_000, value_name = "K")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1000..=100_000_000))]
+    pub(super) keys: u64,
+    /// Only what needs no cluster: loading and replaying on one core, without a disk
+    #[arg(long)]
+    pub(super) no_clusters: bool,
 }
 
 /// How `bench failover` takes a node away.
@@ -305,7 +315,25 @@ fn run_restart(global: &Global, args: &RestartArgs) -> CliResult<ExitKind> {
     report.set("load_ratio", round_to(figures.load_ratio(), 3));
     report.set("redo_check_records_per_s", round_to(figures.redo_check_per_s, 0));
     report.set("redo_replay_records_per_s", round_to(figures.redo_replay_per_s, 0));
-    report.print(&global.voice())
+    let voice = global.voice();
+    if args.no_clusters {
+        return report.print(&voice);
+    }
+    let plan = durable::Plan { turn: args.seconds, keys: args.keys };
+    let figures = block_on(interrupt::or_interrupted(durable::run(&voice, &plan)))?;
+    report.set("commits_per_s", round_to(figures.commits_per_s, 1));
+    report.set("redo_throughput_ratio", round_to(figures.redo.throughput, 3));
+    report.set("redo_cpu_ratio", round_to(figures.redo.cpu, 3));
+    report.set("idle_core_share", round_to(figures.idle_core_share, 5));
+    report.set("fdatasync_p50_us", figures.fdatasync_us);
+    report.set("disk_one_task_p50_us", figures.disk_one_task_us);
+    report.set("disk_one_task_fdatasyncs", round_to(figures.disk_one_task_syncs(), 2));
+    report.set("disk_throughput_ratio", round_to(figures.disk.throughput, 3));
+    report.set("disk_cpu_ratio", round_to(figures.disk.cpu, 3));
+    report.set("checkpoint_throughput_ratio", round_to(figures.checkpoints.throughput, 3));
+    report.set("checkpoint_cpu_ratio", round_to(figures.checkpoints.cpu, 3));
+    report.set("checkpoint_p99_ratio", round_to(figures.checkpoints_p99, 3));
+    report.print(&voice)
 }
 
 fn run_failover(global: &Global, args: &FailoverArgs) -> CliResult<ExitKind> {

@@ -156,6 +156,7 @@ fn start(global: &Global, voice: &Voice, home: &StateDir, args: &StartArgs) -> C
         shards: args.shards,
         partitions: args.partitions,
         mgmt: args.mgmt,
+        ..Shape::default()
     };
     let nodes = shape.nodes();
     voice.say(format!("starting {nodes} data nodes and {} management server(s) …", args.mgmt));

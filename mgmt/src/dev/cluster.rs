@@ -36,6 +36,26 @@ pub struct Shape {
     pub partitions: Option<u16>,
     /// Management servers.
     pub mgmt: u16,
+    /// How often changed partitions are written to checkpoints; the default if not given.
+    pub checkpoint_interval: Option<Duration>,
+    /// Nothing is written to disk: for measurements.
+    pub volatile: bool,
+}
+
+impl Default for Shape {
+    /// One group of one replica, as the product's defaults have the rest.
+    fn default() -> Self {
+        Self {
+            groups: 1,
+            replicas: 1,
+            zones: Vec::new(),
+            shards: 1,
+            partitions: None,
+            mgmt: 1,
+            checkpoint_interval: None,
+            volatile: false,
+        }
+    }
 }
 
 impl Shape {
@@ -43,7 +63,7 @@ impl Shape {
     #[must_use]
     pub fn two_by_two() -> Self {
         let zones = vec!["a".to_owned(), "b".to_owned()];
-        Self { groups: 2, replicas: 2, zones, shards: 1, partitions: None, mgmt: 1 }
+        Self { groups: 2, replicas: 2, zones, ..Self::default() }
     }
 
     /// How many data nodes.
@@ -397,6 +417,9 @@ fn mgmt_args(shape: &Shape, id: u16) -> Vec<String> {
     if let Some(partitions) = shape.partitions {
         flag("--partitions", partitions.to_string());
     }
+    if let Some(interval) = shape.checkpoint_interval {
+        flag("--checkpoint-interval", format!("{}ms", interval.as_millis()));
+    }
     if !shape.zones.is_empty() {
         flag("--zones", shape.zones.join(","));
     }
@@ -412,6 +435,9 @@ fn data_args(shape: &Shape, node: u16, mgmt: &str) -> Vec<String> {
     flag("--shards", shape.shards.to_string());
     if !shape.zones.is_empty() {
         flag("--zone", shape.zone_of(node).to_owned());
+    }
+    if shape.volatile {
+        args.push("--volatile".to_owned());
     }
     args
 }

@@ -71,6 +71,9 @@ pub struct RunDataArgs {
     /// Start a stopped cluster with the nodes that are here: the others are gone for good
     #[arg(long)]
     pub force_start: bool,
+    /// Write no redo and no checkpoints, to measure what they cost; nothing comes back
+    #[arg(long, hide = true)]
+    pub volatile: bool,
 }
 
 /// Flags of `lockstep run mgmt`.

@@ -68,7 +68,17 @@ pub fn run_data(args: &RunDataArgs) -> CliResult<ExitKind> {
         };
         let mut host = host(door.take()?, &home, Speaker::Control(identity.instance), args);
         host.cluster = Some(identity.cluster);
-        let shards = shards(identity, &view, config.shards, restored.as_mut());
+        let base = restored.as_ref().map_or(Epoch(0), |restored| restored.epoch);
+        let redo = LogIdentity {
+            cluster: view.cluster,
+            node: identity.instance.node,
+            generation: view.restart_generation,
+            shards: config.shards,
+            base,
+            joined: view.joins(identity.instance.node),
+        };
+        let redo = (!args.volatile).then_some(redo);
+        let shards = shards(identity, &view, config.shards, redo, restored.as_mut());
         drop(restored);
         let control = ControlCore::new(ControlOptions {
             instance: identity.instance,
@@ -192,18 +202,11 @@ fn shards(
     identity: StoredIdentity,
     view: &View,
     count: u16,
+    redo: Option<LogIdentity>,
     mut restored: Option<&mut Restored>,
 ) -> Vec<ShardCore> {
     let boot_ms = clock::now().0 / 1_000_000;
     let wall_offset_ms = clock::wall_ms().saturating_sub(boot_ms);
-    let redo = LogIdentity {
-        cluster: view.cluster,
-        node: identity.instance.node,
-        generation: view.restart_generation,
-        shards: count,
-        base: restored.as_ref().map_or(Epoch(0), |restored| restored.epoch),
-        joined: view.joins(identity.instance.node),
-    };
     let shard = |shard: u16| {
         let core = ShardCore::new(ShardOptions {
             instance: identity.instance,
@@ -211,7 +214,7 @@ fn shards(
             shards: count,
             data_memory: view.config.data_memory / u64::from(count),
             wall_offset_ms,
-            redo: Some(redo),
+            redo,
             canary: None,
         });
         match &mut restored {
