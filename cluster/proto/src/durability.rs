@@ -232,7 +232,9 @@ impl DiskTicker {
         pulse
     }
 
-    fn durable_now(&self, closed: Epoch) -> Epoch {
+    /// The highest epoch a tick now would call durable.
+    #[must_use]
+    pub fn durable_now(&self, closed: Epoch) -> Epoch {
         let counted = self.members.iter().filter(|known| known.counts());
         let least = counted.map(|known| known.report.durable).min().unwrap_or_default();
         self.durable.max(least.min(closed))

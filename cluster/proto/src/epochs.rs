@@ -79,9 +79,8 @@ impl Ticker {
     /// What the next tick says. Returns it and whether an epoch has closed.
     pub fn tick(&mut self, epoch: Epoch) -> (TickNews, bool) {
         let finished = self.reports.iter().map(|r| r.finished).min().unwrap_or_default();
-        let confirmed = self.reports.iter().map(|r| r.confirmed).min().unwrap_or_default();
         self.sealed = self.sealed.max(finished.min(epoch.before()));
-        let closed = self.closed.max(confirmed.min(self.sealed));
+        let closed = self.closed_now();
         let progress = closed > self.closed;
         self.closed = closed;
         (TickNews { epoch, sealed: self.sealed, closed }, progress)
@@ -91,8 +90,14 @@ impl Ticker {
     #[must_use]
     pub fn has_progress(&self, epoch: Epoch) -> bool {
         let finished = self.reports.iter().map(|r| r.finished).min().unwrap_or_default();
+        finished.min(epoch.before()) > self.sealed || self.closed_now() > self.closed
+    }
+
+    /// The highest epoch a tick now would call closed.
+    #[must_use]
+    pub fn closed_now(&self) -> Epoch {
         let confirmed = self.reports.iter().map(|r| r.confirmed).min().unwrap_or_default();
-        finished.min(epoch.before()) > self.sealed || confirmed.min(self.sealed) > self.closed
+        self.closed.max(confirmed.min(self.sealed))
     }
 
     /// The highest epoch it has closed or known to be closed.

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use lockstep_proto::durability::{DiskOwner, DiskState};
+use lockstep_proto::ids::Epoch;
 use lockstep_proto::process::{LogLevel, Outputs};
 use lockstep_proto::time::Instant;
 use lockstep_proto::view::{Member, Standing};
@@ -99,10 +100,17 @@ impl ControlCore {
         }
         self.timers.worked = now;
         let current = self.epochs.current();
-        if current <= awaited.max(needed) {
+        let progress = self.ticker.has_progress(current) || self.disk_ticker.has_progress(closed);
+        if current > awaited.max(needed) {
+            return news || progress;
+        }
+        if self.may_raise(current, awaited) {
             let interval = self.view.config.tick();
             let due = self.timers.raised + interval / HURRIED_PER_TICK;
             if now >= due {
+                if awaited >= current {
+                    self.hurried = (self.hurried.1, current);
+                }
                 self.timers.raised = now;
                 self.timers.tick = Some(now + interval);
                 self.epochs.raise(current.next());
@@ -110,6 +118,16 @@ impl ControlCore {
             }
             self.timers.tick = self.timers.tick.map(|at| at.min(due));
         }
-        news || self.ticker.has_progress(current) || self.disk_ticker.has_progress(closed)
+        progress
+    }
+
+    /// Whether the current epoch may end for those who wait for it: when the one before it is
+    /// closed, and the one before that is on the disks. So one is being closed while another is
+    /// being written, and all that comes meanwhile shares the next. More of them at a time would
+    /// bring nobody forward, and each costs messages between all members.
+    fn may_raise(&self, current: Epoch, awaited: Epoch) -> bool {
+        let closed = self.ticker.closed_now();
+        let written = awaited < current || self.disk_ticker.durable_now(closed) >= self.hurried.1;
+        closed.next() >= current && written
     }
 }
