@@ -106,6 +106,15 @@ pub struct Reach {
     pub torn: Vec<Torn>,
 }
 
+impl Reach {
+    /// Whether redo is damaged or missing that had been on this disk: what is reached is less than
+    /// what the node may have told others to be durable.
+    #[must_use]
+    pub fn has_lost_redo(&self) -> bool {
+        self.faults.iter().any(|fault| matches!(fault.file, FileName::Segment(_)))
+    }
+}
+
 /// How far the files reach: looks at the headers of checkpoints and checks the redo log, but not
 /// the rows.
 #[must_use]

@@ -10,7 +10,7 @@ use lockstep_proto::ids::{Epoch, Incarnation, PartitionId, RestartGeneration, Se
 use lockstep_storage::checkpoint::{CheckpointHeader, CheckpointWriter, Plan};
 use lockstep_storage::disk::SimulatedDisk;
 use lockstep_storage::redo::{LogIdentity, RedoWriter};
-use lockstep_storage::restore::{Files, Owner, Restoration};
+use lockstep_storage::restore::{Files, Owner, Restoration, survey};
 use support::*;
 
 const P: PartitionId = PartitionId(17);
@@ -101,4 +101,30 @@ fn a_log_does_not_go_on_from_checkpoints_before_the_copy() {
     // A later checkpoint holds everything.
     checkpoint(&mut disk, 3, 30);
     assert_eq!(reached(&disk, None, None, 20), Some(30));
+}
+
+/// Redo up to e40, with one byte of its middle changed, and with an end that was cut off.
+#[test]
+fn damaged_redo_is_told_from_a_torn_end() {
+    let mut disk = SimulatedDisk::default();
+    log(&mut disk, 1, identity(1, 0), &[10, 20, 30, 40]);
+    let (name, whole) = disk.files().next().map(|(name, bytes)| (name, bytes.to_vec())).unwrap();
+    let survey = |bytes: &[u8], cut| survey(&owner(cut), &[(name, bytes)].into_iter().collect());
+    assert!(!survey(&whole, None).has_lost_redo());
+    let torn = survey(&whole[..whole.len() - 8], None);
+    assert_eq!((torn.reached, torn.has_lost_redo()), (Some(Epoch(30)), false));
+    let mut flips = 0;
+    for at in 0..whole.len() {
+        let mut bent = whole.clone();
+        bent[at] ^= 1;
+        let found = survey(&bent, None);
+        let short = found.reached.is_none_or(|reached| reached < Epoch(30));
+        assert!(!short || found.has_lost_redo(), "byte {at}: {found:?}");
+        flips += u32::from(found.reached == Some(Epoch(20)));
+        // A cluster that was restarted before the damage does not need what is behind it.
+        if found.reached >= Some(Epoch(10)) {
+            assert!(!survey(&bent, Some(10)).has_lost_redo(), "byte {at}");
+        }
+    }
+    assert!(flips > 0, "one of them was in the third group");
 }

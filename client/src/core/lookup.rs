@@ -392,20 +392,27 @@ impl ClientCore {
     ) {
         let key = key_of(request);
         let Some(lookup) = owed_lookup(&mut self.calls, request) else { return };
-        if !is_worth_a_retry(refusal.code) {
+        // A replica that came back since may know less of the past than the others.
+        let elsewhere = refusal.code == Code::SnapshotTooOld && lookup.from == ReadFrom::Nearest;
+        let worth_a_retry = is_worth_a_retry(refusal.code);
+        if !worth_a_retry && !elsewhere {
             return self.complete(key, Err(refusal));
         }
         let ((base, max), attempts) = (back_off_after(refusal.code), lookup.attempts);
         lookup.attempts += 1;
-        lookup.refusal = Some(Box::new(refusal));
         if lookup.from == ReadFrom::Nearest {
             lookup.avoid.extend(self.topology.node_of(link));
             if lookup.way(&self.topology).is_ok() {
+                lookup.refusal = Some(Box::new(refusal));
                 out.mark("client_read_fallback");
                 return self.send_lookup(now, key, out);
             }
             lookup.avoid.clear();
         }
+        if !worth_a_retry {
+            return self.complete(key, Err(refusal));
+        }
+        lookup.refusal = Some(Box::new(refusal));
         lookup.phase = Phase::Resting;
         let wait = self.timers.back_off(base, attempts, max);
         self.retry_at(now + wait, key);

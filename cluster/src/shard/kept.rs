@@ -70,6 +70,9 @@ impl Partition {
     /// Up to where a joiner's log is this one, if the records after that are in memory. Two records
     /// of one position and view are the same, and so is everything before them.
     pub(super) fn common(&self, log: &LogPlace) -> Option<Seq> {
+        if !log.is_ordered() {
+            return None;
+        }
         let base = self.base();
         for (at, (view, last)) in log.runs.iter().enumerate().rev() {
             let before = at.checked_sub(1).and_then(|at| log.runs.get(at));

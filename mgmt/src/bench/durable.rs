@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use super::load::{self, Loaded};
 use super::measure::Latencies;
 use super::point::{self, Write as PointWrite};
+use super::rejoin;
 use super::rows::BenchTable;
 use super::sources::CpuSources;
 use crate::cli::connect;
@@ -27,7 +28,7 @@ use crate::dev::process::Tie;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Tasks of the usual load, and of one that fills every group of commits.
-const TASKS: u32 = 64;
+pub(super) const TASKS: u32 = 64;
 const TASKS_MANY: u32 = 2048;
 
 /// Turns of each side. Odd, so that the median is one of them.
@@ -38,6 +39,9 @@ const CHECKPOINTS_OFTEN: Duration = Duration::from_secs(1);
 
 /// Between checkpoints where they are not to disturb.
 const CHECKPOINTS_NEVER: Duration = Duration::from_secs(86_400);
+
+/// How long after the last commit a cluster counts as idle: checkpoints and all.
+const IDLE_AFTER: Duration = Duration::from_secs(3);
 
 /// What `fdatasync` is measured with: a block appended, as a lonely commit's redo is.
 const SYNC_BLOCK_BYTES: usize = 4096;
@@ -77,6 +81,8 @@ pub struct Figures {
     pub checkpoints: Compared,
     /// The same for the 99th percentile of latency at half of the peak rate, open loop.
     pub checkpoints_p99: f64,
+    /// A node that was away.
+    pub rejoin: rejoin::Figures,
     /// Commits per second with redo at the usual load.
     pub commits_per_s: f64,
 }
@@ -98,7 +104,7 @@ pub async fn run(voice: &Voice, plan: &Plan) -> CliResult<Figures> {
     let bare = Shape { volatile: true, ..usual.clone() };
     let busy = Shape { checkpoint_interval: Some(CHECKPOINTS_OFTEN), ..usual.clone() };
     let mut figures = Figures::default();
-    let kept = Lab::start(voice, plan, &usual).await?;
+    let mut kept = Lab::start(voice, plan, &usual).await?;
     voice.say("what an idle node costs");
     figures.idle_core_share = kept.idle(plan.turn).await?;
     {
@@ -134,6 +140,9 @@ pub async fn run(voice: &Voice, plan: &Plan) -> CliResult<Figures> {
     let p99 = |side: &Loaded| side.writes.micros_at(0.99);
     figures.checkpoints_p99 =
         median(calm.iter().map(|(busy, kept)| p99(busy) / p99(kept)).collect());
+    drop(busy);
+    voice.say("a node is away for ten seconds and comes back under load");
+    figures.rejoin = rejoin::run(voice, &mut kept, plan.turn).await?;
     Ok(figures)
 }
 
@@ -146,13 +155,12 @@ struct Load {
 }
 
 /// A cluster with a filled table.
-struct Lab {
+pub(super) struct Lab {
     dir: TempDir,
-    client: Client,
-    table: BenchTable,
-    keys: u64,
-    /// Ends with this.
-    _cluster: LocalCluster,
+    pub(super) client: Client,
+    pub(super) table: BenchTable,
+    pub(super) keys: u64,
+    pub(super) cluster: LocalCluster,
 }
 
 impl Lab {
@@ -165,7 +173,7 @@ impl Lab {
         let client = connect::connect(&cluster.url(), PATIENCE).await?;
         let table = BenchTable::create(&client, "lockstep_bench_restart").await?;
         table.fill(voice, plan.keys).await?;
-        Ok(Self { dir, client, table, keys: plan.keys, _cluster: cluster })
+        Ok(Self { dir, client, table, keys: plan.keys, cluster })
     }
 
     fn side<'a>(&'a self, load: &'a Load) -> Side<'a> {
@@ -175,6 +183,7 @@ impl Lab {
     /// The share of a core that a data node takes while nobody asks anything of it.
     async fn idle(&self, time: Duration) -> CliResult<f64> {
         let sources = CpuSources::find(&self.client).await?;
+        tokio::time::sleep(IDLE_AFTER).await;
         let (began, before) = (Instant::now(), sources.nodes(&self.client).await?);
         tokio::time::sleep(time).await;
         let cpu = sources.nodes(&self.client).await?.saturating_sub(before);
@@ -252,7 +261,7 @@ fn compared(turns: &[(Loaded, Loaded)]) -> Compared {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or_default()
 }

@@ -4,7 +4,8 @@
 //! * [`load`]: many tasks, their latencies and everybody's CPU; [`pace`] says when they start;
 //! * [`point`], [`tpcb`]: what the tasks do;
 //! * [`memory`]: what a row costs;
-//! * [`restart`]: loading checkpoints and replaying redo; [`durable`]: what writing them costs;
+//! * [`restart`]: loading checkpoints and replaying redo; [`durable`] and [`rejoin`]: what
+//!   it costs a cluster that works;
 //! * [`failover`]: how long clients wait when a node is lost; [`gap`] around any fault.
 
 pub mod cpu;
@@ -18,6 +19,7 @@ pub mod measure;
 pub mod memory;
 pub mod pace;
 pub mod point;
+pub mod rejoin;
 pub mod restart;
 pub mod rows;
 pub mod sources;

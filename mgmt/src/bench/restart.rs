@@ -107,13 +107,116 @@ fn owner() -> Owner {
     }
 }
 
+/// Files as a node leaves them behind, in memory, to be read as often as wanted.
+pub struct Material {
+    rows: u64,
+    /// All rows in one checkpoint.
+    checkpoint: Memory,
+    /// All rows in the redo of as many transactions.
+    redo: Memory,
+    /// The keys, in the order in which the checkpoint has them.
+    keys: Vec<Box<[u8]>>,
+    written_in: Duration,
+}
+
+impl Material {
+    /// Makes files of so many rows, and of so many records.
+    ///
+    /// # Errors
+    /// If the bench's own rows are refused.
+    pub fn make(rows: u64) -> CliResult<Self> {
+        let def = table().map_err(|error| broken(error.to_string()))?;
+        let mut fragment = filled(rows);
+        let mut checkpoint = Memory::default();
+        let started = cpu();
+        let written = write_checkpoint(&mut checkpoint, &def, &mut fragment);
+        let written_in = cpu().saturating_sub(started);
+        written.map_err(|code| broken(code.to_string()))?;
+        // A log that closes the checkpoint's epoch and has nothing else.
+        write_redo(&mut checkpoint, 0);
+        let mut keys = Vec::with_capacity(fragment.len());
+        let mut at = Some(Position::default());
+        while let Some(from) = at {
+            at = fragment.scan(CHECKPOINT, from, |_, row| keys.push(Box::<[u8]>::from(row.key())));
+        }
+        let mut redo = Memory::default();
+        let written = write_checkpoint(&mut redo, &def, &mut filled(0));
+        written.map_err(|code| broken(code.to_string()))?;
+        write_redo(&mut redo, rows);
+        Ok(Self { rows, checkpoint, redo, keys, written_in })
+    }
+
+    /// The floor of loading: all bytes are read, and the same rows put, in the same order, into a
+    /// bare map, each in an allocation of its own. CPU time.
+    #[must_use]
+    pub fn load_floor(&self) -> Duration {
+        let started = cpu();
+        for bytes in self.checkpoint.0.values() {
+            let words = bytes.as_chunks::<8>().0;
+            black_box(words.iter().fold(0, |sum: u64, word| sum ^ u64::from_le_bytes(*word)));
+        }
+        let mut map: IdMap<u64, Box<[u8]>> = IdMap::default();
+        let mut row = [7; 8 + VALUE.len()];
+        for key in &self.keys {
+            row[..8].copy_from_slice(key);
+            map.insert(key_hash(key), row[..].into());
+        }
+        black_box(&map);
+        cpu().saturating_sub(started)
+    }
+
+    /// Loads the checkpoint as a start does. CPU time.
+    ///
+    /// # Errors
+    /// If not all rows come back.
+    pub fn load(&self) -> CliResult<Duration> {
+        self.restore(&self.checkpoint)
+    }
+
+    /// Checks the redo log, and replays nothing. CPU time.
+    ///
+    /// # Errors
+    /// If it is found damaged.
+    pub fn check(&self) -> CliResult<Duration> {
+        let files = self.redo.files();
+        let started = cpu();
+        let reach = survey(&owner(), &files);
+        let time = cpu().saturating_sub(started);
+        match reach.reached {
+            Some(_) => Ok(time),
+            None => Err(broken(format!("{:?}", reach.faults))),
+        }
+    }
+
+    /// Checks and replays the redo log as a start does. CPU time.
+    ///
+    /// # Errors
+    /// If not all rows come back.
+    pub fn replay(&self) -> CliResult<Duration> {
+        self.restore(&self.redo)
+    }
+
+    fn restore(&self, memory: &Memory) -> CliResult<Duration> {
+        let files = memory.files();
+        let started = cpu();
+        let restored =
+            restore(&owner(), &files, None, 1).map_err(|faults| broken(format!("{faults:?}")))?;
+        let time = cpu().saturating_sub(started);
+        if restored.rows() != self.rows {
+            let (came, all) = (restored.rows(), self.rows);
+            return Err(broken(format!("{came} rows came back of {all}")));
+        }
+        Ok(time)
+    }
+}
+
+fn broken(what: String) -> CliError {
+    CliError::new(Trouble::Process, "restoring failed").why(what)
+}
+
 /// The CPU time of this process: what one core has worked, whatever else the machine does.
 fn cpu() -> Duration {
     cpu::own().unwrap_or_default()
-}
-
-fn per_second(rows: u64, started: Duration) -> f64 {
-    rows as f64 / cpu().saturating_sub(started).as_secs_f64().max(1e-9)
 }
 
 /// Measures with so many rows.
@@ -121,39 +224,15 @@ fn per_second(rows: u64, started: Duration) -> f64 {
 /// # Errors
 /// If what was written cannot be read again.
 pub fn run(rows: u64) -> CliResult<Figures> {
-    let broken = |what: String| CliError::new(Trouble::Process, "restoring failed").why(what);
-    let def = table().map_err(|error| broken(error.to_string()))?;
-    let mut memory = Memory::default();
-    let mut fragment = filled(rows);
-    let started = cpu();
-    let written = write_checkpoint(&mut memory, &def, &mut fragment);
-    written.map_err(|code| broken(code.to_string()))?;
-    let checkpoint_write_per_s = per_second(rows, started);
-    // A log that closes the checkpoint's epoch and has nothing else.
-    write_redo(&mut memory, 0);
-    let load_floor_per_s = load_floor(&memory, &mut fragment);
-    drop(fragment);
-    let load_per_s = restored(&memory, rows).map_err(broken)?;
-
-    let mut memory = Memory::default();
-    let written = write_checkpoint(&mut memory, &def, &mut filled(0));
-    written.map_err(|code| broken(code.to_string()))?;
-    write_redo(&mut memory, rows);
-    let files = memory.files();
-    let started = cpu();
-    let reach = survey(&owner(), &files);
-    let redo_check_per_s = per_second(rows, started);
-    if reach.reached.is_none() {
-        return Err(broken(format!("{:?}", reach.faults)));
-    }
-    let redo_replay_per_s = restored(&memory, rows).map_err(broken)?;
+    let material = Material::make(rows)?;
+    let per_second = |time: Duration| rows as f64 / time.as_secs_f64().max(1e-9);
     Ok(Figures {
         rows,
-        checkpoint_write_per_s,
-        load_floor_per_s,
-        load_per_s,
-        redo_check_per_s,
-        redo_replay_per_s,
+        checkpoint_write_per_s: per_second(material.written_in),
+        load_floor_per_s: per_second(material.load_floor()),
+        load_per_s: per_second(material.load()?),
+        redo_check_per_s: per_second(material.check()?),
+        redo_replay_per_s: per_second(material.replay()?),
     })
 }
 
@@ -255,41 +334,6 @@ fn filled(rows: u64) -> Fragment {
         fragment.load(key_hash(&key), &key, &VALUE, Epoch(5));
     }
     fragment
-}
-
-/// Reads all bytes and puts the same rows, in the same order, into a bare map, each in an
-/// allocation of its own.
-fn load_floor(memory: &Memory, fragment: &mut Fragment) -> f64 {
-    let mut keys = Vec::with_capacity(fragment.len());
-    let mut at = Some(Position::default());
-    while let Some(from) = at {
-        at = fragment.scan(CHECKPOINT, from, |_, row| keys.push(Box::<[u8]>::from(row.key())));
-    }
-    let started = cpu();
-    for bytes in memory.0.values() {
-        let words = bytes.as_chunks::<8>().0;
-        black_box(words.iter().fold(0, |sum: u64, word| sum ^ u64::from_le_bytes(*word)));
-    }
-    let mut map: IdMap<u64, Box<[u8]>> = IdMap::default();
-    let mut row = [7; 8 + VALUE.len()];
-    for key in &keys {
-        row[..8].copy_from_slice(key);
-        map.insert(key_hash(key), row[..].into());
-    }
-    black_box(&map);
-    per_second(keys.len() as u64, started)
-}
-
-/// Restores as a start does; tells how fast.
-fn restored(memory: &Memory, rows: u64) -> Result<f64, String> {
-    let files = memory.files();
-    let started = cpu();
-    let restored = restore(&owner(), &files, None, 1).map_err(|faults| format!("{faults:?}"))?;
-    let speed = per_second(rows, started);
-    if restored.rows() != rows {
-        return Err(format!("{} rows came back of {rows}", restored.rows()));
-    }
-    Ok(speed)
 }
 
 #[cfg(test)]

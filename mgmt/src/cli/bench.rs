@@ -333,6 +333,10 @@ fn run_restart(global: &Global, args: &RestartArgs) -> CliResult<ExitKind> {
     report.set("checkpoint_throughput_ratio", round_to(figures.checkpoints.throughput, 3));
     report.set("checkpoint_cpu_ratio", round_to(figures.checkpoints.cpu, 3));
     report.set("checkpoint_p99_ratio", round_to(figures.checkpoints_p99, 3));
+    report.set("rejoin_s", round_to(figures.rejoin.seconds, 3));
+    report.set("rejoin_throughput_ratio", round_to(figures.rejoin.throughput, 3));
+    report.set("rejoin_copied_of_changed", round_to(figures.rejoin.copied_of_changed, 3));
+    report.set("rejoin_copied_of_held", round_to(figures.rejoin.copied_of_held, 4));
     report.print(&voice)
 }
 

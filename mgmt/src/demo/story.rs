@@ -248,7 +248,7 @@ async fn one_dies(
 ///
 /// # Errors
 /// If that takes too long.
-pub(super) async fn in_sync(client: &Client) -> CliResult<Arc<View>> {
+pub(crate) async fn in_sync(client: &Client) -> CliResult<Arc<View>> {
     let whole = |view: &View| {
         let wanted = usize::from(view.config.replicas) * view.groups().len();
         view.members.len() == wanted && view.members.iter().all(|m| m.standing == Standing::InSync)

@@ -68,7 +68,8 @@ pub struct RunDataArgs {
     /// Forget this node's own data and copy everything from its node group
     #[arg(long)]
     pub initial: bool,
-    /// Start a stopped cluster with the nodes that are here: the others are gone for good
+    /// Start a stopped cluster with the nodes that are here and what damaged redo has left: the rest
+    /// is gone for good
     #[arg(long)]
     pub force_start: bool,
     /// Write no redo and no checkpoints, to measure what they cost; nothing comes back

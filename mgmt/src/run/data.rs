@@ -151,7 +151,8 @@ fn come_back(
     };
     tracing::info!("{} is back, looking for cluster {}", identity.instance, identity.cluster);
     let place = (node, member.group);
-    let recoverer = Arc::new(FileRecoverer::new(home.dir(), &view, place, config.shards));
+    let recoverer = FileRecoverer::new(home.dir(), &view, place, config.shards);
+    let recoverer = Arc::new(recoverer.forced(args.force_start));
     let core = RestartCore::new(RestartOptions {
         member,
         view,

@@ -22,6 +22,8 @@ pub(super) struct FileRecoverer {
     dir: PathBuf,
     owner: Owner,
     shards: u16,
+    /// The operator says that damaged redo is to be done without.
+    force: bool,
     /// Held while the files are read: each wish has a thread of its own.
     newest: Mutex<Newest>,
 }
@@ -43,7 +45,12 @@ impl FileRecoverer {
     /// For a node of this group, with so many shards.
     pub(super) fn new(dir: &Path, view: &View, seat: (NodeId, GroupId), shards: u16) -> Self {
         let owner = Owner::of(view, seat.0, seat.1);
-        Self { dir: dir.to_owned(), owner, shards, newest: Mutex::default() }
+        Self { dir: dir.to_owned(), owner, shards, force: false, newest: Mutex::default() }
+    }
+
+    /// A stopped cluster may be started with what damaged redo has left.
+    pub(super) fn forced(self, force: bool) -> Self {
+        Self { force, ..self }
     }
 
     /// What was restored last, for the shard cores.
@@ -91,7 +98,14 @@ impl Recoverer for FileRecoverer {
                 for fault in &reach.faults {
                     tracing::warn!("{fault}");
                 }
-                return reach.reached.ok_or_else(|| in_words(&reach.faults));
+                let words = || in_words(&reach.faults);
+                let reached = reach.reached.ok_or_else(words)?;
+                // The node would start its cluster without what it has told to be durable.
+                if reach.has_lost_redo() && !self.force {
+                    let words = words();
+                    return Err(format!("{words}; --force-start goes back to epoch {reached}"));
+                }
+                return Ok(reached);
             }
             Goal::Rejoin => None,
             Goal::Exactly(epoch) => Some(epoch),

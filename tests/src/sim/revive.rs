@@ -42,7 +42,8 @@ impl World {
         let to = match wish.goal {
             Goal::Survey => {
                 let reach = survey(&owner, &files);
-                return reach.reached.ok_or_else(|| format!("{:?}", reach.faults));
+                let reached = reach.reached.filter(|_| !reach.has_lost_redo());
+                return reached.ok_or_else(|| format!("{:?}", reach.faults));
             }
             Goal::Rejoin => None,
             Goal::Exactly(epoch) => Some(epoch),

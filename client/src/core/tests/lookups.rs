@@ -137,6 +137,26 @@ fn a_server_of_another_cluster_is_not_believed() {
     assert!(rig.core.topology.trouble().contains("cluster"));
 }
 
+/// A replica that came back has no older versions of what it copied.
+#[test]
+fn a_snapshot_too_old_for_one_replica_is_read_at_another() {
+    let mut rig = Rig::new();
+    let (at, from) = (Some(Moment { epoch: Epoch(7), ..Moment::default() }), ReadFrom::Nearest);
+    let id = rig.submit(Call::Read { ops: reads(&[0]), from, at });
+    let request = rig.sent_one(2).read().0;
+    rig.refuse(2, request, Code::SnapshotTooOld);
+    let request = rig.sent_one(1).read().0;
+    rig.answer_rows(1, request, &[b"a"]);
+    assert!(rig.completed_one(id).is_ok());
+    let id = rig.submit(Call::Read { ops: reads(&[0]), from, at });
+    for node in [2, 1] {
+        let request = rig.sent_one(node).read().0;
+        rig.refuse(node, request, Code::SnapshotTooOld);
+    }
+    let refused = rig.completed_one(id);
+    assert!(matches!(refused, Err(CallError { code: Code::SnapshotTooOld, .. })));
+}
+
 /// What was closed and not durable is not what will be closed under the same number.
 #[test]
 fn a_snapshot_does_not_outlive_a_restart_of_the_cluster() {

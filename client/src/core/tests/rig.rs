@@ -41,7 +41,9 @@ impl Sent {
     /// Request and operations of a read.
     pub(super) fn read(&self) -> (u64, Ops<'_>) {
         match self.message() {
-            Message::Read { request, ops, .. } => (request, ops),
+            Message::Read { request, ops, .. } | Message::ReadAt { request, ops, .. } => {
+                (request, ops)
+            }
             other => panic!("not a read: {other:?}"),
         }
     }

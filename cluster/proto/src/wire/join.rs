@@ -33,6 +33,15 @@ pub struct LogPlace {
     pub runs: Vec<(ViewNumber, Seq)>,
 }
 
+impl LogPlace {
+    /// Whether its positions go up, as those of any log do.
+    #[must_use]
+    pub fn is_ordered(&self) -> bool {
+        let runs = self.runs.iter().map(|(_, last)| last);
+        std::iter::once(&self.applied).chain(runs).is_sorted_by(|one, next| one < next)
+    }
+}
+
 /// What a joiner holds of a partition.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Holding {
@@ -271,5 +280,18 @@ mod tests {
         assert_eq!(buffer[4], kind::JOIN);
         assert_eq!(buffer[5..13], 12_u64.to_le_bytes());
         assert_eq!(JoinMessage::parse(&buffer[13..]), Ok(message));
+    }
+
+    #[test]
+    fn a_log_goes_up() {
+        let place = |applied, runs: &[u64]| LogPlace {
+            applied: Seq(applied),
+            runs: runs.iter().map(|last| (ViewNumber(1), Seq(*last))).collect(),
+        };
+        assert!(place(u64::MAX, &[]).is_ordered());
+        assert!(place(3, &[4, 9]).is_ordered());
+        assert!(!place(3, &[3]).is_ordered());
+        assert!(!place(0, &[9, 4]).is_ordered());
+        assert!(!place(u64::MAX, &[u64::MAX]).is_ordered());
     }
 }
