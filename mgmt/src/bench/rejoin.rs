@@ -54,7 +54,7 @@ struct Rejoin {
 ///
 /// # Errors
 /// If one of them does not come back, or the cluster refuses to work.
-pub async fn run(voice: &Voice, lab: &mut Lab, before: Duration) -> CliResult<Figures> {
+pub(super) async fn run(voice: &Voice, lab: &mut Lab, before: Duration) -> CliResult<Figures> {
     let mut rejoins = Vec::new();
     for victim in VICTIMS {
         let rejoin = one(lab, victim, before).await?;

@@ -68,8 +68,8 @@ pub struct RunDataArgs {
     /// Forget this node's own data and copy everything from its node group
     #[arg(long)]
     pub initial: bool,
-    /// Start a stopped cluster with the nodes that are here and what damaged redo has left: the rest
-    /// is gone for good
+    /// Start a stopped cluster with the nodes that are here and what damaged redo has left: the
+    /// rest is gone for good
     #[arg(long)]
     pub force_start: bool,
     /// Write no redo and no checkpoints, to measure what they cost; nothing comes back
@@ -241,6 +241,7 @@ mod tests {
             peers: Vec::new(),
             initial: false,
             force_start: false,
+            volatile: false,
         };
         assert_eq!(data.flags().len(), crate::config::DATA_KEYS.len());
         let mgmt = RunMgmtArgs {
