@@ -16,7 +16,7 @@ use super::cluster::{Cluster, Shape, TRANSACTION_IDLE_MS};
 use super::core::Core;
 use super::event::Event;
 use super::ghost;
-use super::host::{HostId, Role};
+use super::host::{HostId, Life, Role};
 use super::plan::{Plan, Profile};
 use super::rng::Rng;
 use super::scenario;
@@ -110,7 +110,7 @@ pub struct Run {
     /// The crash point lasts until it is healed.
     pub(super) lasting: bool,
     /// What each host had done when the power came back, and when the cluster was whole again.
-    pub(super) restart: (Vec<(u64, u64)>, Vec<(u64, u64)>),
+    pub(super) restart: (Vec<Done>, Vec<Done>),
 }
 
 /// Draws the shape of a run's cluster.
@@ -147,6 +147,9 @@ pub fn run(options: &Options) -> Verdict {
     verdict
 }
 
+/// Turns of a host, and steps on its data files.
+pub(super) type Done = (u64, u64);
+
 /// What a host does in the swept part of a run, in which it does not fail.
 #[derive(Clone, Debug)]
 pub struct Counted {
@@ -178,7 +181,7 @@ pub fn count(options: &Options, window: Option<(u64, u64)>) -> Vec<Counted> {
             std::mem::take(&mut run.restart)
         }
     };
-    let counted = |(index, (a, b)): (u16, (&(u64, u64), &(u64, u64)))| Counted {
+    let counted = |(index, (a, b)): (u16, (&Done, &Done))| Counted {
         name: run.world.host(HostId(index)).name.clone(),
         host: HostId(index),
         turns: a.0 + 1..=b.0,
@@ -245,7 +248,7 @@ impl Run {
     }
 
     /// Turns of each host, and steps on its data files.
-    pub(super) fn done_so_far(&self) -> Vec<(u64, u64)> {
+    pub(super) fn done_so_far(&self) -> Vec<Done> {
         self.world.hosts.iter().map(|host| (host.turns, host.disk.files.steps())).collect()
     }
 
@@ -408,8 +411,12 @@ impl Run {
             }
             self.notes.borrow_mut().now = time;
             let event = self.world.step();
-            while let Some(host) = self.world.reborn.pop() {
-                self.cluster.go_on(&mut self.world, host);
+            for host in std::mem::take(&mut self.world.reborn) {
+                match self.world.host(host).life {
+                    // It goes on when it is not stopped any more.
+                    Life::Paused { .. } => self.world.reborn.push(host),
+                    _ => self.cluster.go_on(&mut self.world, host),
+                }
             }
             if std::mem::take(&mut self.world.power_cut) {
                 check::durable::look_at_all(&mut self.world, &self.cluster);

@@ -211,7 +211,7 @@ pub struct Sweep {
     pub turns: BTreeMap<&'static str, u64>,
     /// Steps on the disk in the window, by node, where they are swept.
     pub steps: BTreeMap<&'static str, u64>,
-    /// Crash points: turns and steps, with each way to fail there. A thinned sweep makes fewer runs.
+    /// Turns and steps with each way to fail there; a thinned sweep makes fewer runs.
     pub points: u64,
     /// Runs made.
     pub runs: u64,
