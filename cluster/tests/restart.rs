@@ -293,7 +293,8 @@ fn a_part_waits_and_then_needs_the_arbitrator() {
     net.start(1, &view, Some(60), false);
     net.run(8 * SECOND);
     assert!(net.entered(1).is_none(), "{:?}", net.nodes[&1].logs);
-    assert!(net.marks(1).contains(&"restart_refused"));
+    let marks = net.marks(1);
+    assert!(marks.contains(&"restart_refused") && marks.contains(&"restart_asks_anew"));
     let mut net = Net::new(None);
     net.start(2, &view, Some(50), false);
     net.run(8 * SECOND);

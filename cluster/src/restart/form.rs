@@ -15,13 +15,13 @@
 //! nobody why.
 //!
 //! A register that holds a view nobody here has on disk was granted to a side that may or may not
-//! have acted in it: it is counted against as well. No life of a node that is here ever acted in
-//! it, since a view is on disk before it acts.
+//! have acted in it: it is counted against as well. What was said before it was seen does not count
+//! any more, because a life that said it may have acted in that view since.
 
 use std::time::Duration;
 
 use lockstep_proto::ids::{Epoch, GroupId, MgmtId, NodeId, NodeInstance, RestartGeneration};
-use lockstep_proto::process::{LogLevel, Outputs};
+use lockstep_proto::process::{Effect, LogLevel, Outputs};
 use lockstep_proto::recovery::{Goal, Recovered, last_cut};
 use lockstep_proto::survival::{Counted, Survival, survival};
 use lockstep_proto::time::Instant;
@@ -355,9 +355,24 @@ impl RestartCore {
                 out.log(LogLevel::Info, text);
                 if !self.shown.contains(&register) && self.shown.len() < SHOWN_MAX {
                     self.shown.push(register);
+                    self.ask_everybody_anew(out);
                 }
                 self.forming = None;
                 self.consider(now, out);
+            }
+        }
+    }
+
+    /// What was said so far may be older than the view that the register has shown, and whoever
+    /// said it may act in that view by now. Only what comes over new links counts.
+    fn ask_everybody_anew(&mut self, out: &mut Outputs) {
+        out.mark("restart_asks_anew");
+        self.following = None;
+        for contact in self.nodes.values_mut() {
+            contact.said = None;
+            for link in &contact.links {
+                let why = "what comes on it may be older than the view that was granted";
+                out.effect(Effect::Close { link: *link, why });
             }
         }
     }

@@ -89,6 +89,7 @@ const ELSEWHERE: &[(&str, Reached)] = &[
     ("return_without_a_place", Not("simulated clusters have no spare nodes")),
     ("joiner_alone", Not("a race of its first view with its exclusion; the sweep rejoin finds it")),
     // Clusters that come back from their disks.
+    ("restart_asks_anew", RESTART),
     ("restart_refused", RESTART),
     ("restart_without_arbitrator", RESTART),
     (
