@@ -22,8 +22,8 @@ pub enum Goal {
     Exactly(Epoch),
 }
 
-/// A wish, answered by `Input::Recovered`. It takes the place of all wishes with lower tokens and of
-/// what has come of them, even if that comes later.
+/// A wish, answered by `Input::Recovered`. It takes the place of all wishes with lower tokens, and
+/// of what has come of them, even if that comes later.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Recovery {
     /// Comes back in the answer; grows from wish to wish.
