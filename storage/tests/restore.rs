@@ -23,7 +23,15 @@ fn owner(cut: Option<u64>) -> Owner {
         }
     };
     let (held, promised) = (vec![(P, 0)], Epoch(0));
-    Owner { cluster: CLUSTER, node: NODE, partitions: 64, held, generations, promised }
+    Owner {
+        cluster: CLUSTER,
+        node: NODE,
+        partitions: 64,
+        held,
+        generations,
+        promised,
+        canary: None,
+    }
 }
 
 fn log(disk: &mut SimulatedDisk, life: u32, identity: LogIdentity, epochs: &[u64]) {

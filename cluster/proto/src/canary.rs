@@ -49,6 +49,10 @@ pub enum Canary {
     TrimRedoTooEarly,
     /// The redo log is written and not synced.
     SkipFsync,
+    /// The rows of a checkpoint are taken whether they match their checksums or not.
+    TrustBadChecksum,
+    /// A log goes on from any checkpoint, also where the node was copied to in between.
+    IgnoreCopied,
 }
 
 impl Canary {
@@ -76,6 +80,8 @@ impl Canary {
         Self::SnapshotOfOpenEpoch,
         Self::TrimRedoTooEarly,
         Self::SkipFsync,
+        Self::TrustBadChecksum,
+        Self::IgnoreCopied,
     ];
 
     /// The name on the command line and in reports.
@@ -104,6 +110,8 @@ impl Canary {
             Self::SnapshotOfOpenEpoch => "snapshot_of_open_epoch",
             Self::TrimRedoTooEarly => "trim_redo_too_early",
             Self::SkipFsync => "skip_fsync",
+            Self::TrustBadChecksum => "trust_bad_checksum",
+            Self::IgnoreCopied => "ignore_copied",
         }
     }
 }

@@ -104,6 +104,7 @@ fn owner() -> Owner {
         held: vec![(PartitionId(0), 0)],
         generations: Generations::new(RestartGeneration(0), Vec::new()),
         promised: Epoch(0),
+        canary: None,
     }
 }
 

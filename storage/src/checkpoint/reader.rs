@@ -40,6 +40,7 @@ pub struct CheckpointFile<'a> {
     index: &'a [u8],
     checksum: u32,
     trailer: Trailer,
+    trusted: bool,
 }
 
 /// A block, not checked yet.
@@ -52,6 +53,7 @@ pub struct Block<'a> {
     checksum: u32,
     file: u32,
     items: u32,
+    trusted: bool,
 }
 
 /// A row.
@@ -154,12 +156,17 @@ impl<'a> CheckpointFile<'a> {
             return Err(FileFault::damaged(file, end, "an index outside the file"));
         };
         let at = end - index.len();
-        let opened = Self { header, bytes, index, checksum, trailer };
+        let opened = Self { header, bytes, index, checksum, trailer, trusted: false };
         let sum = crc32c::crc32c_append(checksum, index);
         if sum != trailer.index_checksum || !opened.is_seamless(at) {
             return Err(FileFault::damaged(file, at, "the index is not what was written"));
         }
         Ok(opened)
+    }
+
+    /// The same, its blocks taken for what was written. A bug, for the canary.
+    pub(crate) fn trusted(self) -> Self {
+        Self { trusted: true, ..self }
     }
 
     /// What it is of.
@@ -176,7 +183,7 @@ impl<'a> CheckpointFile<'a> {
 
     /// Its blocks, in the order in which they were written.
     pub fn blocks(&self) -> impl Iterator<Item = Block<'a>> + use<'a> {
-        let Self { header, bytes, checksum, .. } = *self;
+        let Self { header, bytes, checksum, trusted, .. } = *self;
         entries(self.index).map(move |entry| {
             let start = entry.offset as usize;
             Block {
@@ -186,6 +193,7 @@ impl<'a> CheckpointFile<'a> {
                 checksum: entry.checksum,
                 file: checksum,
                 items: entry.items,
+                trusted,
             }
         })
     }
@@ -228,7 +236,8 @@ impl<'a> Block<'a> {
     pub fn items(&self) -> Result<Items<'a>, FileFault> {
         let file = FileName::Checkpoint(self.name);
         let fault = |what| FileFault::damaged(file, self.offset as usize, what);
-        if block_checksum(self.file, self.offset, self.bytes) != self.checksum {
+        let sum = block_checksum(self.file, self.offset, self.bytes);
+        if sum != self.checksum && !self.trusted {
             return Err(fault("a block does not match its checksum"));
         }
         let mut reader = Reader::new(self.bytes);

@@ -5,8 +5,8 @@
 
 use std::collections::VecDeque;
 
-use lockstep_proto::disk::{Lane, Op, Request};
-use lockstep_storage::disk::{Fate, SimulatedDisk};
+use lockstep_proto::disk::{FileName, Lane, Op, Request};
+use lockstep_storage::disk::{Fate, FileFault, SimulatedDisk};
 
 use super::event::Event;
 use super::host::{HostId, Item, ProcId};
@@ -30,6 +30,8 @@ pub struct HostDisk {
     pub slowness: u64,
     /// It does not answer before this time.
     pub stalled_until: u64,
+    /// Where bits have flipped.
+    pub rot: Vec<(FileName, u64)>,
     waiting: VecDeque<Waiting>,
     next: u32,
 }
@@ -44,13 +46,37 @@ impl Default for HostDisk {
             sync_ns: (100_000, 2_000_000),
             slowness: 1,
             stalled_until: 0,
+            rot: Vec::new(),
             waiting: VecDeque::new(),
             next: 0,
         }
     }
 }
 
+impl HostDisk {
+    /// Whether a fault names a file that has rotted, and a place not behind the first flipped bit.
+    #[must_use]
+    pub fn is_rot(&self, fault: &FileFault) -> bool {
+        self.rot.iter().any(|(file, at)| *file == fault.file && fault.offset <= *at)
+    }
+}
+
 impl World {
+    /// One bit flips in each of a host's checkpoints, behind its header.
+    pub(super) fn rot(&mut self, host: HostId) {
+        let files = self.host(host).disk.files.files();
+        let checkpoints = files.filter(|(name, _)| matches!(name, FileName::Checkpoint(_)));
+        let all: Vec<_> = checkpoints.map(|(name, bytes)| (name, bytes.to_vec())).collect();
+        for (name, mut bytes) in all {
+            let at = bytes.len() / 8 + self.rng.index(bytes.len() / 2);
+            bytes[at] ^= 1 << self.rng.below(8);
+            let disk = &mut self.host_mut(host).disk;
+            disk.files.overwrite(name, bytes);
+            disk.rot.push((name, at as u64));
+        }
+        *self.tally.faults.entry("rot").or_default() += 1;
+    }
+
     /// A process wants something done on its host's disk.
     pub(super) fn on_disk_request(&mut self, id: ProcId, lane: Lane, request: Request) {
         let host = self.procs[id.index()].host;

@@ -62,6 +62,11 @@ impl World {
                 self.host_mut(host).disk = HostDisk::default();
                 Ok(Epoch(0))
             }
+            Err(faults) if faults.iter().any(|fault| entry.disk.is_rot(fault)) => {
+                *self.tally.marks.entry("rot_named").or_default() += 1;
+                self.host_mut(host).disk = HostDisk::default();
+                Ok(Epoch(0))
+            }
             Err(faults) => {
                 let words: Vec<String> = faults.iter().map(ToString::to_string).collect();
                 let entry = self.host(host);
@@ -108,7 +113,7 @@ impl Cluster {
         let view = self.view_on_disk(world, host);
         let Some(member) = self.view.member(before.node) else { return };
         let member = Member { instance, ..member.clone() };
-        let owner = Owner::of(&view, instance.node, member.group);
+        let owner = Owner { canary: self.canary, ..Owner::of(&view, instance.node, member.group) };
         let name = instance.to_string();
         let now = world.now;
         world.trace.note(now, || format!("{name} is started"));

@@ -465,6 +465,7 @@ impl Run {
                 Deed::Revive(host, empty) => {
                     self.cluster.revive(&mut self.world, host, empty);
                 }
+                Deed::Rot(host) => self.world.rot(host),
                 Deed::Ghost(host) => ghost::raise(&mut self.world, &self.cluster, host),
             }
         }

@@ -12,18 +12,21 @@
 //!   `at MS disk_slow HOST FACTOR MS`, `at MS disk_stall HOST MS`, `at MS disk_full HOST BYTES MS`,
 //!   `at MS disk_fails HOST STEP`,
 //!   `at MS break HOST HOST`, `at MS burden HOST FACTOR MS`, `at MS ghost NODE`,
-//!   `at MS revive NODE [empty]`: what happens, counted from the start of the work;
+//!   `at MS revive NODE [empty]`, `at MS rot NODE` (a bit flips in each of its checkpoints): what
+//!   happens, counted from the start of the work;
 //! * `on MESSAGE [from HOST] [to HOST] [#N] kill [HOST] before|after`: a death at one message;
 //! * `on MESSAGE [from HOST] [to HOST] [#N] break`: the message is lost with its connection;
 //! * `on MESSAGE [from HOST] [to HOST] [#N] stall MS`: it arrives that much later, and what follows
 //!   it on its connection too;
 //! * `on MESSAGE [from HOST] [to HOST] [#N] do FAULT`: what may stand after `at MS`, at a message;
 //! * `on mark NAME [at HOST] [#N] BLOW`: a blow (`before_outputs`, `only_clients`, `prefix N`,
-//!   `cut_off`, `pause MS`) when a rare branch is reached;
+//!   `cut_off`, `pause MS`, or all power fails: `blackout`) when a rare branch is reached;
 //! * `blackout`: when the work is over all power fails, and comes back;
 //! * `expect whole`: in the end whoever is dead comes back, and all nodes are in sync again;
 //! * `expect members HOST…`, `expect stopped`, `expect mark NAME`: how it must end, beside
 //!   everything that every run is checked for; `may stop`: the cluster may also stop itself.
+
+use lockstep_storage::disk::Fate;
 
 use super::cluster::Shape;
 use super::faults::Fault;
@@ -88,6 +91,8 @@ pub enum Deed {
     Restart(HostId),
     /// A dead data node comes back, perhaps with an empty disk.
     Revive(HostId, bool),
+    /// A bit flips in each checkpoint of a node.
+    Rot(HostId),
     /// What an earlier life of this node said arrives late.
     Ghost(HostId),
 }
@@ -249,6 +254,7 @@ impl Act {
             "linger" => Fault::Linger(one(1)?, one(2)?, ms(3)?),
             "restart" => return Some(Deed::Restart(one(1)?)),
             "revive" => return Some(Deed::Revive(one(1)?, words.contains(&"empty"))),
+            "rot" => return Some(Deed::Rot(one(1)?)),
             "ghost" => return Some(Deed::Ghost(one(1)?)),
             _ => return None,
         }))
@@ -282,6 +288,8 @@ fn arm_one(world: &mut World, words: &[String]) -> Option<()> {
             Blow::Pause(length * MS)
         } else if words.iter().any(|word| word == "only_clients") {
             Blow::OnlyClients
+        } else if words.iter().any(|word| word == "blackout") {
+            Blow::Blackout(Fate::Nothing)
         } else if words.iter().any(|word| word == "cut_off") {
             Blow::CutOff
         } else if words.iter().any(|word| word == "before_outputs") {
