@@ -404,10 +404,15 @@ impl RestartCore {
             .collect();
         let here = here.join(", ");
         if let Err(group) = self.common_epoch(now) {
+            let what = match gone.join(", ") {
+                none if none.is_empty() => "nobody else is missing; where a warning says so, \
+                                            `--force-start` does without damaged redo"
+                    .to_owned(),
+                gone => format!("start one of {gone}"),
+            };
             return format!(
                 "the cluster is stopped; here: {here}; waiting for a node of group {group} with \
-                 usable files: start one of {}",
-                gone.join(", ")
+                 usable files: {what}"
             );
         }
         if gone.is_empty() {
