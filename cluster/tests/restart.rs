@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use lockstep_cluster::{RestartCore, RestartOptions};
 use lockstep_proto::ids::*;
 use lockstep_proto::process::{Effect, Exit, Input, LinkId, Outputs, Peer, Process, Target};
-use lockstep_proto::recovery::{Goal, last_cut};
+use lockstep_proto::recovery::{Goal, Recovered, last_cut};
 use lockstep_proto::register::Register;
 use lockstep_proto::stored::Stored;
 use lockstep_proto::time::Instant;
@@ -72,6 +72,9 @@ struct Node {
     reach: Option<u64>,
     links: BTreeMap<LinkId, Peer>,
     stored: Option<View>,
+    /// Its disk takes its time: what is being stored.
+    slow: bool,
+    storing: Option<u64>,
     exit: Option<Exit>,
     logs: Vec<String>,
     goals: Vec<Goal>,
@@ -109,6 +112,8 @@ impl Net {
             reach,
             links: BTreeMap::new(),
             stored: None,
+            slow: false,
+            storing: None,
             exit: None,
             logs: Vec::new(),
             goals: Vec::new(),
@@ -214,7 +219,12 @@ impl Net {
             }
             Effect::Store { token, bytes, .. } => {
                 let view = View::from_file(&bytes).expect("a view");
-                self.nodes.get_mut(&node).expect("known").stored = Some(view);
+                let entry = self.nodes.get_mut(&node).expect("known");
+                entry.stored = Some(view);
+                if entry.slow {
+                    entry.storing = Some(token);
+                    return;
+                }
                 self.input(node, Input::Stored { token, ok: true });
             }
             Effect::Exit(exit) => self.nodes.get_mut(&node).expect("known").exit = Some(exit),
@@ -316,6 +326,35 @@ fn all_of_them_need_no_arbitrator() {
     assert!(net.marks(1).contains(&"restart_without_arbitrator"));
 }
 
+/// What was restored is what the node begins with: another look at the files would drop it.
+#[test]
+fn a_view_that_is_being_stored_is_the_last_word() {
+    let view = view(&[&[1, 2]]);
+    let mut net = Net::new(Some(view.identity()));
+    net.start(1, &view, Some(50), false);
+    net.start(2, &view, Some(50), false);
+    net.nodes.get_mut(&2).expect("started").slow = true;
+    net.run(5 * SECOND);
+    let formed = net.entered(1).expect("formed").clone();
+    let token = net.nodes[&2].storing.expect("its disk is slow");
+    let goals = net.nodes[&2].goals.len();
+    // Node 1 acts in the view, dies, and is back before node 2 has it on disk.
+    let member = Member { instance: life(1, 3), ..formed.members[0].clone() };
+    let returned = Returned {
+        member,
+        view: Box::new(formed.clone()),
+        reached: None,
+        damaged: false,
+        recovered: None,
+    };
+    net.say(life(1, 3), 2, &ControlMessage::Returned(Box::new(returned)));
+    net.run(SECOND);
+    assert_eq!(net.nodes[&2].goals.len(), goals, "what was restored stays");
+    net.input(2, Input::Stored { token, ok: true });
+    assert_eq!(net.entered(2), Some(&formed));
+    assert_eq!(net.nodes[&2].core.recovered(), Some(Recovered::under(&formed, Epoch(50))));
+}
+
 #[test]
 fn a_minority_waits_and_the_operator_can_force_it() {
     let view = view(&[&[1, 2, 3]]);
@@ -326,6 +365,8 @@ fn a_minority_waits_and_the_operator_can_force_it() {
     let mut net = Net::new(Some(view.identity()));
     net.start(3, &view, Some(50), true);
     net.run(SECOND);
+    assert!(net.entered(3).is_none(), "others may be on their way, with more");
+    net.run(3 * SECOND);
     assert_eq!(net.entered(3).map(|view| view.members.len()), Some(1));
 }
 

@@ -103,20 +103,13 @@ pub struct Reach {
     /// The node can be restored to this epoch, and to any one before it that was durable on all
     /// nodes when it was in sync. `None` if it cannot be restored at all.
     pub reached: Option<Epoch>,
-    /// What was durable and is not whole any more. What is reached holds all the same, but the disk
-    /// has had more.
+    /// What was durable and is not whole any more. What is reached holds all the same.
     pub faults: Vec<FileFault>,
     /// Ends of logs that were being written when the node died.
     pub torn: Vec<Torn>,
-}
-
-impl Reach {
-    /// Whether redo is damaged or missing that had been on this disk: what is reached is less than
-    /// what the node may have told others to be durable.
-    #[must_use]
-    pub fn has_lost_redo(&self) -> bool {
-        self.faults.iter().any(|fault| matches!(fault.file, FileName::Segment(_)))
-    }
+    /// The disk has had more than what is reached, which the node may have told others: redo is
+    /// damaged or missing, or checkpoints are that a log goes on from.
+    pub lost: bool,
 }
 
 /// How far the files reach: looks at the headers of checkpoints and checks the redo log, but not
@@ -196,6 +189,7 @@ impl<'a> Restoration<'a> {
     ) -> Result<Self, Box<Reach>> {
         let (opened, faults) = open_checkpoints(owner, files);
         let mut bound = to.unwrap_or(Epoch(u64::MAX));
+        let mut lost = false;
         loop {
             let sources = sources(owner, &opened, bound);
             let coverage = sources.iter().map(|source| (source.local_index, source.epoch()));
@@ -208,7 +202,8 @@ impl<'a> Restoration<'a> {
             };
             let redo = RedoFiles::open(expected, files.segments.iter().copied());
             let survey = redo.judge(check(redo.logs().collect()));
-            let mut reach = Reach { reached: None, faults: faults.clone(), torn: Vec::new() };
+            let mut reach = Reach { faults: faults.clone(), lost, ..Reach::default() };
+            reach.lost |= survey.lost;
             reach.faults.extend(survey.faults.iter().cloned());
             reach.torn.clone_from(&survey.torn);
             let Some(reached) = survey.reached else { return Err(Box::new(reach)) };
@@ -217,6 +212,8 @@ impl<'a> Restoration<'a> {
                 _ => whole_up_to(&sources, &redo, bound.min(reached)),
             };
             if epoch < bound.min(reached) {
+                // A life's log closes nothing before all that was copied in it is in checkpoints.
+                lost |= to.is_none();
                 bound = epoch;
                 continue;
             }

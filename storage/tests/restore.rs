@@ -102,6 +102,12 @@ fn between_its_own_files_and_the_copy_there_is_nothing() {
 fn a_log_does_not_go_on_from_checkpoints_before_the_copy() {
     let mut disk = came_back();
     assert_eq!(reached(&disk, None, None, 20), Some(10));
+    let lost = |without: u64| {
+        let is_there = |name: &FileName| !matches!(name, FileName::Checkpoint(name) if name.epoch == Epoch(without));
+        survey(&owner(None), &disk.files().filter(|(name, _)| is_there(name)).collect()).lost
+    };
+    assert!(lost(20), "the log had closed e26");
+    assert!(!lost(6), "it is not needed");
     // Nor does that of a later life help.
     log(&mut disk, 3, identity(1, 26), &[28, 30]);
     assert_eq!(reached(&disk, None, None, 0), Some(30));
@@ -118,20 +124,20 @@ fn damaged_redo_is_told_from_a_torn_end() {
     log(&mut disk, 1, identity(1, 0), &[10, 20, 30, 40]);
     let (name, whole) = disk.files().next().map(|(name, bytes)| (name, bytes.to_vec())).unwrap();
     let survey = |bytes: &[u8], cut| survey(&owner(cut), &[(name, bytes)].into_iter().collect());
-    assert!(!survey(&whole, None).has_lost_redo());
+    assert!(!survey(&whole, None).lost);
     let torn = survey(&whole[..whole.len() - 8], None);
-    assert_eq!((torn.reached, torn.has_lost_redo()), (Some(Epoch(30)), false));
+    assert_eq!((torn.reached, torn.lost), (Some(Epoch(30)), false));
     let mut flips = 0;
     for at in 0..whole.len() {
         let mut bent = whole.clone();
         bent[at] ^= 1;
         let found = survey(&bent, None);
-        let short = found.reached.is_none_or(|reached| reached < Epoch(30));
-        assert!(!short || found.has_lost_redo(), "byte {at}: {found:?}");
+        let short = found.reached.is_some_and(|reached| reached < Epoch(30));
+        assert!(!short || found.lost, "byte {at}: {found:?}");
         flips += u32::from(found.reached == Some(Epoch(20)));
         // A cluster that was restarted before the damage does not need what is behind it.
         if found.reached >= Some(Epoch(10)) {
-            assert!(!survey(&bent, Some(10)).has_lost_redo(), "byte {at}");
+            assert!(!survey(&bent, Some(10)).lost, "byte {at}");
         }
     }
     assert!(flips > 0, "one of them was in the third group");

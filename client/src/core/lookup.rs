@@ -394,7 +394,7 @@ impl ClientCore {
         let Some(lookup) = owed_lookup(&mut self.calls, request) else { return };
         // A replica that came back since may know less of the past than the others.
         let elsewhere = refusal.code == Code::SnapshotTooOld && lookup.from == ReadFrom::Nearest;
-        let worth_a_retry = is_worth_a_retry(refusal.code);
+        let mut worth_a_retry = is_worth_a_retry(refusal.code);
         if !worth_a_retry && !elsewhere {
             return self.complete(key, Err(refusal));
         }
@@ -408,6 +408,9 @@ impl ClientCore {
                 return self.send_lookup(now, key, out);
             }
             lookup.avoid.clear();
+            // The one before only had no time.
+            let before = lookup.refusal.as_ref();
+            worth_a_retry |= before.is_some_and(|before| is_worth_a_retry(before.code));
         }
         if !worth_a_retry {
             return self.complete(key, Err(refusal));

@@ -108,26 +108,35 @@ impl ControlCore {
             let interval = self.view.config.tick();
             let due = self.timers.raised + interval / HURRIED_PER_TICK;
             if now >= due {
-                if awaited >= current {
-                    self.hurried = (self.hurried.1, current);
-                }
-                self.timers.raised = now;
                 self.timers.tick = Some(now + interval);
-                self.epochs.raise(current.next());
+                self.end_epoch(now);
                 return true;
             }
             self.timers.tick = self.timers.tick.map(|at| at.min(due));
         }
-        progress
+        // While nobody waited, members were in no hurry to confirm the seal of the epoch before.
+        progress || (news && closed.next() < current)
     }
 
-    /// Whether the current epoch may end for those who wait for it: when the one before it is
-    /// closed, and the one before that is on the disks. So one is being closed while another is
-    /// being written, and all that comes meanwhile shares the next. More of them at a time would
-    /// bring nobody forward, and each costs messages between all members.
+    /// Ends the current epoch.
+    pub(super) fn end_epoch(&mut self, now: Instant) {
+        let current = self.epochs.current();
+        let (awaited, _) = self.disk_ticker.wanted();
+        if awaited >= current {
+            self.awaited_last = current;
+        }
+        self.timers.raised = now;
+        self.epochs.raise(current.next());
+    }
+
+    /// Whether the current epoch may end early for those who wait for it: when the one before it is
+    /// closed, and the last one that somebody wanted on the disks is there. All that comes meanwhile
+    /// shares the next. More of them at a time would bring nobody forward, and each costs messages
+    /// between all members, and a sync at each of them.
     fn may_raise(&self, current: Epoch, awaited: Epoch) -> bool {
         let closed = self.ticker.closed_now();
-        let written = awaited < current || self.disk_ticker.durable_now(closed) >= self.hurried.1;
+        let written =
+            awaited < current || self.disk_ticker.durable_now(closed) >= self.awaited_last;
         closed.next() >= current && written
     }
 }

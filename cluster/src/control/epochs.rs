@@ -46,8 +46,7 @@ impl ControlCore {
         let due = self.timers.tick.map_or(now, |at| at + interval);
         self.timers.tick = Some(if due > now { due } else { now + interval });
         if self.state.acts() {
-            self.epochs.raise(self.epochs.current().next());
-            self.timers.raised = now;
+            self.end_epoch(now);
             self.send_tick(now, out);
         }
     }

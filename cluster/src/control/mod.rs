@@ -106,8 +106,8 @@ pub struct ControlCore {
     ticker: Ticker,
     epochs: MemberEpochs,
     disk_ticker: DiskTicker,
-    /// The last two epochs that ended early because somebody waits for the disks.
-    hurried: (Epoch, Epoch),
+    /// The last epoch ended here that somebody wants on the disks.
+    awaited_last: Epoch,
     disks: MemberDisks,
     /// This node asks to be left out, because its disk has failed or does not answer.
     disk_lost: bool,
@@ -182,7 +182,7 @@ impl ControlCore {
             ticker: Ticker::default(),
             epochs: MemberEpochs::new(shards),
             disk_ticker: DiskTicker::default(),
-            hurried: (Epoch(0), Epoch(0)),
+            awaited_last: Epoch(0),
             disks: MemberDisks::new(shards),
             disk_lost: false,
             leave: Leave::No,

@@ -117,10 +117,11 @@ impl RestartCore {
         if self.base.in_sync().count() == here.len() {
             return Some(true);
         }
-        if self.options.force {
-            return Some(false);
-        }
         let waited = now.since(self.started?) >= self.options.patience;
+        if self.options.force {
+            // Who is on its way may have more than those that are here.
+            return waited.then_some(false);
+        }
         let passes = |counted: &Counted, here: &[NodeInstance]| {
             let verdict = survival(std::slice::from_ref(counted), here, &[], None);
             !matches!(verdict, Survival::ShutDown(_))

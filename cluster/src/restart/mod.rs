@@ -261,7 +261,9 @@ impl RestartCore {
 
     /// Somebody's disk has a newer view: what was known about the own files may not hold under it.
     fn rebase(&mut self, view: &View, out: &mut Outputs) {
-        if view.number <= self.base.number || view.cluster != self.base.cluster {
+        // Once a view is being stored, what was restored for it must stay: this process ends with it.
+        let decided = self.entering.is_some();
+        if decided || view.number <= self.base.number || view.cluster != self.base.cluster {
             return;
         }
         out.mark("restart_newer_view");

@@ -186,10 +186,10 @@ impl ShardCore {
     }
 
     /// As of when all partitions are in checkpoints, and when the last one was finished.
-    pub(super) fn checkpoints_held(&self) -> (Epoch, Option<Instant>) {
+    pub(super) fn checkpoints_held(&self) -> (Option<Epoch>, Option<Instant>) {
         let parts = self.parts.iter().flatten();
         let oldest = parts.map(|part| self.checkpointed(part.id).unwrap_or_default()).min();
-        (oldest.unwrap_or_default(), self.checkpoints.finished)
+        (oldest, self.checkpoints.finished)
     }
 
     /// An epoch has been closed: the moment at which a checkpoint can begin.

@@ -386,7 +386,7 @@ fn disk_json(disk: &DiskStatus) -> Value {
         "durable_epoch": disk.durable.0,
         "redo_waiting_bytes": disk.redo_waiting_bytes,
         "redo_request_ms": disk.redo_request_ms,
-        "checkpoint_epoch": disk.checkpointed.0,
+        "checkpoint_epoch": disk.checkpointed.map(|epoch| epoch.0),
         "checkpoint_age_ms": disk.checkpoint_age_ms,
     })
 }

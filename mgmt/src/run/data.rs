@@ -12,8 +12,9 @@ use lockstep_cluster::{
     ShardOptions,
 };
 use lockstep_proto::ids::{Epoch, MgmtId, ShardId};
+use lockstep_proto::recovery::last_cut;
 use lockstep_proto::stored::StoredIdentity;
-use lockstep_proto::view::{Member, View};
+use lockstep_proto::view::{Member, Standing, View};
 use lockstep_proto::wire::hello::Speaker;
 use lockstep_runtime::{HostOptions, clock, run_node, run_single};
 
@@ -49,6 +50,10 @@ pub fn run_data(args: &RunDataArgs) -> CliResult<ExitKind> {
     let home = Home::open(&config.place.dir)?;
     home.refuse_mgmts()?;
     let used = home.stored::<StoredIdentity>()?.is_some();
+    if used && args.volatile {
+        let what = "a node that writes nothing cannot come back";
+        return Err(CliError::new(Trouble::Usage, what).then("start it on an empty directory"));
+    }
     if used && args.initial {
         tracing::warn!("--initial: removing this node's own data; its group has it all");
         recovery::forget(home.dir())?;
@@ -170,7 +175,14 @@ fn come_back(
     if !view.contains(identity.instance) {
         return Ok(None);
     }
-    Ok(Some(Seat { identity, view, restored: recoverer.take() }))
+    let restored = recoverer.take();
+    let in_sync = view.member(node).is_some_and(|member| member.standing == Standing::InSync);
+    if in_sync && restored.is_none() && last_cut(&view) > Epoch(0) {
+        return Err(CliError::new(Trouble::Process, "what was restored has gone astray")
+            .why(format!("{node} is in sync in view {}, and has no rows", view.number))
+            .then("start it again"));
+    }
+    Ok(Some(Seat { identity, view, restored }))
 }
 
 fn newcomer(config: &DataConfig, door: &Door, args: &RunDataArgs) -> CliResult<NewcomerCore> {

@@ -101,8 +101,11 @@ impl Recoverer for FileRecoverer {
                 let words = || in_words(&reach.faults);
                 let reached = reach.reached.ok_or_else(words)?;
                 // The node would start its cluster without what it has told to be durable.
-                if reach.has_lost_redo() && !self.force {
-                    let words = words();
+                if reach.lost && !self.force {
+                    let words = match words() {
+                        none if none.is_empty() => "checkpoints are missing".to_owned(),
+                        words => words,
+                    };
                     return Err(format!("{words}; --force-start goes back to epoch {reached}"));
                 }
                 return Ok(reached);

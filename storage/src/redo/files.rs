@@ -130,9 +130,10 @@ pub struct Survey {
     /// start from older checkpoints, or has no way back. `None` if there is no redo log, or if
     /// nothing can be said about what there is.
     pub reached: Option<Epoch>,
-    /// What was durable and is not whole any more. The epoch reached is right all the same, but the
-    /// disk has had more.
+    /// What was durable and is not whole any more. The epoch reached is right all the same.
     pub faults: Vec<FileFault>,
+    /// The disk has had more than what is reached.
+    pub lost: bool,
     /// The ends that were cut off.
     pub torn: Vec<Torn>,
     extents: Vec<Extent>,
@@ -191,7 +192,7 @@ impl<'a> RedoFiles<'a> {
     pub fn judge(&self, extents: Vec<Extent>) -> Survey {
         assert_eq!(extents.len(), self.logs().count(), "one extent for each log");
         let mut judgement =
-            Judgement { reached: None, faults: self.faults.clone(), torn: Vec::new() };
+            Judgement { reached: None, faults: self.faults.clone(), lost: false, torn: Vec::new() };
         let mut rest = &extents[..];
         let (mut sound, mut begun) = (true, false);
         let last = self.lives.iter().rposition(|life| life.identity.is_some());
@@ -215,8 +216,8 @@ impl<'a> RedoFiles<'a> {
         }
         judgement.reached = judgement.reached.filter(|_| sound && self.faults.is_empty());
         judgement.keep_promise(self.expected.promised, self.lives.last());
-        let Judgement { reached, faults, torn } = judgement;
-        Survey { reached, faults, torn, extents }
+        let Judgement { reached, faults, lost, torn } = judgement;
+        Survey { reached, faults, lost, torn, extents }
     }
 
     /// The logs that have records to be replayed, life after life: those of one life hold different
@@ -309,6 +310,8 @@ impl<'a> RedoFiles<'a> {
 struct Judgement {
     reached: Option<Epoch>,
     faults: Vec<FileFault>,
+    /// One of the faults is why no more is reached.
+    lost: bool,
     torn: Vec<Torn>,
 }
 
@@ -357,8 +360,10 @@ impl Judgement {
                 continue;
             }
             reached = reached.min(end);
+            let damaged = extent.is_some_and(|extent| extent.fault.is_some());
+            self.lost |= damaged || aim.is_some();
             if let Some(aim) = aim
-                && extent.is_none_or(|extent| extent.fault.is_none())
+                && !damaged
             {
                 self.faults.push(short(life, shard, end, aim));
             }
@@ -369,6 +374,7 @@ impl Judgement {
     /// What the node has told others to be durable must be there.
     fn keep_promise(&mut self, promised: Epoch, last: Option<&Life<'_>>) {
         let Some(reached) = self.reached.filter(|reached| *reached < promised) else { return };
+        self.lost = true;
         let newest = last.and_then(|life| Some((life, *life.logs.keys().next()?)));
         if let Some((life, shard)) = newest
             && self.faults.is_empty()

@@ -42,7 +42,7 @@ impl World {
         let to = match wish.goal {
             Goal::Survey => {
                 let reach = survey(&owner, &files);
-                let reached = reach.reached.filter(|_| !reach.has_lost_redo());
+                let reached = reach.reached.filter(|_| !reach.lost);
                 return reached.ok_or_else(|| format!("{:?}", reach.faults));
             }
             Goal::Rejoin => None,

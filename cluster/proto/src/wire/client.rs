@@ -137,8 +137,9 @@ pub struct DiskStatus {
     pub redo_waiting_bytes: u64,
     /// How long what it was asked last has been under way, milliseconds; `None` if nothing is.
     pub redo_request_ms: Option<u64>,
-    /// As of this epoch or later ones all partitions are in checkpoints; 0 if one is in none.
-    pub checkpointed: Epoch,
+    /// As of this epoch or later ones all partitions are in checkpoints; 0 if one is in none,
+    /// `None` if there are no partitions.
+    pub checkpointed: Option<Epoch>,
     /// Time since the last checkpoint was finished, milliseconds; `None` before the first in this
     /// life of the node.
     pub checkpoint_age_ms: Option<u64>,
@@ -156,7 +157,7 @@ impl DiskStatus {
             worked: self.worked.max(other.worked),
             redo_waiting_bytes: self.redo_waiting_bytes.saturating_add(other.redo_waiting_bytes),
             redo_request_ms: self.redo_request_ms.max(other.redo_request_ms),
-            checkpointed: self.checkpointed.min(other.checkpointed),
+            checkpointed: self.checkpointed.into_iter().chain(other.checkpointed).min(),
             checkpoint_age_ms: age.map(|(one, other)| one.max(other)),
         }
     }
