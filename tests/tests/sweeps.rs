@@ -35,7 +35,7 @@ fn a_node_or_the_arbitrator_fails_while_two_halves_ask() {
 
 #[test]
 fn the_power_goes_at_steps_of_the_redo_log() {
-    check(Swept::Redo, 30, &["answered_when_durable", "tick_hurried", "redo_disk_full"]);
+    check(Swept::Redo, 31, &["answered_when_durable", "tick_hurried", "redo_disk_full"]);
 }
 
 #[test]

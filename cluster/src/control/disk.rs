@@ -130,9 +130,9 @@ impl ControlCore {
     }
 
     /// Whether the current epoch may end early for those who wait for it: when the one before it is
-    /// closed, and the last one that somebody wanted on the disks is there. All that comes meanwhile
-    /// shares the next. More of them at a time would bring nobody forward, and each costs messages
-    /// between all members, and a sync at each of them.
+    /// closed, and the last one that somebody wanted on the disks is there. All that comes
+    /// meanwhile shares the next. More of them at a time would bring nobody forward, and each costs
+    /// messages between all members, and a sync at each of them.
     fn may_raise(&self, current: Epoch, awaited: Epoch) -> bool {
         let closed = self.ticker.closed_now();
         let written =

@@ -261,7 +261,7 @@ impl RestartCore {
 
     /// Somebody's disk has a newer view: what was known about the own files may not hold under it.
     fn rebase(&mut self, view: &View, out: &mut Outputs) {
-        // Once a view is being stored, what was restored for it must stay: this process ends with it.
+        // Once a view is being stored, what was restored for it must stay: it ends this process.
         let decided = self.entering.is_some();
         if decided || view.number <= self.base.number || view.cluster != self.base.cluster {
             return;

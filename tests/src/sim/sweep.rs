@@ -287,12 +287,22 @@ pub fn sweep(what: Swept, seed: u64, choice: Choice<'_>, threads: usize) -> Swee
     sum
 }
 
-/// Leaves one in so many, another way to fail each time so that all get their share.
+/// Leaves one in so many of each way to fail, not all at the same points.
 fn thin(traps: &mut Vec<(&'static str, Trap)>, every: u64) {
-    let mut at = 0;
-    traps.retain(|_| {
-        at += 1;
-        (at - 1u64).is_multiple_of(every)
+    let mut ways: Vec<(Blow, u64)> = Vec::new();
+    for (_, trap) in &*traps {
+        if !ways.iter().any(|(way, _)| *way == trap.blow) {
+            ways.push((trap.blow, 0));
+        }
+    }
+    let count = ways.len() as u64;
+    (0..).zip(&mut ways).for_each(|(at, (_, passed))| *passed = at * every / count);
+    traps.retain(|(_, trap)| {
+        let Some((_, passed)) = ways.iter_mut().find(|(way, _)| *way == trap.blow) else {
+            return false;
+        };
+        *passed += 1;
+        (*passed - 1).is_multiple_of(every)
     });
 }
 
