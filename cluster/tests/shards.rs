@@ -43,6 +43,28 @@ fn a_row_is_acknowledged_when_the_backup_has_it_and_read_from_both() {
     net.assert_at_rest();
 }
 
+/// By the time an answer that rests on what was read could leave, others may act without this node.
+#[test]
+fn a_refusal_that_rests_on_a_row_waits_for_the_lease() {
+    let first = view(1, 2);
+    let mut net = Net::new(&first);
+    let id = id_in(0, 1);
+    net.execute(1, &ops(&[op(OpKind::Insert, id, 5)]));
+    net.execute(1, &ops(&[op(OpKind::Insert, id, 6)]));
+    assert_eq!(net.answers.len(), 0, "the row is not stable");
+    net.now = net.now + std::time::Duration::from_secs(2);
+    net.run();
+    assert_eq!(net.answers.len(), 1, "the commit needs no lease");
+    assert!(net.committed());
+    let (_, out) = net.nodes.get_mut(&NodeId(1)).unwrap();
+    assert!(out.take_marks().contains(&"answer_waits_for_lease"));
+    net.answers.clear();
+    net.lease(&first);
+    net.run();
+    let Some(Message::Refused { code, .. }) = net.answer() else { panic!() };
+    assert_eq!(code, Code::DuplicateKey);
+}
+
 #[test]
 fn a_batch_on_two_groups_commits_as_a_whole_or_not_at_all() {
     let mut net = Net::new(&view(2, 2));

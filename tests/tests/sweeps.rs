@@ -25,7 +25,7 @@ fn another_node_fails_at_steps_of_a_view_change() {
 
 #[test]
 fn another_node_fails_while_a_silent_one_is_dropped() {
-    check(Swept::Silence, 90, &["suspected_by_silence", "lease_wait"]);
+    check(Swept::Silence, 45, &["suspected_by_silence", "lease_wait"]);
 }
 
 #[test]
@@ -35,7 +35,7 @@ fn a_node_or_the_arbitrator_fails_while_two_halves_ask() {
 
 #[test]
 fn the_power_goes_at_steps_of_the_redo_log() {
-    check(Swept::Redo, 31, &["answered_when_durable", "tick_hurried", "redo_disk_full"]);
+    check(Swept::Redo, 17, &["answered_when_durable", "tick_hurried", "redo_disk_full"]);
 }
 
 #[test]

@@ -20,6 +20,7 @@ use Reached::{Not, Script, Test};
 
 const MGMT: Reached = Test("mgmt/src/core/tests.rs");
 const CONTROL: Reached = Test("cluster/tests/control.rs");
+const SHARDS: Reached = Test("cluster/tests/shards.rs");
 const RESTART: Reached = Test("cluster/tests/restart.rs");
 const BORN: Reached = Not("simulated clusters begin with view 1 on disk; creation has unit tests");
 const RUBBISH: Reached = Not("nobody in the simulator sends what is no message; real sockets do");
@@ -65,7 +66,7 @@ const ELSEWHERE: &[(&str, Reached)] = &[
     ("disk_lost_of_the_last", RACE),
     ("quiet_ends", Script("quiet_cluster_wakes")),
     // Reads without a lease.
-    ("answer_waits_for_lease", Script("heartbeats_alone_are_lost")),
+    ("answer_waits_for_lease", SHARDS),
     ("read_check_without_lease", Script("heartbeats_alone_are_lost")),
     ("scan_waits_for_prepared", Not("the workload scans tables when everything else is done")),
     ("client_read_batch_sent_again", Not("the workload reads by look-ups, and batches write")),
