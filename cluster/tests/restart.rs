@@ -346,6 +346,7 @@ fn a_view_that_is_being_stored_is_the_last_word() {
         reached: None,
         damaged: false,
         recovered: None,
+        promised: None,
     };
     net.say(life(1, 3), 2, &ControlMessage::Returned(Box::new(returned)));
     net.run(SECOND);
@@ -353,6 +354,44 @@ fn a_view_that_is_being_stored_is_the_last_word() {
     net.input(2, Input::Stored { token, ok: true });
     assert_eq!(net.entered(2), Some(&formed));
     assert_eq!(net.nodes[&2].core.recovered(), Some(Recovered::under(&formed, Epoch(50))));
+}
+
+/// A view that somebody may have made counts on whoever said to be ready for it.
+#[test]
+fn who_is_ready_for_a_view_begins_in_no_older_one() {
+    let base = view(&[&[1, 2, 3]]);
+    let founded = |number: u64, nodes: &[u16]| {
+        let mut view = base.clone();
+        view.number = ViewNumber(number);
+        view.members.retain(|member| nodes.contains(&member.instance.node.0));
+        view.members.iter_mut().for_each(|m| m.instance = life(m.instance.node.0, 2));
+        view.cuts.push((RestartGeneration(0), Epoch(50)));
+        view.restart_generation = RestartGeneration(1);
+        Box::new(view)
+    };
+    let mut net = Net::new(None);
+    net.start(2, &base, Some(50), false);
+    let wanted = founded(9, &[1, 2, 3]);
+    net.say(life(1, 2), 2, &ControlMessage::Forming { view: wanted });
+    net.run(SECOND);
+    assert_eq!(net.nodes[&2].goals.last(), Some(&Goal::Exactly(Epoch(50))));
+    let older = founded(8, &[2, 3]);
+    net.say(life(3, 2), 2, &ControlMessage::NewView { view: older.clone() });
+    net.run(SECOND);
+    assert!(net.entered(2).is_none());
+    // Once it leads, it wants a view that its promise allows.
+    net.register = Some(Register::new(base.identity()));
+    net.run(3 * SECOND);
+    net.start(3, &base, Some(50), false);
+    net.run(6 * SECOND);
+    let formed = net.entered(2).expect("granted");
+    assert_eq!((formed.number, formed.members.len()), (ViewNumber(10), 2));
+    assert_eq!(net.entered(3), Some(formed));
+    let mut free = Net::new(None);
+    free.start(2, &base, Some(50), false);
+    free.say(life(3, 2), 2, &ControlMessage::NewView { view: older.clone() });
+    free.run(SECOND);
+    assert_eq!(free.entered(2), Some(&*older), "without the promise");
 }
 
 #[test]
@@ -466,6 +505,7 @@ fn rows_are_restored_again_after_another_look_at_the_files() {
         reached: Some(Epoch(40)),
         damaged: false,
         recovered: None,
+        promised: None,
     };
     net.say(life(1, 3), 2, &ControlMessage::Returned(Box::new(returned)));
     net.run(STEP);

@@ -20,7 +20,9 @@
 
 use std::time::Duration;
 
-use lockstep_proto::ids::{Epoch, GroupId, MgmtId, NodeId, NodeInstance, RestartGeneration};
+use lockstep_proto::ids::{
+    Epoch, GroupId, MgmtId, NodeId, NodeInstance, RestartGeneration, ViewNumber,
+};
 use lockstep_proto::process::{Effect, LogLevel, Outputs};
 use lockstep_proto::recovery::{Goal, Recovered, last_cut};
 use lockstep_proto::survival::{Counted, Survival, survival};
@@ -153,8 +155,12 @@ impl RestartCore {
             if now.since(*at) <= HEARD_FOR {
                 let (epoch, view) = (last_cut(view), view.clone());
                 let done = Recovered::under(&view, epoch);
+                let identity = view.identity();
                 if self.recovered != Some(done) {
                     self.recover(Goal::Exactly(epoch), view, out);
+                } else if self.promised.as_ref() != Some(&identity) {
+                    self.promised = Some(identity);
+                    self.say(now, out);
                 }
                 return;
             }
@@ -176,12 +182,17 @@ impl RestartCore {
             return;
         }
         let view = self.founding_view(now, epoch);
-        let same = |forming: &Forming| {
+        let stands = self.forming.as_ref().is_some_and(|forming| {
+            let identity = forming.view.identity();
+            let mut others = self.promises(now).filter(|promise| **promise != identity);
             forming.view.members == view.members
                 && last_cut(&forming.view) == epoch
-                && forming.whole == whole
-        };
-        if !self.forming.as_ref().is_some_and(same) {
+                && others.all(|promise| promise.number < identity.number)
+        });
+        if let Some(forming) = self.forming.as_mut().filter(|_| stands) {
+            // Its members have promised it, and the arbitrator may be about to grant it.
+            forming.whole = whole;
+        } else {
             if whole {
                 out.mark("restart_of_all");
             } else {
@@ -193,13 +204,20 @@ impl RestartCore {
         self.go_on_forming(now, out);
     }
 
+    /// Views to be that somebody here has said to be ready for.
+    fn promises(&self, now: Instant) -> impl Iterator<Item = &ViewIdentity> {
+        let members = self.base.members.iter();
+        let said = members.filter_map(move |member| self.said(now, member.instance.node));
+        said.filter_map(|said| said.promised.as_ref()).chain(&self.promised)
+    }
+
     /// The view in which the cluster comes back at `epoch`: the members whose files reach it. Who
     /// is not in it rejoins.
     fn founding_view(&self, now: Instant, epoch: Epoch) -> View {
         let base = &self.base;
         let mut view = base.clone();
-        let shown = self.shown.iter().map(|shown| shown.number);
-        view.number = shown.chain([base.number]).max().unwrap_or(base.number).next();
+        let known = self.shown.iter().chain(self.promises(now)).map(|known| known.number);
+        view.number = known.fold(base.number, ViewNumber::max).next();
         view.members.clear();
         for member in base.in_sync() {
             let node = member.instance.node;
@@ -255,6 +273,7 @@ impl RestartCore {
             && view.contains(self.me)
             && view.contains(from)
             && seniority(from.node) < seniority(self.me.node)
+            && !self.keeps_from(&view.identity())
             && self.entering.is_none();
         if follows && !self.is_served(now) {
             self.following = Some((view, now));
@@ -271,6 +290,7 @@ impl RestartCore {
         }
         let (view, whole, asked) = (forming.view.clone(), forming.whole, forming.asked);
         let wanted = Recovered::under(&view, last_cut(&view));
+        let identity = view.identity();
         if self.recovered != Some(wanted) {
             return self.recover(Goal::Exactly(wanted.epoch), view, out);
         }
@@ -279,7 +299,9 @@ impl RestartCore {
             let said = self.said(now, node);
             node == self.me.node
                 || said.is_some_and(|said| {
-                    said.member.instance == member.instance && said.recovered == Some(wanted)
+                    said.member.instance == member.instance
+                        && said.recovered == Some(wanted)
+                        && said.promised.as_ref() == Some(&identity)
                 })
         };
         if !view.members.iter().all(restored) {
@@ -354,6 +376,8 @@ impl RestartCore {
                     register.number
                 );
                 out.log(LogLevel::Info, text);
+                // An earlier view of the same members says nothing more.
+                self.shown.retain(|shown| shown.members != register.members || *shown == register);
                 if !self.shown.contains(&register) && self.shown.len() < SHOWN_MAX {
                     self.shown.push(register);
                     self.ask_everybody_anew(out);

@@ -86,6 +86,8 @@ pub struct RestartCore {
     shown: Vec<ViewIdentity>,
     /// The view the eldest wants to form, and when it said so.
     following: Option<(View, Instant)>,
+    /// The last view to be that this node has said to be ready for.
+    promised: Option<ViewIdentity>,
     /// The view that is being stored: the last thing this process does.
     entering: Option<View>,
     started: Option<Instant>,
@@ -150,6 +152,7 @@ impl RestartCore {
             forming: None,
             shown: Vec::new(),
             following: None,
+            promised: None,
             entering: None,
             started: None,
             say_at: Instant::default(),
@@ -359,6 +362,11 @@ impl RestartCore {
         let Some((view, _)) = self.acting.clone() else { return };
         let own = view.member(self.me.node).filter(|member| member.instance == self.me);
         let in_sync = own.is_some_and(|member| member.standing == Standing::InSync);
+        if in_sync && self.keeps_from(&view.identity()) {
+            // Somebody may have made another view, and counts on this node. The members of this one
+            // find it silent, and go on without it if they may.
+            return;
+        }
         let fits = self.recovered.is_some_and(|recovered| {
             recovered.fits(&view) && (!in_sync || recovered.epoch == last_cut(&view))
         });
@@ -375,6 +383,11 @@ impl RestartCore {
             }
             self.enter(view, out);
         }
+    }
+
+    /// Whether a promise keeps this node from beginning in a view.
+    fn keeps_from(&self, view: &ViewIdentity) -> bool {
+        self.promised.as_ref().is_some_and(|own| view.number <= own.number && view != own)
     }
 
     /// The search is over: the view goes to the disk.
@@ -413,6 +426,7 @@ impl RestartCore {
             reached: self.reached,
             damaged: self.damaged,
             recovered: self.recovered,
+            promised: self.promised.clone(),
         };
         let message = ControlMessage::Returned(Box::new(returned));
         self.tell_nodes(&message, out);

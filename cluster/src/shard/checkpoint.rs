@@ -25,7 +25,7 @@ use lockstep_proto::placement::key_hash;
 use lockstep_proto::process::{Effect, LogLevel, Outputs};
 use lockstep_proto::schema::{CATALOG, TableDef, catalog_def};
 use lockstep_proto::time::Instant;
-use lockstep_proto::view::View;
+use lockstep_proto::view::{Standing, View};
 use lockstep_storage::Position;
 use lockstep_storage::checkpoint::{
     Chain, CheckpointHeader, CheckpointState, CheckpointWriter, Plan,
@@ -397,6 +397,11 @@ impl ShardCore {
         // Nor this node's own, which may have come back and be behind the others.
         let hasty = self.canary == Some(Canary::TrimRedoTooEarly);
         let durable = self.redo.durable_everywhere().min(self.redo.durable_here());
+        // Until it is in sync, the cluster may be restarted at an epoch in which it has a gap: then
+        // it goes back to where this life began.
+        let me = view.member(self.me.instance.node);
+        let in_sync = me.is_some_and(|member| member.standing == Standing::InSync);
+        let durable = if in_sync { durable } else { durable.min(self.recovered) };
         let durable = if hasty { self.closed } else { durable };
         let mut covered = Epoch(u64::MAX);
         for part in self.parts.iter().flatten() {

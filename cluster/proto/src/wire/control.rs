@@ -240,6 +240,9 @@ pub struct Returned {
     pub damaged: bool,
     /// What it has restored, once it has.
     pub recovered: Option<Recovered>,
+    /// The last view to be that it has restored itself for: it begins in none with a lower number,
+    /// and in no other with this one.
+    pub promised: Option<ViewIdentity>,
 }
 
 /// What an arbitrator says; how it decides is in [`crate::register`].

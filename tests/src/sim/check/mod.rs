@@ -46,7 +46,15 @@ impl Acted {
             before
                 .is_some_and(|b| b.instance == member.instance && b.standing >= Standing::Attached)
         };
-        self.view.in_sync().all(stood)
+        self.view.in_sync().all(stood) || self.starts_after(older)
+    }
+
+    /// Whether this view starts a stopped cluster again after that older one, in which some were
+    /// the first to act and died: their later lives are in it.
+    fn starts_after(&self, older: &Self) -> bool {
+        let life = |view: &View, node| view.member(node).map(|m| m.instance.incarnation);
+        let later = self.view.restart_generation > older.view.restart_generation;
+        later && older.by.iter().all(|node| life(&self.view, *node) > life(&older.view, *node))
     }
 }
 
