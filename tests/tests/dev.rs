@@ -77,7 +77,12 @@ fn a_paused_node_is_silent_and_a_killed_one_gone() {
     });
     assert_eq!(user.runs("status --check").code, Some(4));
     assert_eq!(user.asked("dev continue 2")["done"], "continued");
-    until("it to find that it is excluded", || (state_of(&user, 2) == "gone").then_some(()));
+    until("it to find that it is excluded, and to come back", || {
+        (user.asked("status")["can_lose"] == 1).then_some(())
+    });
+    assert_eq!(state_of(&user, 2), "running");
+    assert_eq!(user.asked("dev kill 2")["done"], "killed");
+    until("the kernel to end it", || (state_of(&user, 2) == "gone").then_some(()));
     refused(&user.runs("dev kill 2"), 5, "gone already");
     assert_eq!(user.asked("dev kill 1")["done"], "killed");
     until("the kernel to end it", || (state_of(&user, 1) == "gone").then_some(()));

@@ -118,7 +118,7 @@ fn run_clippy() -> Outcome {
 }
 
 fn run_tests() -> Outcome {
-    succeed(cargo().args(["test", "--workspace", "--locked"]))
+    succeed(cargo().args(["test", "--workspace", "--locked", "--no-fail-fast"]))
 }
 
 fn run_doc() -> Outcome {
