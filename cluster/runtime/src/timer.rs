@@ -2,7 +2,7 @@
 //! it is set anew only for an *earlier* deadline, and a timer that fires too early costs one turn.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
@@ -29,9 +29,22 @@ impl Timer {
         self.armed = None;
     }
 
+    /// Has the core looked at again once the runtime has asked the kernel for news.
+    fn take_another_turn(&self) {
+        let mut turn = pin!(tokio::task::yield_now());
+        if turn.as_mut().poll(&mut Context::from_waker(&self.waker)).is_ready() {
+            self.waker.wake_by_ref();
+        }
+    }
+
     /// Makes sure that the core is looked at when `next` has come.
     pub(crate) fn arm(&mut self, now: Instant, next: Option<Instant>) {
         let Some(next) = next else { return };
+        if next <= now {
+            // The core has more to do and gives others a turn: the sockets are looked at first. The
+            // timer would take a millisecond, whatever it is asked for.
+            return self.take_another_turn();
+        }
         if self.armed.is_some_and(|armed| armed <= next) {
             return;
         }
