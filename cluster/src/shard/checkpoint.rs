@@ -38,6 +38,10 @@ use super::partition::Partition;
 /// Rows that one turn gives to a checkpoint: what a commit may have to wait for.
 const ROWS_PER_TURN: usize = 128;
 
+/// The time between two such turns while nothing else happens, if nobody waits for the checkpoint:
+/// the processor is for commits.
+const PACE: Duration = Duration::from_millis(1);
+
 /// How long after a failure the next checkpoint is begun.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -66,6 +70,8 @@ struct Running {
     partition: PartitionId,
     epoch: Epoch,
     plan: Plan,
+    /// The node cannot be in sync before it is done.
+    urgent: bool,
     writer: CheckpointWriter,
     /// Tables whose rows are still to be given, the current one last.
     tables: Vec<TableId>,
@@ -129,7 +135,8 @@ impl Checkpoints {
     /// When the core wants to go on without anything having happened.
     pub(super) fn next_timeout(&self, now: Instant) -> Option<Instant> {
         let running = self.running.as_ref()?;
-        running.wants_rows().then_some(now)
+        let pace = if running.urgent { Duration::ZERO } else { PACE };
+        running.wants_rows().then_some(now + pace)
     }
 }
 
@@ -237,6 +244,7 @@ impl ShardCore {
         };
         part.put_undecided(closed, &mut writer);
         part.outcomes.save(closed, |piece| writer.outcomes(piece));
+        let urgent = kept.wanted.is_some();
         (kept.begun, kept.end, kept.wanted) = (now, Some(part.end), None);
         if plan.previous.is_some() {
             out.mark("checkpoint_begun");
@@ -247,6 +255,7 @@ impl ShardCore {
             partition: p,
             epoch: closed,
             plan,
+            urgent,
             writer,
             tables,
             at: Position::default(),
