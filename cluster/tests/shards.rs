@@ -284,3 +284,30 @@ fn a_disk_of_the_group_that_is_full_or_slow_refuses_what_it_cannot_take() {
     let code = code_of(&mut net, OpKind::Upsert, new, to_disk);
     assert_eq!(code, Some(Code::NotDurable), "these nodes have no disks");
 }
+
+#[test]
+fn a_shard_says_at_once_that_it_has_finished_if_somebody_waits() {
+    for waits in [true, false] {
+        let mut net = Net::new(&view(1, 2));
+        let (epoch, closed) = (Epoch(2), Epoch(0));
+        let awaited = if waits { Epoch(1) } else { Epoch(0) };
+        let tick =
+            ShardControl::Tick { epoch, closed, pulse: Pulse { awaited, ..Pulse::default() } };
+        let finished = |net: &Net| {
+            let of_first = net.reports.iter().filter(|(node, _)| *node == NodeId(1));
+            let epochs = of_first.filter_map(|(_, report)| match report {
+                ShardControl::Finished { epoch, .. } => Some(*epoch),
+                _ => None,
+            });
+            epochs.max()
+        };
+        net.execute(1, &ops(&[op(OpKind::Insert, id_in(0, 1), 1)]));
+        net.tell(NodeId(1), &tick);
+        assert!(finished(&net) < Some(Epoch(1)), "the backup has not the record yet");
+        net.run();
+        assert!(net.committed());
+        assert_eq!(finished(&net) == Some(Epoch(1)), waits, "{:?}", finished(&net));
+        net.tell(NodeId(1), &tick);
+        assert_eq!(finished(&net), Some(Epoch(1)));
+    }
+}

@@ -67,6 +67,8 @@ pub struct DiskReport {
     pub whole: bool,
     /// The newest of the checkpoints that hold what was copied: its files lead to nothing older.
     pub founded: Epoch,
+    /// So many commits waited for the disks at one shard lately, when some of them were answered.
+    pub waiters: u32,
 }
 
 impl DiskReport {
@@ -81,6 +83,7 @@ impl DiskReport {
             state: self.state.max(other.state),
             whole: self.whole && other.whole,
             founded: self.founded.max(other.founded),
+            waiters: self.waiters.max(other.waiters),
         }
     }
 }
@@ -198,6 +201,12 @@ impl DiskTicker {
     pub fn wanted(&self) -> (Epoch, Epoch) {
         let sum = self.sum();
         (sum.awaited, sum.needed)
+    }
+
+    /// How many commits wait for the disks at the shard where most do.
+    #[must_use]
+    pub fn waiters(&self) -> u32 {
+        self.sum().waiters
     }
 
     /// The highest epoch with a record anywhere.

@@ -24,6 +24,12 @@ const QUIET_TICK: Duration = Duration::from_millis(100);
 /// old versions of rows go, by epochs.
 const HURRIED_PER_TICK: u32 = 20;
 
+/// An epoch is given this long for each commit that waits at the shard where most do, so that those
+/// who have just been answered share the next one: an epoch costs all members some ten messages and
+/// a sync, whoever is in it. About what a shard needs to carry out a commit on a shared core, so
+/// that it matters only where the processors would have nothing left for epochs.
+const EPOCH_PER_WAITER: Duration = Duration::from_micros(10);
+
 impl ControlCore {
     /// A view begins: the disks of its members count if they are in sync, or as soon as they are
     /// whole.
@@ -94,7 +100,8 @@ impl ControlCore {
     fn hurries(&mut self, now: Instant) -> bool {
         let closed = self.ticker.closed();
         let (told, (awaited, needed)) = (self.disk_ticker.told(), self.disk_ticker.wanted());
-        let news = awaited > told.awaited || needed > told.needed;
+        // Those who know that somebody waits hurry as it is.
+        let news = !told.hurries(closed) && (awaited > told.awaited || needed > told.needed);
         if awaited <= told.durable && needed <= closed {
             return false;
         }
@@ -106,7 +113,7 @@ impl ControlCore {
         }
         if self.may_raise(current, awaited) {
             let interval = self.view.config.tick();
-            let due = self.timers.raised + interval / HURRIED_PER_TICK;
+            let due = self.timers.raised + self.hurried_interval(interval);
             if now >= due {
                 self.timers.tick = Some(now + interval);
                 self.end_epoch(now);
@@ -116,6 +123,12 @@ impl ControlCore {
         }
         // While nobody waited, members were in no hurry to confirm the seal of the epoch before.
         progress || (news && closed.next() < current)
+    }
+
+    /// The least time between two epochs that somebody waits for.
+    fn hurried_interval(&self, interval: Duration) -> Duration {
+        let gather = EPOCH_PER_WAITER.saturating_mul(self.disk_ticker.waiters());
+        gather.clamp(interval / HURRIED_PER_TICK, interval)
     }
 
     /// Ends the current epoch.

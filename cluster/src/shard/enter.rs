@@ -134,6 +134,15 @@ impl ShardCore {
         }
     }
 
+    /// The end of a turn: reports what has been finished since the last tick, if somebody waits for
+    /// it. Otherwise the next tick is early enough.
+    #[inline]
+    pub(super) fn finish_in_time(&mut self, out: &mut Outputs) {
+        if self.reported < self.epoch.before() && self.redo.hurries(self.closed) {
+            self.report_finished(out);
+        }
+    }
+
     /// Acts in a new view, at once. Nothing sent before needs to have arrived.
     fn on_enter(&mut self, view: View, out: &mut Outputs) {
         if view.number <= self.view_number {

@@ -545,6 +545,7 @@ impl Process for ShardCore {
     fn settle(&mut self, now: Instant, out: &mut Outputs) {
         self.now = self.now.max(now);
         self.send_due(out);
+        self.finish_in_time(out);
         self.settle_redo(out);
         self.settle_checkpoint(out);
     }

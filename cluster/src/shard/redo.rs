@@ -203,6 +203,12 @@ impl Redo {
         if possible { Ok(()) } else { Err(Code::NotDurable) }
     }
 
+    /// Whether somebody waits for an epoch to close, or to become durable.
+    #[inline]
+    pub(super) fn hurries(&self, closed: Epoch) -> bool {
+        self.pulse.hurries(closed)
+    }
+
     /// Whether nobody waits for the disks.
     pub(super) fn is_idle(&self) -> bool {
         self.waiting.is_empty()
@@ -255,7 +261,15 @@ impl ShardCore {
     /// Settles what is durable by now, or never will be.
     fn settle_durable(&mut self, out: &mut Outputs) {
         let later = self.redo.waiting.split_off(&self.redo.pulse.durable.next());
-        for (p, owed) in std::mem::replace(&mut self.redo.waiting, later).into_values().flatten() {
+        let settled = std::mem::replace(&mut self.redo.waiting, later);
+        if !settled.is_empty() {
+            let left: usize = self.redo.waiting.values().map(Vec::len).sum();
+            let count = left + settled.values().map(Vec::len).sum::<usize>();
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            let before = self.redo.report.waiters;
+            self.redo.report.waiters = count.max(before - before.div_ceil(8));
+        }
+        for (p, owed) in settled.into_values().flatten() {
             out.mark("answered_when_durable");
             self.settle_debt(p, owed, out);
         }
