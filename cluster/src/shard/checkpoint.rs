@@ -38,8 +38,11 @@ use super::partition::Partition;
 /// Rows that one turn gives to a checkpoint: what a commit may have to wait for.
 const ROWS_PER_TURN: usize = 128;
 
-/// The time between two such turns while nothing else happens, if nobody waits for the checkpoint:
-/// the processor is for commits.
+/// So many rows that are passed over take as long as one that is given.
+const PASSED_PER_GIVEN: usize = 8;
+
+/// The time between two such turns, however many turns there are, if nobody waits for the
+/// checkpoint: the processor is for commits.
 const PACE: Duration = Duration::from_millis(1);
 
 /// How long after a failure the next checkpoint is begun.
@@ -80,6 +83,8 @@ struct Running {
     tombstone: u64,
     /// How many tables had been dropped when it began.
     dropped: u64,
+    /// When it is given more rows.
+    due: Instant,
 }
 
 /// What the lane's request that is out is for.
@@ -133,10 +138,9 @@ impl Checkpoints {
     }
 
     /// When the core wants to go on without anything having happened.
-    pub(super) fn next_timeout(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
         let running = self.running.as_ref()?;
-        let pace = if running.urgent { Duration::ZERO } else { PACE };
-        running.wants_rows().then_some(now + pace)
+        running.wants_rows().then_some(running.due)
     }
 }
 
@@ -261,6 +265,7 @@ impl ShardCore {
             at: Position::default(),
             tombstone: 0,
             dropped: part.tables_dropped,
+            due: now,
         };
         self.checkpoints.running = Some(Box::new(running));
     }
@@ -300,7 +305,9 @@ impl ShardCore {
         }
         if let Some(mut running) = checkpoints.running.take() {
             let part = self.parts[usize::from(running.partition.0)].as_deref_mut();
-            if running.wants_rows() {
+            if running.wants_rows() && running.due <= self.now {
+                let pace = if running.urgent { Duration::ZERO } else { PACE };
+                running.due = self.now + pace;
                 running.give_rows(part, out);
             }
             self.checkpoints.running = Some(running);
@@ -440,7 +447,7 @@ impl Running {
             self.writer.abandon();
             return;
         };
-        let mut seen = 0;
+        let mut work = 0;
         while let Some(id) = self.tables.last() {
             let Some(table) = part.tables.get_mut(id) else {
                 self.tables.pop();
@@ -448,8 +455,9 @@ impl Running {
             };
             let (plan, writer) = (&self.plan, &mut self.writer);
             let next = table.rows.scan(self.epoch, self.at, |hash, row| {
-                seen += 1;
+                work += 1;
                 if plan.wants(hash, row.epoch()) {
+                    work += PASSED_PER_GIVEN;
                     writer.row(*id, row.schema(), row.epoch(), row.key(), Some(row.value()));
                 }
             });
@@ -457,8 +465,8 @@ impl Running {
             if next.is_none() {
                 self.tables.pop();
             }
-            seen += 1;
-            if seen >= ROWS_PER_TURN || !self.writer.has_room() {
+            work += 1;
+            if work >= ROWS_PER_TURN * PASSED_PER_GIVEN || !self.writer.has_room() {
                 return;
             }
         }

@@ -552,7 +552,7 @@ impl Process for ShardCore {
 
     fn next_timeout(&self) -> Option<Instant> {
         let redial = self.links.redial.values().flatten().min().copied();
-        let checkpoint = self.checkpoints.next_timeout(self.now);
+        let checkpoint = self.checkpoints.next_timeout();
         let timers = [redial, checkpoint, self.donor.due()];
         timers.into_iter().flatten().chain([self.sweep_at]).min()
     }
