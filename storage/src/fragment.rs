@@ -195,7 +195,7 @@ impl Fragment {
     }
 
     /// From now on nobody reads at an epoch before `horizon`: versions replaced until then go,
-    /// some with the next writes, the rest with the next call.
+    /// some with the next writes, more with each of the next calls.
     pub fn free(&mut self, horizon: Epoch) {
         self.history.free(horizon);
     }

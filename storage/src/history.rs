@@ -17,6 +17,11 @@ use crate::block::{Block, Row};
 /// Versions that are looked through one by one; more get a lookup.
 const LOOKUP_FROM: u64 = 32;
 
+/// Versions that one call frees at least, if there are so many, and of more this part: a reader who
+/// has held many back for long must not cost those who come after it a long turn.
+const FREED_AT_ONCE: usize = 256;
+const FREED_PART: usize = 16;
+
 /// Entries for which memory is kept after they are gone.
 const CAPACITY_KEPT: usize = 1024;
 
@@ -84,10 +89,15 @@ impl History {
         if oldest.epoch <= self.horizon { self.pop() } else { None }
     }
 
-    /// From now on nobody reads at an epoch before `horizon`. Frees what was not needed at the time
-    /// of the call before this one; in between, writers use the allocations again.
+    /// From now on nobody reads at an epoch before `horizon`. Frees some of what was not needed at
+    /// the time of the call before this one; in between, writers use the allocations again.
     pub(crate) fn free(&mut self, horizon: Epoch) {
-        while self.recycle().is_some() {}
+        let count = FREED_AT_ONCE.max(self.entries.len() / FREED_PART);
+        for _ in 0..count {
+            if self.recycle().is_none() {
+                break;
+            }
+        }
         self.horizon = self.horizon.max(horizon);
         if self.entries.capacity() > CAPACITY_KEPT.max(self.entries.len() * 4) {
             self.entries.shrink_to(self.entries.len() * 2);
