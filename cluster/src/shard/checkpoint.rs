@@ -35,15 +35,19 @@ use super::ShardCore;
 use super::apply::catalog_table;
 use super::partition::Partition;
 
-/// Rows that one turn gives to a checkpoint: what a commit may have to wait for.
+/// Rows that one turn gives to a checkpoint at most: what a commit may have to wait for.
 const ROWS_PER_TURN: usize = 128;
+
+/// Rows that are worth a turn's while.
+const ROWS_PER_TURN_MIN: usize = 32;
 
 /// So many rows that are passed over take as long as one that is given.
 const PASSED_PER_GIVEN: usize = 8;
 
-/// The time between two such turns, however many turns there are, if nobody waits for the
-/// checkpoint: the processor is for commits.
-const PACE: Duration = Duration::from_millis(1);
+/// How long a row's turn is then, if nobody waits for the checkpoint: the processor is for commits.
+/// A busy shard gives a few rows often, an idle one, whose timer is no finer than a millisecond,
+/// gives as many seldom.
+const PACE: Duration = Duration::from_nanos(8_000);
 
 /// How long after a failure the next checkpoint is begun.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -83,8 +87,8 @@ struct Running {
     tombstone: u64,
     /// How many tables had been dropped when it began.
     dropped: u64,
-    /// When it is given more rows.
-    due: Instant,
+    /// When it was given rows last.
+    given: Instant,
 }
 
 /// What the lane's request that is out is for.
@@ -140,7 +144,7 @@ impl Checkpoints {
     /// When the core wants to go on without anything having happened.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         let running = self.running.as_ref()?;
-        running.wants_rows().then_some(running.due)
+        running.wants_rows().then_some(running.due())
     }
 }
 
@@ -149,6 +153,21 @@ impl Running {
         self.writer.state() == CheckpointState::Writing
             && !self.writer.is_finished()
             && self.writer.has_room()
+    }
+
+    /// When it is given more rows.
+    fn due(&self) -> Instant {
+        let pace = if self.urgent { Duration::ZERO } else { PACE };
+        self.given + pace * ROWS_PER_TURN_MIN as u32
+    }
+
+    /// How many.
+    fn rows_due(&self, now: Instant) -> usize {
+        if self.urgent {
+            return ROWS_PER_TURN;
+        }
+        let rows = now.since(self.given).as_nanos() / PACE.as_nanos();
+        rows.clamp(ROWS_PER_TURN_MIN as u128, ROWS_PER_TURN as u128) as usize
     }
 }
 
@@ -265,7 +284,7 @@ impl ShardCore {
             at: Position::default(),
             tombstone: 0,
             dropped: part.tables_dropped,
-            due: now,
+            given: now,
         };
         self.checkpoints.running = Some(Box::new(running));
     }
@@ -305,10 +324,10 @@ impl ShardCore {
         }
         if let Some(mut running) = checkpoints.running.take() {
             let part = self.parts[usize::from(running.partition.0)].as_deref_mut();
-            if running.wants_rows() && running.due <= self.now {
-                let pace = if running.urgent { Duration::ZERO } else { PACE };
-                running.due = self.now + pace;
-                running.give_rows(part, out);
+            if running.wants_rows() && running.due() <= self.now {
+                let rows = running.rows_due(self.now);
+                running.given = self.now;
+                running.give_rows(part, rows, out);
             }
             self.checkpoints.running = Some(running);
         }
@@ -441,7 +460,7 @@ impl ShardCore {
 
 impl Running {
     /// Gives the writer a few rows, or what follows them.
-    fn give_rows(&mut self, part: Option<&mut Partition>, out: &mut Outputs) {
+    fn give_rows(&mut self, part: Option<&mut Partition>, rows: usize, out: &mut Outputs) {
         let Some(part) = part.filter(|part| part.tables_dropped == self.dropped) else {
             out.mark("checkpoint_abandoned");
             self.writer.abandon();
@@ -466,7 +485,7 @@ impl Running {
                 self.tables.pop();
             }
             work += 1;
-            if work >= ROWS_PER_TURN * PASSED_PER_GIVEN || !self.writer.has_room() {
+            if work >= rows * PASSED_PER_GIVEN || !self.writer.has_room() {
                 return;
             }
         }
