@@ -70,6 +70,8 @@ struct Node {
     out: Outputs,
     /// What its files reach, if they are of any use.
     reach: Option<u64>,
+    /// That cannot be read, as who reads it finds out.
+    rotten: bool,
     links: BTreeMap<LinkId, Peer>,
     stored: Option<View>,
     /// Its disk takes its time: what is being stored.
@@ -110,6 +112,7 @@ impl Net {
             core,
             out: Outputs::with_marks(),
             reach,
+            rotten: false,
             links: BTreeMap::new(),
             stored: None,
             slow: false,
@@ -212,6 +215,7 @@ impl Net {
                     (Goal::Rejoin, reach) => Ok(reach.unwrap_or_default()),
                     (_, None) => Err("a file is damaged".to_owned()),
                     (Goal::Survey, Some(epoch)) => Ok(epoch),
+                    (Goal::Exactly(_), _) if entry.rotten => Err("a block is damaged".to_owned()),
                     (Goal::Exactly(to), Some(epoch)) if to <= epoch => Ok(to),
                     (Goal::Exactly(_), Some(_)) => Err("too short".to_owned()),
                 };
@@ -286,6 +290,22 @@ fn all_come_back_at_the_largest_epoch_every_group_can_reach() {
     assert_eq!(net.register.as_ref().map(Register::view), Some(&formed.identity()));
     assert!(net.entered(1).is_none() && net.entered(4).is_none());
     assert_eq!(net.nodes[&2].goals, vec![Goal::Survey, Goal::Exactly(Epoch(80))]);
+    assert_eq!(net.nodes[&1].goals, vec![Goal::Survey, Goal::Rejoin]);
+}
+
+#[test]
+fn who_reaches_less_starts_the_cluster_if_the_others_cannot_read_their_files() {
+    let view = view(&[&[1, 2]]);
+    let mut net = Net::new(Some(view.identity()));
+    net.start(1, &view, Some(70), false);
+    net.start(2, &view, Some(90), false);
+    net.nodes.get_mut(&2).expect("started").rotten = true;
+    net.run(4 * SECOND);
+    let formed = net.entered(1).expect("formed").clone();
+    assert_eq!(last_cut(&formed), Epoch(70));
+    let members: Vec<NodeInstance> = formed.members.iter().map(|m| m.instance).collect();
+    assert_eq!(members, vec![life(1, 2)]);
+    assert!(net.marks(2).contains(&"restart_restore_failed"));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Starting a stopped cluster from its disks.
 //!
 //! Whoever of the newest view's members in sync is there and has usable files counts as *here*; the
-//! eldest of them leads. The cluster comes back at the largest epoch that some node of *every* node
+//! eldest of those that reach the epoch at which the cluster comes back leads. The cluster comes back at the largest epoch that some node of *every* node
 //! group can reach, because a transaction may have written in all of them: the epochs behind it are
 //! dropped, and a new restart generation keeps them from coming back.
 //!
@@ -175,8 +175,10 @@ impl RestartCore {
             self.forming = None;
             return;
         };
-        let usable = |member: &&Member| self.reach(now, member.instance.node).is_some();
-        let eldest = self.base.in_sync().filter(usable).min_by_key(|member| member.seniority);
+        // Whoever reaches less is not in that view, and keeps its files for the case that those who
+        // reach it cannot read theirs.
+        let reaches = |member: &&Member| self.reach(now, member.instance.node) >= Some(epoch);
+        let eldest = self.base.in_sync().filter(reaches).min_by_key(|member| member.seniority);
         if eldest.is_none_or(|member| member.instance.node != self.me.node) {
             self.forming = None;
             return;

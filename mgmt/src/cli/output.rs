@@ -140,13 +140,16 @@ impl Progress {
         if self.plain && self.last.elapsed() >= PLAIN_EVERY {
             self.last = std::time::Instant::now();
             let total = self.bar.length().unwrap_or_default();
-            let rate = rate(position, self.start.elapsed());
+            // Of seconds there is one per second.
+            let rate = match self.unit {
+                "s" => String::new(),
+                _ => format!(" ({}/s)", thousands(rate(position, self.start.elapsed()))),
+            };
             self.voice.say(format!(
-                "  {} of {} {} ({}/s)",
+                "  {} of {} {}{rate}",
                 thousands(position),
                 thousands(total),
                 self.unit,
-                thousands(rate)
             ));
         }
     }

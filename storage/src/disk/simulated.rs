@@ -6,7 +6,7 @@
 //! synced, all, a prefix, or any part of it. A sync that fails loses what it should have made
 //! durable, though reads still see it and the next sync succeeds, as Linux does.
 //!
-//! Invariant: what was synced without an error survives every power loss.
+//! Invariant: what was synced without an error survives every power loss, unless the disk lies.
 
 use std::collections::BTreeMap;
 
@@ -80,6 +80,7 @@ pub struct SimulatedDisk {
     steps: u64,
     fault: Option<(u64, DiskError)>,
     capacity: Option<usize>,
+    lies: bool,
 }
 
 fn write_at(image: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
@@ -112,6 +113,11 @@ impl SimulatedDisk {
     /// Limits the bytes of all files together; `None` for no limit.
     pub fn set_capacity(&mut self, bytes: Option<usize>) {
         self.capacity = bytes;
+    }
+
+    /// From now on a sync succeeds and makes nothing durable: a cache that forgets.
+    pub fn lie(&mut self) {
+        self.lies = true;
     }
 
     /// The bytes of all files together.
@@ -176,6 +182,9 @@ impl SimulatedDisk {
             }
             Op::SyncDirectory(directory) => {
                 failing.map_or(Ok(()), Err)?;
+                if self.lies {
+                    return Ok(());
+                }
                 let all = std::mem::take(&mut self.changes);
                 for change in all {
                     if change.directory() == *directory {
@@ -226,6 +235,9 @@ impl SimulatedDisk {
     fn sync(&mut self, file: FileName, failing: Option<DiskError>) -> Result<(), DiskError> {
         let Some(content) = self.seen.get(&file) else { return Err(DiskError::Failed) };
         let content = &mut self.contents[*content];
+        if self.lies && failing.is_none() {
+            return Ok(());
+        }
         let unsynced = std::mem::take(&mut content.unsynced);
         if let Some(error) = failing {
             return Err(error);
@@ -329,6 +341,21 @@ mod tests {
         ];
         assert_eq!(run(&mut disk, durable), None);
         assert_eq!(run(&mut disk, vec![write(name(1), 4, b"lost"), Op::Create(name(2))]), None);
+        assert_eq!(read(&disk, name(1)).unwrap(), b"keptlost");
+        disk.lose_power(Fate::Nothing, &mut |_| 0);
+        assert_eq!(read(&disk, name(1)).unwrap(), b"kept");
+        assert_eq!(read(&disk, name(2)), None);
+    }
+
+    #[test]
+    fn a_disk_that_lies_keeps_what_was_synced_before() {
+        let mut disk = SimulatedDisk::default();
+        let sync = [Op::Sync(name(1)), Op::SyncDirectory(Directory::Redo)];
+        let begin = [Op::Create(name(1)), write(name(1), 0, b"kept")];
+        assert_eq!(run(&mut disk, [begin, sync.clone()].concat()), None);
+        disk.lie();
+        let more = [write(name(1), 4, b"lost"), Op::Create(name(2))];
+        assert_eq!(run(&mut disk, [more, sync].concat()), None);
         assert_eq!(read(&disk, name(1)).unwrap(), b"keptlost");
         disk.lose_power(Fate::Nothing, &mut |_| 0);
         assert_eq!(read(&disk, name(1)).unwrap(), b"kept");

@@ -5,7 +5,11 @@
 //! must be one moment of it (`check::cut`). In a sweep one more thing may go wrong while they come
 //! back, up to all power failing once more.
 
+use lockstep_proto::ids::NodeId;
+use lockstep_proto::view::Member;
+
 use super::check::{self, Watchman, cut};
+use super::disk::Rotting;
 use super::host::{HostId, Life};
 use super::run::Run;
 use super::workload::Phase;
@@ -43,6 +47,11 @@ impl Run {
         // Now, and of what was not synced this is left, if a crash point says so.
         self.world.fate = self.world.blackout.take();
         self.cut_power();
+        if let Some(script) = self.script.clone() {
+            script.dark.iter().for_each(|act| self.carry_out(act));
+        } else if self.plan.blackout && self.rng.coin() {
+            self.let_files_rot();
+        }
         let told = self.notes.borrow().history.len();
         let dark = self.done_so_far();
         self.restore_power();
@@ -64,6 +73,21 @@ impl Run {
         found.extend(cut::check(&self.notes.borrow(), told));
         found.extend(check::at_rest(self));
         found.into_iter().for_each(|text| self.world.violation(text));
+    }
+
+    /// Bits flip in the files of one node that is not the last in sync of its group.
+    fn let_files_rot(&mut self) {
+        let Some(view) = self.cluster.newest_view_on_disk(&self.world) else { return };
+        let has_mate = |member: &&Member| {
+            view.in_sync().filter(|other| other.group == member.group).count() > 1
+        };
+        let all: Vec<NodeId> = view.in_sync().filter(has_mate).map(|m| m.instance.node).collect();
+        if all.is_empty() {
+            return;
+        }
+        let host = self.cluster.node(*self.rng.pick(&all));
+        let kind = if self.rng.coin() { Rotting::Redo } else { Rotting::Checkpoints };
+        self.world.rot(host, kind);
     }
 
     /// Everything is dark, and what was not synced is as the disks happened to leave it.

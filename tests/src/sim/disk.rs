@@ -12,6 +12,15 @@ use super::event::Event;
 use super::host::{HostId, Item, ProcId};
 use super::world::World;
 
+/// Which files rot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rotting {
+    /// Checkpoints.
+    Checkpoints,
+    /// The redo log.
+    Redo,
+}
+
 /// A request that is being executed.
 struct Waiting {
     number: u32,
@@ -32,6 +41,8 @@ pub struct HostDisk {
     pub stalled_until: u64,
     /// Where bits have flipped.
     pub rot: Vec<(FileName, u64)>,
+    /// It says that it has synced, and has not.
+    pub lies: bool,
     waiting: VecDeque<Waiting>,
     next: u32,
 }
@@ -47,6 +58,7 @@ impl Default for HostDisk {
             slowness: 1,
             stalled_until: 0,
             rot: Vec::new(),
+            lies: false,
             waiting: VecDeque::new(),
             next: 0,
         }
@@ -54,19 +66,25 @@ impl Default for HostDisk {
 }
 
 impl HostDisk {
-    /// Whether a fault names a file that has rotted, and a place not behind the first flipped bit.
+    /// Whether a fault is the disk's: it names a file that has rotted, and a place not behind the
+    /// flipped bit, or the disk has lied.
     #[must_use]
-    pub fn is_rot(&self, fault: &FileFault) -> bool {
-        self.rot.iter().any(|(file, at)| *file == fault.file && fault.offset <= *at)
+    pub fn explains(&self, fault: &FileFault) -> bool {
+        let rotten = self.rot.iter().any(|(file, at)| *file == fault.file && fault.offset <= *at);
+        rotten || self.lies
     }
 }
 
 impl World {
-    /// One bit flips in each of a host's checkpoints, behind its header.
-    pub(super) fn rot(&mut self, host: HostId) {
+    /// One bit flips in each file of a kind on a host's disk, behind its header.
+    pub(super) fn rot(&mut self, host: HostId, kind: Rotting) {
         let files = self.host(host).disk.files.files();
-        let checkpoints = files.filter(|(name, _)| matches!(name, FileName::Checkpoint(_)));
-        let all: Vec<_> = checkpoints.map(|(name, bytes)| (name, bytes.to_vec())).collect();
+        let rots = |name: &FileName| match kind {
+            Rotting::Checkpoints => matches!(name, FileName::Checkpoint(_)),
+            Rotting::Redo => matches!(name, FileName::Segment(_)),
+        };
+        let chosen = files.filter(|(name, bytes)| rots(name) && bytes.len() > 8);
+        let all: Vec<_> = chosen.map(|(name, bytes)| (name, bytes.to_vec())).collect();
         for (name, mut bytes) in all {
             let at = bytes.len() / 8 + self.rng.index(bytes.len() / 2);
             bytes[at] ^= 1 << self.rng.below(8);
@@ -75,6 +93,14 @@ impl World {
             disk.rot.push((name, at as u64));
         }
         *self.tally.faults.entry("rot").or_default() += 1;
+    }
+
+    /// From now on what a disk says to have synced is not durable.
+    pub(super) fn let_disk_lie(&mut self, host: HostId) {
+        let disk = &mut self.host_mut(host).disk;
+        disk.files.lie();
+        disk.lies = true;
+        *self.tally.faults.entry("lying_disk").or_default() += 1;
     }
 
     /// A process wants something done on its host's disk.

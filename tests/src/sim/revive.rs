@@ -62,7 +62,7 @@ impl World {
                 self.host_mut(host).disk = HostDisk::default();
                 Ok(Epoch(0))
             }
-            Err(faults) if faults.iter().any(|fault| entry.disk.is_rot(fault)) => {
+            Err(faults) if faults.iter().any(|fault| entry.disk.explains(fault)) => {
                 *self.tally.marks.entry("rot_named").or_default() += 1;
                 self.host_mut(host).disk = HostDisk::default();
                 Ok(Epoch(0))
@@ -94,6 +94,12 @@ impl World {
 pub(super) const PATIENCE: Duration = Duration::from_secs(3600);
 
 impl Cluster {
+    /// The newest view on any disk.
+    pub(super) fn newest_view_on_disk(&self, world: &World) -> Option<View> {
+        let views = self.nodes.iter().map(|node| self.view_on_disk(world, *node));
+        views.max_by_key(|view| view.number)
+    }
+
     /// The newest view on a node's disk.
     fn view_on_disk(&self, world: &World, host: HostId) -> View {
         let bytes = world.host(host).files.get(&StoredFile::View);

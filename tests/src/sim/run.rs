@@ -101,7 +101,7 @@ pub struct Run {
     pub cluster: Cluster,
     /// What clients were told.
     pub notes: Rc<RefCell<Notebook>>,
-    plan: Plan,
+    pub(super) plan: Plan,
     pub(super) watchman: Watchman,
     pub(super) rng: Rng,
     ddl_number: u32,
@@ -459,15 +459,18 @@ impl Run {
     fn act(&mut self) {
         while self.acts.front().is_some_and(|(time, _)| *time <= self.world.now) {
             let Some((_, act)) = self.acts.pop_front() else { return };
-            match act.deed(&self.world) {
-                Deed::Fault(fault) => self.world.strike(&fault),
-                Deed::Restart(host) => self.cluster.restart(&mut self.world, host),
-                Deed::Revive(host, empty) => {
-                    self.cluster.revive(&mut self.world, host, empty);
-                }
-                Deed::Rot(host) => self.world.rot(host),
-                Deed::Ghost(host) => ghost::raise(&mut self.world, &self.cluster, host),
-            }
+            self.carry_out(&act);
+        }
+    }
+
+    pub(super) fn carry_out(&mut self, act: &Act) {
+        match act.deed(&self.world) {
+            Deed::Fault(fault) => self.world.strike(&fault),
+            Deed::Restart(host) => self.cluster.restart(&mut self.world, host),
+            Deed::Revive(host, empty) => self.cluster.revive(&mut self.world, host, empty),
+            Deed::Rot(host, kind) => self.world.rot(host, kind),
+            Deed::Lie(host) => self.world.let_disk_lie(host),
+            Deed::Ghost(host) => ghost::raise(&mut self.world, &self.cluster, host),
         }
     }
 

@@ -12,8 +12,9 @@
 //!   `at MS disk_slow HOST FACTOR MS`, `at MS disk_stall HOST MS`, `at MS disk_full HOST BYTES MS`,
 //!   `at MS disk_fails HOST STEP`,
 //!   `at MS break HOST HOST`, `at MS burden HOST FACTOR MS`, `at MS ghost NODE`,
-//!   `at MS revive NODE [empty]`, `at MS rot NODE` (a bit flips in each of its checkpoints): what
-//!   happens, counted from the start of the work;
+//!   `at MS revive NODE [empty]`, `at MS rot NODE [redo]` (a bit flips in each of its checkpoints,
+//!   or files of its redo log), `at MS lie NODE` (from then on its disk syncs nothing and says it
+//!   has): what happens, counted from the start of the work;
 //! * `on MESSAGE [from HOST] [to HOST] [#N] kill [HOST] before|after`: a death at one message;
 //! * `on MESSAGE [from HOST] [to HOST] [#N] break`: the message is lost with its connection;
 //! * `on MESSAGE [from HOST] [to HOST] [#N] stall MS`: it arrives that much later, and what follows
@@ -22,6 +23,7 @@
 //! * `on mark NAME [at HOST] [#N] BLOW`: a blow (`before_outputs`, `only_clients`, `prefix N`,
 //!   `cut_off`, `pause MS`, or all power fails: `blackout`) when a rare branch is reached;
 //! * `blackout`: when the work is over all power fails, and comes back;
+//! * `dark rot NODE [redo]`: what happens to a disk meanwhile;
 //! * `expect whole`: in the end whoever is dead comes back, and all nodes are in sync again;
 //! * `expect members HOST…`, `expect stopped`, `expect mark NAME`: how it must end, beside
 //!   everything that every run is checked for; `may stop`: the cluster may also stop itself.
@@ -29,6 +31,7 @@
 use lockstep_storage::disk::Fate;
 
 use super::cluster::Shape;
+use super::disk::Rotting;
 use super::faults::Fault;
 use super::host::HostId;
 use super::net::Cut;
@@ -62,6 +65,8 @@ pub struct Script {
     pub may_stop: bool,
     /// All power fails at the end of the work.
     pub blackout: bool,
+    /// What happens while it is dark.
+    pub dark: Vec<Act>,
     /// In the end everybody comes back and is in sync.
     pub whole: bool,
     /// How it must end.
@@ -91,8 +96,10 @@ pub enum Deed {
     Restart(HostId),
     /// A dead data node comes back, perhaps with an empty disk.
     Revive(HostId, bool),
-    /// A bit flips in each checkpoint of a node.
-    Rot(HostId),
+    /// A bit flips in each file of a kind on a node's disk.
+    Rot(HostId, Rotting),
+    /// A node's disk says from now on that it has synced, and has not.
+    Lie(HostId),
     /// What an earlier life of this node said arrives late.
     Ghost(HostId),
 }
@@ -126,6 +133,7 @@ impl Script {
             traps: Vec::new(),
             may_stop: false,
             blackout: false,
+            dark: Vec::new(),
             whole: false,
             expected: Vec::new(),
         };
@@ -166,6 +174,7 @@ impl Script {
             "at" => self.acts.push((number()? * MS, Act(rest[1..].to_vec()))),
             "on" => self.traps.push(rest.to_vec()),
             "blackout" => self.blackout = true,
+            "dark" => self.dark.push(Act(rest.to_vec())),
             "may" if rest == ["stop"] => self.may_stop = true,
             "expect" if rest == ["whole"] => self.whole = true,
             "expect" => {
@@ -254,7 +263,12 @@ impl Act {
             "linger" => Fault::Linger(one(1)?, one(2)?, ms(3)?),
             "restart" => return Some(Deed::Restart(one(1)?)),
             "revive" => return Some(Deed::Revive(one(1)?, words.contains(&"empty"))),
-            "rot" => return Some(Deed::Rot(one(1)?)),
+            "rot" => {
+                let redo = words.contains(&"redo");
+                let kind = if redo { Rotting::Redo } else { Rotting::Checkpoints };
+                return Some(Deed::Rot(one(1)?, kind));
+            }
+            "lie" => return Some(Deed::Lie(one(1)?)),
             "ghost" => return Some(Deed::Ghost(one(1)?)),
             _ => return None,
         }))

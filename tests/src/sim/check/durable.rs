@@ -1,5 +1,6 @@
 //! What was told to be durable must be on the disks: if all power went now, every node in sync
-//! could be restored to the highest epoch that anybody knows to be durable, or to a later one.
+//! whose disk does not lie could be restored to the highest epoch that anybody knows to be durable,
+//! or to a later one.
 
 use lockstep_proto::ids::{Epoch, NodeInstance};
 use lockstep_storage::disk::Fate;
@@ -50,6 +51,9 @@ fn look(world: &mut World, cluster: &Cluster, me: NodeInstance) {
     let Some(member) = view.member(me.node) else { return };
     let owner = Owner::of(&view, me.node, member.group);
     let host = world.host(cluster.node(me.node));
+    if host.disk.lies {
+        return;
+    }
     // Whatever of the rest survives, by the same draws in every run.
     let mut draw = Rng::new(world.now ^ u64::from(me.node.0));
     let fate = *draw.pick(&[Fate::Nothing, Fate::Nothing, Fate::Prefix, Fate::Any]);
