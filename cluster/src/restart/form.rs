@@ -1,9 +1,10 @@
 //! Starting a stopped cluster from its disks.
 //!
 //! Whoever of the newest view's members in sync is there and has usable files counts as *here*; the
-//! eldest of those that reach the epoch at which the cluster comes back leads. The cluster comes back at the largest epoch that some node of *every* node
-//! group can reach, because a transaction may have written in all of them: the epochs behind it are
-//! dropped, and a new restart generation keeps them from coming back.
+//! eldest of those that reach the epoch at which the cluster comes back leads. The cluster comes
+//! back at the largest epoch that some node of *every* node group can reach, because a transaction
+//! may have written in all of them: the epochs behind it are dropped, and a new restart generation
+//! keeps them from coming back.
 //!
 //! ```text
 //!  eldest: Forming ──▶ all restore exactly it ──▶ ask the arbitrator ──▶ view on disk ──▶ act
