@@ -42,6 +42,9 @@ impl World {
         let to = match wish.goal {
             Goal::Survey => {
                 let reach = survey(&owner, &files);
+                if reach.faults.iter().any(|fault| entry.disk.explains(fault)) {
+                    *self.tally.marks.entry("rot_named").or_default() += 1;
+                }
                 let reached = reach.reached.filter(|_| !reach.lost);
                 return reached.ok_or_else(|| format!("{:?}", reach.faults));
             }
