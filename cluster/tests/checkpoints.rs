@@ -8,13 +8,15 @@
 mod net;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use lockstep_cluster::{Restored, RestoredShard, RowsAt, restore};
 use lockstep_proto::disk::{FileName, Lane, Op, Request};
-use lockstep_proto::durability::Pulse;
+use lockstep_proto::durability::{DiskReport, Pulse};
 use lockstep_proto::ids::*;
-use lockstep_proto::process::Input;
+use lockstep_proto::process::{Input, Process};
 use lockstep_proto::view::View;
+use lockstep_proto::wire::data::{Finish, Message};
 use lockstep_proto::wire::op::OpKind;
 use lockstep_proto::wire::shard_control::ShardControl;
 use lockstep_storage::disk::{Fate, FileFault, SimulatedDisk};
@@ -43,7 +45,7 @@ struct World {
     closed: u64,
     pulse: Pulse,
     finished: BTreeMap<NodeId, u64>,
-    durable: BTreeMap<NodeId, u64>,
+    disks: BTreeMap<NodeId, DiskReport>,
     states: BTreeMap<u64, BTreeMap<NodeId, RowsAt>>,
     marks: BTreeMap<&'static str, u64>,
 }
@@ -85,7 +87,7 @@ impl World {
             closed: epoch,
             pulse: Pulse { durable: Epoch(epoch), ..Pulse::default() },
             finished: BTreeMap::new(),
-            durable: BTreeMap::new(),
+            disks: BTreeMap::new(),
             states: BTreeMap::new(),
             marks: BTreeMap::new(),
         }
@@ -125,17 +127,17 @@ impl World {
                     self.finished.insert(node, epoch.0);
                 }
                 ShardControl::Disk(report) => {
-                    self.durable.insert(node, report.durable.0);
+                    self.disks.insert(node, report);
                     self.pulse.worked = self.pulse.worked.max(report.worked);
                 }
                 _ => {}
             }
         }
-        let least = |map: &BTreeMap<NodeId, u64>| {
-            self.nodes().iter().map(|node| map.get(node).copied().unwrap_or(0)).min().unwrap()
-        };
-        let (closes, durable) = (least(&self.finished), least(&self.durable));
-        self.pulse.durable = self.pulse.durable.max(Epoch(durable));
+        let nodes = self.nodes();
+        let finished = nodes.iter().map(|node| self.finished.get(node).copied().unwrap_or(0));
+        let durable = nodes.iter().map(|node| self.disks.get(node).map_or(Epoch(0), |d| d.durable));
+        let (closes, durable) = (finished.min().unwrap(), durable.min().unwrap());
+        self.pulse.durable = self.pulse.durable.max(durable);
         let before = self.closed;
         self.closed = before.max(closes);
         for node in self.nodes() {
@@ -174,7 +176,7 @@ impl World {
                 self.work(node);
             }
             _ => {
-                self.net.now = self.net.now + std::time::Duration::from_millis(5);
+                self.net.now = self.net.now + Duration::from_millis(5);
                 self.net.input(node, Input::Timeout);
             }
         }
@@ -344,4 +346,68 @@ fn old_files_go() {
     }
     let disks = world.lose_power(Fate::Nothing);
     world.check(&disks, "at the end");
+}
+
+/// Epochs keep their distance for as long as there are those they are spaced for, and no longer.
+#[test]
+fn who_no_longer_waits_for_the_disks_is_forgotten() {
+    let mut world = World::new(3);
+    let first = world.view.placement(PartitionId(0)).unwrap().primary;
+    for id in 0..20 {
+        let list = ops(&[op(OpKind::Upsert, id_in(0, 1000 * id), 1)]);
+        let tx = world.net.next_tx();
+        world.net.ask(first.0, &Message::Execute(request(tx, 0, Finish::CommitToDisk, &list)));
+    }
+    let mut settle = |ticks: usize| {
+        for _ in 0..ticks {
+            world.net.run();
+            while world.nodes().into_iter().any(|node| world.work(node)) {}
+            world.tick();
+        }
+        (world.disks[&first].waiters, world.pulse.durable)
+    };
+    let (waiters, durable) = settle(8);
+    assert!((10..=20).contains(&waiters) && durable > Epoch(0), "{waiters}, {durable}");
+    assert_eq!(settle(30).0, 0);
+}
+
+/// A checkpoint takes a commit's time in small pieces, and leaves most of it to commits.
+#[test]
+fn a_checkpoint_goes_on_a_few_rows_at_a_time() {
+    const ROWS: u64 = 4000;
+    let mut world = World::new(3);
+    let first = world.view.placement(PartitionId(0)).unwrap().primary;
+    let mut id = 0;
+    for _ in 0..ROWS / 50 {
+        let batch = (0..50).map(|_| {
+            id = id_in(0, id) + 1;
+            op(OpKind::Upsert, id - 1, 1)
+        });
+        let batch: Vec<_> = batch.collect();
+        world.net.execute(first.0, &ops(&batch));
+        world.net.run();
+    }
+    let passed = |world: &mut World, mark: &str| {
+        let (_, out) = world.net.nodes.get_mut(&first).unwrap();
+        out.take_marks().into_iter().any(|passed| passed == mark)
+    };
+    let tick_and_look = |world: &mut World| {
+        world.net.now = world.net.now + Duration::from_millis(50);
+        world.tick();
+        passed(world, "full_checkpoint_begun")
+    };
+    assert!((0..10).any(|_| tick_and_look(&mut world)));
+    let (began, mut turns) = (world.net.now, 0);
+    while !passed(&mut world, "checkpoint_done") {
+        // However often it gets a turn at one moment, it goes on once.
+        (0..20).for_each(|_| world.net.input(first, Input::Timeout));
+        while world.work(first) {}
+        world.net.now = world.net.nodes[&first].0.next_timeout().unwrap();
+        turns += 1;
+    }
+    let took = world.net.now.since(began);
+    // Eight microseconds and a thirty-second of a turn for each row, or nearly.
+    let pace = Duration::from_micros(8 * ROWS);
+    assert!(took > pace * 3 / 4 && took < pace * 2, "{took:?} for {ROWS} rows");
+    assert!(turns > ROWS / 32 * 3 / 4, "{turns} turns for {ROWS} rows");
 }

@@ -214,6 +214,11 @@ impl Redo {
         self.waiting.is_empty()
     }
 
+    /// Whether nobody anywhere waits for the disks, or has said so.
+    fn is_at_rest(&self) -> bool {
+        self.report.awaited.max(self.pulse.awaited) <= self.pulse.durable
+    }
+
     /// What must not wait for the next tick.
     fn is_urgent(&self) -> bool {
         let (now, told) = (&self.report, &self.reported);
@@ -262,7 +267,7 @@ impl ShardCore {
     fn settle_durable(&mut self, out: &mut Outputs) {
         let later = self.redo.waiting.split_off(&self.redo.pulse.durable.next());
         let settled = std::mem::replace(&mut self.redo.waiting, later);
-        if !settled.is_empty() {
+        if !settled.is_empty() || self.redo.is_at_rest() {
             let left: usize = self.redo.waiting.values().map(Vec::len).sum();
             let count = left + settled.values().map(Vec::len).sum::<usize>();
             let count = u32::try_from(count).unwrap_or(u32::MAX);

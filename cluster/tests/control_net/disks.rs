@@ -46,6 +46,25 @@ fn an_epoch_that_is_waited_for_closes_within_a_few_messages() {
 }
 
 #[test]
+fn epochs_in_a_hurry_are_as_far_apart_as_those_who_wait_need() {
+    // Commits that wait, and how many epochs they get in a second of ticks that are 10 ms apart:
+    // one per 10 µs that each of them takes, but at least two thousand and at most a hundred.
+    let cases = [(0, 500..2001), (200, 300..501), (500, 150..201), (u32::MAX, 95..106)];
+    for (waiters, expected) in cases {
+        let mut net = Net::started(2, 2, 1);
+        let (awaited, durable) = (Epoch(1_000_000), Epoch(100_000));
+        everywhere(&mut net, 4, DiskReport { awaited, durable, ..DiskReport::default() });
+        // Where most of them wait is what counts.
+        net.shard(3).disk.waiters = waiters;
+        net.run(ms(500));
+        let before = net.core(1).epoch_closed().0;
+        net.run(ms(1000));
+        let epochs = net.core(1).epoch_closed().0 - before;
+        assert!(expected.contains(&epochs), "{waiters} wait: {epochs} epochs");
+    }
+}
+
+#[test]
 fn the_first_work_in_a_quiet_cluster_ends_the_slow_ticks() {
     let mut net = Net::started(2, 2, 1);
     net.run(ms(3000));
