@@ -406,8 +406,8 @@ fn a_checkpoint_goes_on_a_few_rows_at_a_time() {
         turns += 1;
     }
     let took = world.net.now.since(began);
-    // Eight microseconds and a thirty-second of a turn for each row, or nearly.
-    let pace = Duration::from_micros(8 * ROWS);
-    assert!(took > pace * 3 / 4 && took < pace * 2, "{took:?} for {ROWS} rows");
+    // Half of the interval and a thirty-second of a turn for each row, or nearly.
+    let round = world.view.config.checkpoint_interval() / 2;
+    assert!(took > round * 3 / 4 && took < round * 3 / 2, "{took:?} for {ROWS} rows");
     assert!(turns > ROWS / 32 * 3 / 4, "{turns} turns for {ROWS} rows");
 }

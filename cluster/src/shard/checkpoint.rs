@@ -44,10 +44,15 @@ const ROWS_PER_TURN_MIN: usize = 32;
 /// So many rows that are passed over take as long as one that is given.
 const PASSED_PER_GIVEN: usize = 8;
 
-/// How long a row's turn is then, if nobody waits for the checkpoint: the processor is for commits.
-/// A busy shard gives a few rows often, an idle one, whose timer is no finer than a millisecond,
-/// gives as many seldom.
-const PACE: Duration = Duration::from_nanos(8_000);
+/// The checkpoints of all of a shard's partitions together take this part of the interval between
+/// two of the same partition: the processor is for commits, and what is spread evenly is felt least
+/// by those that come last.
+const ROUND_OF_INTERVAL: u32 = 2;
+
+/// How long a row's turn is at least, and at most. So many rows would take a sixth of a processor;
+/// slower than that, older versions are kept for nothing.
+const PACE_MIN: Duration = Duration::from_micros(2);
+const PACE_MAX: Duration = Duration::from_micros(100);
 
 /// How long after a failure the next checkpoint is begun.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -77,8 +82,8 @@ struct Running {
     partition: PartitionId,
     epoch: Epoch,
     plan: Plan,
-    /// The node cannot be in sync before it is done.
-    urgent: bool,
+    /// How long a row's turn is; nothing if the node cannot be in sync before it is done.
+    pace: Duration,
     writer: CheckpointWriter,
     /// Tables whose rows are still to be given, the current one last.
     tables: Vec<TableId>,
@@ -157,17 +162,15 @@ impl Running {
 
     /// When it is given more rows.
     fn due(&self) -> Instant {
-        let pace = if self.urgent { Duration::ZERO } else { PACE };
-        self.given + pace * ROWS_PER_TURN_MIN as u32
+        self.given + self.pace * ROWS_PER_TURN_MIN as u32
     }
 
     /// How many.
     fn rows_due(&self, now: Instant) -> usize {
-        if self.urgent {
-            return ROWS_PER_TURN;
-        }
-        let rows = now.since(self.given).as_nanos() / PACE.as_nanos();
-        rows.clamp(ROWS_PER_TURN_MIN as u128, ROWS_PER_TURN as u128) as usize
+        let rows = now.since(self.given).as_nanos().checked_div(self.pace.as_nanos());
+        let rows =
+            rows.map_or(ROWS_PER_TURN, |rows| usize::try_from(rows).unwrap_or(ROWS_PER_TURN));
+        rows.clamp(ROWS_PER_TURN_MIN, ROWS_PER_TURN)
     }
 }
 
@@ -236,6 +239,7 @@ impl ShardCore {
             return;
         };
         let (closed, now) = (self.part(p).complete_up_to(self.closed), self.now);
+        let pace = self.checkpoint_pace(view.config.checkpoint_interval());
         let kept = self.checkpoints.kept.entry(p).or_default();
         let Some(part) = self.parts[usize::from(p.0)].as_mut() else { return };
         // Deletes since the one before must be known.
@@ -267,7 +271,7 @@ impl ShardCore {
         };
         part.put_undecided(closed, &mut writer);
         part.outcomes.save(closed, |piece| writer.outcomes(piece));
-        let urgent = kept.wanted.is_some();
+        let pace = if kept.wanted.is_some() { Duration::ZERO } else { pace };
         (kept.begun, kept.end, kept.wanted) = (now, Some(part.end), None);
         if plan.previous.is_some() {
             out.mark("checkpoint_begun");
@@ -278,7 +282,7 @@ impl ShardCore {
             partition: p,
             epoch: closed,
             plan,
-            urgent,
+            pace,
             writer,
             tables,
             at: Position::default(),
@@ -287,6 +291,13 @@ impl ShardCore {
             given: now,
         };
         self.checkpoints.running = Some(Box::new(running));
+    }
+
+    /// How long a row's turn is.
+    fn checkpoint_pace(&self, interval: Duration) -> Duration {
+        let rows: u64 = self.parts.iter().flatten().map(|part| part.rows()).sum();
+        let rows = u32::try_from(rows.max(1)).unwrap_or(u32::MAX);
+        (interval / ROUND_OF_INTERVAL / rows).clamp(PACE_MIN, PACE_MAX)
     }
 
     /// The partition that has waited longest of those whose turn it is.

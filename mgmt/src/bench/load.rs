@@ -25,6 +25,8 @@ pub struct Plan {
     pub time: Duration,
     /// Operations per second to start; a closed loop if not given.
     pub rate: Option<u64>,
+    /// An open loop starts what is due this often at most.
+    pub wake: Duration,
 }
 
 impl Plan {
@@ -113,7 +115,7 @@ pub async fn run<W: Work + 'static>(
     let deadline = from + plan.time;
     let pace = match plan.rate {
         None => Pace::closed(deadline),
-        Some(rate) => Pace::open(start, deadline, rate).map_err(|error| {
+        Some(rate) => Pace::open(start, deadline, rate, plan.wake).map_err(|error| {
             CliError::new(Trouble::Process, "no timer for an open loop").why(error.to_string())
         })?,
     };

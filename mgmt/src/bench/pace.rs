@@ -13,10 +13,9 @@ use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Semaphore;
 
-/// The pacing task wakes no more often than this, and then starts what is due: with a wake for
-/// every operation the load would be its own bottleneck long before the cluster is. Latencies count
-/// from the timetable all the same.
-const WAKE_INTERVAL: Duration = Duration::from_micros(50);
+/// How often operations of an open loop are started if nothing else is said: with a wake for every
+/// operation the load would be its own bottleneck long before the cluster is.
+pub const WAKE_INTERVAL: Duration = Duration::from_micros(50);
 
 /// Hands out starts to the tasks of one run.
 pub struct Pace {
@@ -55,11 +54,17 @@ impl Pace {
     }
 
     /// An open loop of `rate` operations per second from `start` to `deadline`. Runs a pacing task
-    /// on the current local set.
+    /// on the current local set, which wakes once in `wake` at most and then starts what is due;
+    /// latencies count from the timetable all the same.
     ///
     /// # Errors
     /// If the kernel gives no timer.
-    pub fn open(start: Instant, deadline: Instant, rate: u64) -> io::Result<Rc<Self>> {
+    pub fn open(
+        start: Instant,
+        deadline: Instant,
+        rate: u64,
+        wake: Duration,
+    ) -> io::Result<Rc<Self>> {
         let interval = Duration::from_secs(1) / u32::try_from(rate.max(1)).unwrap_or(u32::MAX);
         let timetable = Rc::new(Timetable {
             start,
@@ -69,7 +74,7 @@ impl Pace {
             due: Semaphore::new(0),
         });
         let timer = FineTimer::new()?;
-        tokio::task::spawn_local(keep_time(Rc::clone(&timetable), timer, deadline));
+        tokio::task::spawn_local(keep_time(Rc::clone(&timetable), timer, deadline, wake));
         Ok(Rc::new(Self { kind: Kind::Open(timetable), deadline }))
     }
 
@@ -100,7 +105,7 @@ impl Pace {
 
 /// Releases operations when they are due; closes the semaphore at the end, so that what is due but
 /// not taken by then is dropped with the waiting tasks.
-async fn keep_time(timetable: Rc<Timetable>, timer: FineTimer, deadline: Instant) {
+async fn keep_time(timetable: Rc<Timetable>, timer: FineTimer, deadline: Instant, wake: Duration) {
     let length = deadline.saturating_duration_since(timetable.start).as_nanos();
     let total = length.div_ceil(timetable.interval.as_nanos().max(1));
     let total = u32::try_from(total).unwrap_or(u32::MAX);
@@ -111,7 +116,7 @@ async fn keep_time(timetable: Rc<Timetable>, timer: FineTimer, deadline: Instant
         if timer.until(due.max(rested)).await.is_err() {
             break;
         }
-        rested = Instant::now() + WAKE_INTERVAL;
+        rested = Instant::now() + wake;
         // Whatever came due while this task did not run is released with it.
         let behind = due.elapsed().as_nanos() / timetable.interval.as_nanos().max(1);
         let count = u32::try_from(behind).unwrap_or(u32::MAX).saturating_add(1);
@@ -181,7 +186,7 @@ mod tests {
         run(async {
             let start = Instant::now();
             let deadline = start + Duration::from_secs(60);
-            let pace = Pace::open(start, deadline, 1_000).unwrap();
+            let pace = Pace::open(start, deadline, 1_000, WAKE_INTERVAL).unwrap();
             let first = pace.next().await.unwrap();
             assert_eq!(first, start);
             // The task is busy past three starts; each keeps its place in the timetable.
@@ -200,7 +205,8 @@ mod tests {
     fn an_open_loop_ends_and_says_what_it_left() {
         run(async {
             let start = Instant::now();
-            let pace = Pace::open(start, start + Duration::from_millis(5), 1_000).unwrap();
+            let pace =
+                Pace::open(start, start + Duration::from_millis(5), 1_000, WAKE_INTERVAL).unwrap();
             assert_eq!(pace.next().await, Some(start));
             while pace.left_behind() < 4 {
                 tokio::task::yield_now().await;

@@ -11,6 +11,7 @@ use super::output::{Voice, table, thousands};
 use super::{Global, block_on, connect, duration, interrupt, stdout_error};
 use crate::bench::load::{self, Loaded};
 use crate::bench::measure::{Measured, round_to};
+use crate::bench::pace::WAKE_INTERVAL;
 use crate::bench::restart;
 use crate::bench::{durable, failover, memory, point, tpcb};
 use crate::dev::process::Signal;
@@ -215,7 +216,7 @@ pub(super) enum FailoverSignal {
 
 impl LoadArgs {
     fn plan(&self) -> load::Plan {
-        load::Plan { tasks: self.tasks, time: self.seconds, rate: self.rate }
+        load::Plan { tasks: self.tasks, time: self.seconds, rate: self.rate, wake: WAKE_INTERVAL }
     }
 }
 
