@@ -209,6 +209,10 @@ impl ShardCore {
     pub(super) fn want_checkpoint(&mut self, p: PartitionId, epoch: Epoch) {
         self.checkpoints.kept.entry(p).or_default().wanted = Some(epoch);
         self.checkpoints.not_before = Instant::default();
+        // The one under way is in front of it.
+        if let Some(running) = &mut self.checkpoints.running {
+            running.pace = Duration::ZERO;
+        }
     }
 
     /// As of when the newest checkpoint of a partition is, if there is one on this disk.
