@@ -19,6 +19,7 @@ use lockstep_proto::ids::{ClusterId, MgmtId, NodeId, NodeInstance};
 use lockstep_proto::process::{
     Effect, Exit, Input, LinkId, LogLevel, Outputs, Peer, Process, Target,
 };
+use lockstep_proto::report::Report;
 use lockstep_proto::stored::{Stored, StoredIdentity};
 use lockstep_proto::time::Instant;
 use lockstep_proto::view::View;
@@ -225,6 +226,10 @@ impl Process for NewcomerCore {
             State::Reporting { again, .. } => Some(again),
             State::Dialling | State::Storing { .. } | State::Ended => None,
         }
+    }
+
+    fn report(&self, _now: Instant) -> Option<Report> {
+        Some(Report::Newcomer { waits_for: self.told.clone() })
     }
 }
 

@@ -8,11 +8,14 @@
 //! * [`demo`]: the two-minute proof;
 //! * [`core`]: the management server as a pure process;
 //! * [`config`]: one small TOML file per process, environment and flags;
+//! * [`admin`]: the HTTP port of each process, for monitors;
+//! * [`log`]: its log;
 //! * [`run`]: what a service manager starts: one management server or data node.
 //!
 //! Invariant: data goes to stdout, everything else to stderr, and nothing here takes part in the
 //! protocol except through the client library or a core's own interface.
 
+pub mod admin;
 pub mod bench;
 pub mod check;
 pub mod cli;
@@ -20,5 +23,6 @@ pub mod config;
 pub mod core;
 pub mod demo;
 pub mod dev;
+pub mod log;
 pub mod run;
 pub mod table;

@@ -3,7 +3,8 @@
 //!
 //! Floors, imports point down only:
 //! * *rules*: sans-IO machines that do not import each other; a node's core wires them together;
-//! * *language*: [`wire`], [`view`], [`record`], [`process`], [`disk`], and tables: [`schema`],
+//! * *language*: [`wire`], [`view`], [`record`], [`process`], [`report`],
+//!   [`disk`], and tables: [`schema`],
 //!   [`key`], [`row`], [`change`];
 //! * *words*: [`ids`], [`time`], [`limits`], [`error`], [`value`], [`canary`],
 //!   [`figures`].
@@ -32,6 +33,7 @@ pub mod process;
 pub mod record;
 pub mod recovery;
 pub mod register;
+pub mod report;
 pub mod row;
 pub mod schema;
 pub mod stored;

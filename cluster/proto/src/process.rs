@@ -17,6 +17,7 @@ use bytes::BytesMut;
 use crate::disk::{Completion, Lane, Request};
 use crate::ids::{Epoch, MgmtId, NodeId, NodeInstance, ShardId};
 use crate::recovery::Recovery;
+use crate::report::Report;
 use crate::time::Instant;
 
 /// A connection between two processes, as known to one of them. Never reused: the slot of a dead
@@ -254,6 +255,11 @@ pub trait Process {
 
     /// When [`Input::Timeout`] is wanted next; `None` for never.
     fn next_timeout(&self) -> Option<Instant>;
+
+    /// What it knows about itself, for a driver that was asked; `None` if it has nothing to tell.
+    fn report(&self, _now: Instant) -> Option<Report> {
+        None
+    }
 }
 
 /// What a process wants to happen: bytes per link, effects in order, and coverage marks.

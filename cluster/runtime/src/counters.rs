@@ -1,9 +1,12 @@
-//! Counts of what went wrong at the edge: bad handshakes, bad frames, clients that do not read.
+//! Counts of what went wrong at the edge: bad handshakes, bad frames, clients that do not read; and
+//! of what the threads did that write data files.
 //!
 //! Whoever sends garbage gets a closed connection and a tick here; a line is logged at every power
 //! of two, so that a flood of garbage does not become a flood of log lines.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use lockstep_proto::disk::Lane;
 
 /// What is counted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -59,23 +62,49 @@ impl Count {
     }
 }
 
-/// One number per [`Count`], for one operating-system process.
+/// What the threads of one lane have done with their disk.
 #[derive(Default, Debug)]
-pub struct Counters([AtomicU64; Count::ALL.len()]);
+pub struct DiskCounts {
+    /// Bytes written.
+    pub written_bytes: AtomicU64,
+    /// Syncs of files that came to an end.
+    pub syncs: AtomicU64,
+    /// Time spent in them, microseconds.
+    pub sync_us: AtomicU64,
+    /// Steps that failed.
+    pub failed: AtomicU64,
+}
+
+/// One number per [`Count`], and those of the lanes, for one operating-system process.
+#[derive(Default, Debug)]
+pub struct Counters {
+    edge: [AtomicU64; Count::ALL.len()],
+    redo: DiskCounts,
+    checkpoint: DiskCounts,
+}
 
 impl Counters {
     /// Adds one; `detail` is logged when the new number is a power of two.
     pub fn add(&self, count: Count, detail: impl FnOnce() -> String) {
-        let number = self.0[count as usize].fetch_add(1, Ordering::Relaxed) + 1;
+        let number = self.edge[count as usize].fetch_add(1, Ordering::Relaxed) + 1;
         if number.is_power_of_two() {
             tracing::info!(count = count.name(), number, "{}", detail());
+        }
+    }
+
+    /// What was done in a lane.
+    #[must_use]
+    pub fn disk(&self, lane: Lane) -> &DiskCounts {
+        match lane {
+            Lane::Redo => &self.redo,
+            Lane::Checkpoint => &self.checkpoint,
         }
     }
 
     /// How often it happened.
     #[must_use]
     pub fn number(&self, count: Count) -> u64 {
-        self.0[count as usize].load(Ordering::Relaxed)
+        self.edge[count as usize].load(Ordering::Relaxed)
     }
 }
 

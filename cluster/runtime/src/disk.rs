@@ -9,10 +9,13 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use lockstep_proto::disk::{Completion, Directory, DiskError, FileName, Lane, Op, Request};
 
+use crate::clock;
+use crate::counters::{Counters, DiskCounts};
 use crate::files::is_full;
 use crate::host::AbortOnPanic;
 use crate::limits::EXIT_TIME_MAX;
@@ -84,15 +87,20 @@ impl DiskThreads {
 
     /// Starts those that write data files in `dir`, and makes the directories for them; gives each
     /// shard its lanes.
-    pub(crate) fn start_lanes(&mut self, dir: &Path, shards: usize) -> io::Result<Vec<Lanes>> {
+    pub(crate) fn start_lanes(
+        &mut self,
+        dir: &Path,
+        shards: usize,
+        counters: &Arc<Counters>,
+    ) -> io::Result<Vec<Lanes>> {
         for directory in [Directory::Redo, Directory::Checkpoint] {
             std::fs::create_dir_all(dir.join(directory.name()))?;
         }
         File::open(dir)?.sync_all()?;
         let mut start = |name: String| -> io::Result<Sender<Job>> {
             let (jobs, incoming) = unbounded();
-            let dir = dir.to_owned();
-            self.start(name, move || serve(DataFiles::new(dir), &incoming))?;
+            let (dir, counters) = (dir.to_owned(), Arc::clone(counters));
+            self.start(name, move || serve(DataFiles::new(dir), &incoming, &counters))?;
             Ok(jobs)
         };
         let checkpoint = start("checkpoint".into())?;
@@ -113,9 +121,9 @@ impl DiskThreads {
     }
 }
 
-fn serve(mut files: DataFiles, jobs: &Receiver<Job>) {
+fn serve(mut files: DataFiles, jobs: &Receiver<Job>, counters: &Counters) {
     for Job { lane, request, answer_to } in jobs {
-        let done = files.execute(request);
+        let done = files.execute(request, counters.disk(lane));
         answer_to.post(Notice::Disk { lane, done });
     }
 }
@@ -132,10 +140,11 @@ impl DataFiles {
         Self { dir, open: Vec::new() }
     }
 
-    fn execute(&mut self, request: Request) -> Completion {
+    fn execute(&mut self, request: Request, counts: &DiskCounts) -> Completion {
         let mut done = Completion { ops: request.ops, failed: None };
         for (at, op) in done.ops.iter().enumerate() {
-            if let Err(error) = self.step(op) {
+            if let Err(error) = self.step(op, counts) {
+                counts.failed.fetch_add(1, Ordering::Relaxed);
                 let what = op.file().map_or("a directory".into(), |file| file.to_string());
                 let dir = self.dir.display();
                 let error_kind = error_of(&error);
@@ -150,15 +159,25 @@ impl DataFiles {
         done
     }
 
-    fn step(&mut self, op: &Op) -> io::Result<()> {
+    fn step(&mut self, op: &Op, counts: &DiskCounts) -> io::Result<()> {
         match op {
             Op::Create(name) => {
                 let path = self.path(*name);
                 let file = OpenOptions::new().write(true).create_new(true).open(path)?;
                 self.keep(*name, file);
             }
-            Op::Write { file, offset, bytes } => self.file(*file)?.write_all_at(bytes, *offset)?,
-            Op::Sync(name) => self.file(*name)?.sync_data()?,
+            Op::Write { file, offset, bytes } => {
+                self.file(*file)?.write_all_at(bytes, *offset)?;
+                counts.written_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            }
+            Op::Sync(name) => {
+                let begun = clock::now();
+                self.file(*name)?.sync_data()?;
+                let took = clock::now().since(begun).as_micros();
+                let took = u64::try_from(took).unwrap_or(u64::MAX);
+                counts.sync_us.fetch_add(took, Ordering::Relaxed);
+                counts.syncs.fetch_add(1, Ordering::Relaxed);
+            }
             Op::Rename { from, to } => {
                 self.open.retain(|(open, _)| open != from && open != to);
                 std::fs::rename(self.path(*from), self.path(*to))?;
@@ -207,6 +226,8 @@ fn error_of(error: &io::Error) -> DiskError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU64;
+
     use super::*;
 
     fn name(text: &str) -> FileName {
@@ -223,7 +244,7 @@ mod tests {
     #[test]
     fn steps_are_taken_in_order_up_to_the_first_that_fails() {
         let dir = tempfile::tempdir().unwrap();
-        let mut files = files(dir.path());
+        let (mut files, counts) = (files(dir.path()), DiskCounts::default());
         let (one, two) = (name("i1-s0-1.redo"), name("i1-s0-2.redo"));
         let write = |offset, bytes: &[u8]| Op::Write { file: one, offset, bytes: bytes.to_vec() };
         let ops = vec![
@@ -235,19 +256,22 @@ mod tests {
             Op::Sync(two),
             write(3, b"two"),
         ];
-        let done = files.execute(Request { ops });
+        let done = files.execute(Request { ops }, &counts);
         assert_eq!(done.failed, Some((5, DiskError::Failed)));
         assert_eq!(done.ops.len(), 7);
+        let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
+        assert_eq!((count(&counts.written_bytes), count(&counts.syncs)), (8, 1));
+        assert_eq!(count(&counts.failed), 1);
         let path = dir.path().join("redo/i1-s0-1.redo");
         assert_eq!(std::fs::read(&path).unwrap(), b"one\0\0\0three");
-        let again = files.execute(Request { ops: vec![Op::Create(one)] });
+        let again = files.execute(Request { ops: vec![Op::Create(one)] }, &counts);
         assert_eq!(again.failed, Some((0, DiskError::Failed)));
     }
 
     #[test]
     fn a_renamed_file_is_the_other_and_a_missing_one_may_be_removed() {
         let dir = tempfile::tempdir().unwrap();
-        let mut files = files(dir.path());
+        let (mut files, counts) = (files(dir.path()), DiskCounts::default());
         let (partial, whole) = (name("p1-r1-e7.partial"), name("p1-r1-e7.checkpoint"));
         let ops = vec![
             Op::Create(partial),
@@ -258,7 +282,7 @@ mod tests {
             Op::Remove(partial),
             Op::Write { file: whole, offset: 4, bytes: b"!".to_vec() },
         ];
-        assert_eq!(files.execute(Request { ops }).failed, None);
+        assert_eq!(files.execute(Request { ops }, &counts).failed, None);
         let path = dir.path().join("checkpoint/p1-r1-e7.checkpoint");
         assert_eq!(std::fs::read(path).unwrap(), b"rows!");
     }
@@ -266,15 +290,15 @@ mod tests {
     #[test]
     fn more_files_than_are_kept_open_are_written_all_the_same() {
         let dir = tempfile::tempdir().unwrap();
-        let mut files = files(dir.path());
+        let (mut files, counts) = (files(dir.path()), DiskCounts::default());
         let all: Vec<_> = (1..=3 * OPEN_FILES_MAX as u64)
             .map(|segment| name(&format!("i1-s0-{segment}.redo")))
             .collect();
         let ops = all.iter().map(|file| Op::Create(*file)).collect();
-        assert_eq!(files.execute(Request { ops }).failed, None);
+        assert_eq!(files.execute(Request { ops }, &counts).failed, None);
         let write = |file: &FileName| Op::Write { file: *file, offset: 0, bytes: b"x".to_vec() };
         let ops = all.iter().map(write).collect();
-        assert_eq!(files.execute(Request { ops }).failed, None);
+        assert_eq!(files.execute(Request { ops }, &counts).failed, None);
         assert!(files.open.len() <= OPEN_FILES_MAX);
     }
 }

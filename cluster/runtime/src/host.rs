@@ -18,6 +18,7 @@ use lockstep_proto::wire::hello::Speaker;
 use parking_lot::Mutex;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::cores::Cores;
 use crate::counters::Counters;
 use crate::dial::Dialler;
 use crate::disk::{DiskThreads, Lanes};
@@ -46,6 +47,8 @@ pub struct HostOptions {
     pub handle_signals: bool,
     /// Counts of what went wrong at the edge.
     pub counters: Arc<Counters>,
+    /// Where the cores can be asked how they are.
+    pub cores: Arc<Cores>,
     /// Who reads the files of a data node that was started again.
     pub recoverer: Option<Arc<dyn Recoverer>>,
 }
@@ -73,6 +76,7 @@ impl HostOptions {
             connections_max: CONNECTIONS_MAX,
             handle_signals: false,
             counters: Arc::default(),
+            cores: Arc::default(),
             recoverer: None,
         }
     }
@@ -137,7 +141,7 @@ where
         handle_signals: options.handle_signals,
         queue: Arc::clone(&queue),
     };
-    let mut threads = Threads::new(disk_threads);
+    let mut threads = Threads::new(disk_threads, options.cores);
     threads.start("core".into(), reactor, Some(front))?;
     let exit = threads.wait(&[queue]);
     Ok((exit, options.listener))
@@ -163,7 +167,7 @@ where
     let disk = Disk::start(options.dir.clone(), &mut disk_threads)?;
     let outside = options.outside(options.speaker, &disk, Lanes::default());
     let mut control = Reactor::new(control, outside);
-    let lanes = disk_threads.start_lanes(&options.dir, shards.len())?;
+    let lanes = disk_threads.start_lanes(&options.dir, shards.len(), &options.counters)?;
     let mut shards: Vec<(ShardId, Reactor<S>)> = (0..)
         .map(ShardId)
         .zip(shards.into_iter().zip(lanes))
@@ -194,7 +198,7 @@ where
         handle_signals: options.handle_signals,
         queue: control_queue,
     };
-    let mut threads = Threads::new(disk_threads);
+    let mut threads = Threads::new(disk_threads, options.cores);
     for (shard, reactor) in shards {
         threads.start(format!("shard {}", shard.0), reactor, None)?;
     }
@@ -253,11 +257,12 @@ struct Threads {
     ends: (Sender<io::Result<End>>, Receiver<io::Result<End>>),
     threads: Vec<JoinHandle<()>>,
     disk: DiskThreads,
+    cores: Arc<Cores>,
 }
 
 impl Threads {
-    fn new(disk: DiskThreads) -> Self {
-        Self { ends: bounded(usize::from(u16::MAX)), threads: Vec::new(), disk }
+    fn new(disk: DiskThreads, cores: Arc<Cores>) -> Self {
+        Self { ends: bounded(usize::from(u16::MAX)), threads: Vec::new(), disk, cores }
     }
 
     fn start<P>(&mut self, name: String, core: Reactor<P>, front: Option<Front>) -> io::Result<()>
@@ -265,6 +270,7 @@ impl Threads {
         P: Process + Send + 'static,
     {
         let ends = self.ends.0.clone();
+        self.cores.enter(name.clone(), core.queue());
         let thread = std::thread::Builder::new().name(name).spawn(move || {
             let _abort = AbortOnPanic;
             let end = drive(core, front);
@@ -278,6 +284,7 @@ impl Threads {
     /// Waits for the first end, ends the others, and returns it.
     fn wait(self, queues: &[Arc<ReadyQueue>]) -> Exit {
         let first = self.ends.1.recv().expect("this value holds a sender");
+        self.cores.clear();
         for queue in queues {
             queue.post(Notice::Stop);
         }

@@ -23,6 +23,7 @@ pub mod host;
 pub mod limits;
 pub mod placement;
 
+mod cores;
 mod data_files;
 mod dial;
 mod disk;
@@ -37,7 +38,8 @@ mod ready;
 mod timer;
 mod turn;
 
-pub use counters::Counters;
+pub use cores::{Cores, Said};
+pub use counters::{Count, Counters, DiskCounts};
 pub use data_files::DataFiles;
 pub use embedded::{Embedded, EmbeddedOptions};
 pub use host::{HostOptions, Recoverer, run_node, run_single};

@@ -240,6 +240,10 @@ impl<P: Process> Reactor<P> {
             Notice::Measured { token, cpu_us, rss_bytes } => {
                 process.handle(now, Input::Measured { token, cpu_us, rss_bytes }, out);
             }
+            Notice::Ask { answer } => {
+                // Who asked may have lost patience.
+                let _unwanted = answer.send(process.report(now));
+            }
             Notice::Terminate => process.handle(now, Input::Terminate, out),
             Notice::Stop => self.stopping = true,
         }

@@ -12,6 +12,7 @@ use std::task::{Wake, Waker};
 use lockstep_proto::disk::{Completion, Lane};
 use lockstep_proto::ids::Epoch;
 use lockstep_proto::process::{DialError, Peer, Target};
+use lockstep_proto::report::Report;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 
@@ -65,6 +66,11 @@ pub(crate) enum Notice {
         cpu_us: u64,
         /// Its resident memory.
         rss_bytes: u64,
+    },
+    /// Somebody wants to know how the core is.
+    Ask {
+        /// Takes what it says.
+        answer: tokio::sync::oneshot::Sender<Option<Report>>,
     },
     /// The operator asks for an orderly end.
     Terminate,

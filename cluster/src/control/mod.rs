@@ -28,6 +28,7 @@ mod leave;
 mod links;
 mod member;
 mod president;
+mod report;
 mod returns;
 mod shards;
 mod state;
@@ -42,6 +43,7 @@ use lockstep_proto::ids::{Epoch, MgmtId, NodeInstance, ViewNumber};
 use lockstep_proto::lease::Leases;
 use lockstep_proto::process::{Input, LinkId, Outputs, Peer, Process};
 use lockstep_proto::register::Lineage;
+use lockstep_proto::report::Report;
 use lockstep_proto::suspicion::Suspicion;
 use lockstep_proto::time::Instant;
 use lockstep_proto::view::View;
@@ -452,5 +454,9 @@ impl Process for ControlCore {
         let silence = timers.silence.map(|at| at + Duration::from_nanos(1));
         let others = [timers.tick, silence, timers.settled, timers.lease_end];
         others.into_iter().flatten().chain([timers.beat]).min()
+    }
+
+    fn report(&self, now: Instant) -> Option<Report> {
+        Some(Report::Control(Box::new(self.to_report(now))))
     }
 }

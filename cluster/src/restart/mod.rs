@@ -25,6 +25,7 @@ use lockstep_proto::process::{
     Effect, Exit, Input, LinkId, LogLevel, Outputs, Peer, Process, Target,
 };
 use lockstep_proto::recovery::{Goal, Recovered, Recovery, last_cut};
+use lockstep_proto::report::Report;
 use lockstep_proto::stored::Stored;
 use lockstep_proto::time::Instant;
 use lockstep_proto::view::{Arbitrator, Member, Standing, View, ViewIdentity};
@@ -579,5 +580,9 @@ impl Process for RestartCore {
             .filter(|c| c.dialled.is_none() && !c.dialling && !c.addr.is_empty())
             .map(|c| c.dial_at);
         dials.chain([self.say_at, self.tell_at]).min()
+    }
+
+    fn report(&self, _now: Instant) -> Option<Report> {
+        Some(Report::Returning { instance: self.me, waits_for: self.told.clone() })
     }
 }

@@ -85,12 +85,18 @@ impl ShardCore {
 
     pub(super) fn on_measured(&mut self, cpu_us: u64, rss_bytes: u64, out: &mut Outputs) {
         let Some((link, request)) = self.measuring.pop_front() else { return };
+        let status = ShardStatus { cpu_us, rss_bytes, ..self.status() };
+        send(link, &ClientMessage::Status { request, status: Box::new(status) }, out);
+    }
+
+    /// Its state, but for the use of the machine.
+    pub(super) fn status(&self) -> ShardStatus {
         let held = || self.parts.iter().flatten();
         let count = |leads: bool| {
             u32::try_from(held().filter(|part| part.leads == leads).count()).unwrap_or(u32::MAX)
         };
         let rows = held().map(|part| part.rows()).sum();
-        let status = ShardStatus {
+        ShardStatus {
             instance: self.me.instance,
             shard: self.me.shard,
             view: self.view_number,
@@ -103,13 +109,10 @@ impl ShardCore {
             data_bytes_max: self.options.data_memory,
             open: self.coordinated.len() as u64,
             clients: u32::try_from(self.links.clients).unwrap_or(u32::MAX),
-            cpu_us,
-            rss_bytes,
             disk: self.disk_status(),
             join: self.join_progress(),
             ..self.stats.clone()
-        };
-        send(link, &ClientMessage::Status { request, status: Box::new(status) }, out);
+        }
     }
 }
 

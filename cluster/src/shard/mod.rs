@@ -64,6 +64,7 @@ use lockstep_proto::ids::{
 };
 use lockstep_proto::limits::FRAMES_HELD_MAX;
 use lockstep_proto::process::{Effect, Input, LinkEnd, LinkId, Outputs, Peer, Process, Target};
+use lockstep_proto::report::Report;
 use lockstep_proto::time::Instant;
 use lockstep_proto::view::View;
 use lockstep_proto::wire::bytes::Reader;
@@ -555,5 +556,9 @@ impl Process for ShardCore {
         let checkpoint = self.checkpoints.next_timeout();
         let timers = [redial, checkpoint, self.donor.due()];
         timers.into_iter().flatten().chain([self.sweep_at]).min()
+    }
+
+    fn report(&self, _now: Instant) -> Option<Report> {
+        Some(Report::Shard(Box::new(self.status())))
     }
 }

@@ -340,7 +340,8 @@ fn describe(state: &DevState) -> String {
         let state = mgmt.process.condition().name();
         let (pid, blank) = (mgmt.process.pid.to_string(), String::new);
         let name = format!("mgmt {}", mgmt.id);
-        rows.push(vec![name, state.into(), blank(), blank(), mgmt.addr.clone(), pid]);
+        let (addr, admin) = (mgmt.addr.clone(), admin_of(&mgmt.admin));
+        rows.push(vec![name, state.into(), blank(), blank(), addr, admin, pid]);
     }
     for node in &state.nodes {
         let state = node.process.condition().name();
@@ -350,24 +351,29 @@ fn describe(state: &DevState) -> String {
             node.group.to_string(),
             node.zone.clone(),
             node.addr.clone(),
+            admin_of(&node.admin),
             node.process.pid.to_string(),
         ]);
     }
-    let table = table(&["process", "state", "group", "zone", "address", "pid"], &rows);
+    let table = table(&["process", "state", "group", "zone", "address", "admin", "pid"], &rows);
     format!("{table}\nurl   {}\ndir   {}\n", state.url, state.dir.display())
+}
+
+fn admin_of(admin: &Option<String>) -> String {
+    admin.clone().unwrap_or_else(|| "-".to_owned())
 }
 
 fn to_json(state: &DevState) -> serde_json::Value {
     let nodes = state.nodes.iter().map(|node| {
         json!({
             "node": node.node, "group": node.group, "zone": node.zone, "addr": node.addr,
-            "pid": node.process.pid, "state": node.process.condition().name(),
+            "admin": node.admin, "pid": node.process.pid, "state": node.process.condition().name(),
         })
     });
     let mgmt = state.mgmt.iter().map(|mgmt| {
         json!({
             "id": mgmt.id, "addr": mgmt.addr,
-            "pid": mgmt.process.pid, "state": mgmt.process.condition().name(),
+            "admin": mgmt.admin, "pid": mgmt.process.pid, "state": mgmt.process.condition().name(),
         })
     });
     json!({

@@ -24,6 +24,8 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
+pub(crate) use status::{disk_json, disk_word, join_json};
+
 use error::{CliError, CliResult, ExitKind};
 use output::{Format, Voice};
 

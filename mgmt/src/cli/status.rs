@@ -370,7 +370,7 @@ impl NodeReport {
     }
 }
 
-fn disk_word(state: DiskState) -> &'static str {
+pub(crate) fn disk_word(state: DiskState) -> &'static str {
     match state {
         DiskState::Well => "ok",
         DiskState::Slow => "slow",
@@ -380,7 +380,7 @@ fn disk_word(state: DiskState) -> &'static str {
     }
 }
 
-fn disk_json(disk: &DiskStatus) -> Value {
+pub(crate) fn disk_json(disk: &DiskStatus) -> Value {
     json!({
         "state": disk_word(disk.state),
         "durable_epoch": disk.durable.0,
@@ -391,7 +391,7 @@ fn disk_json(disk: &DiskStatus) -> Value {
     })
 }
 
-fn join_json(join: &JoinProgress) -> Value {
+pub(crate) fn join_json(join: &JoinProgress) -> Value {
     json!({
         "finished": join.finished,
         "kind": join.kind(),

@@ -31,6 +31,11 @@ pub const DATA_KEYS: &[Key] = &[
         is: "the management servers, m1 first",
         example: "[\"127.0.0.1:1186\"]",
     },
+    Key {
+        name: "admin.listen",
+        is: "where the admin port listens, or off",
+        example: "\"127.0.0.1:9186\"",
+    },
     Key { name: "log.filter", is: "what the log shows", example: "\"info\"" },
 ];
 

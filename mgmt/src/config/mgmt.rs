@@ -58,6 +58,11 @@ pub const MGMT_KEYS: &[Key] = &[
         is: "all management servers, m1 first",
         example: "[\"127.0.0.1:1186\"]",
     },
+    Key {
+        name: "admin.listen",
+        is: "where the admin port listens, or off",
+        example: "\"127.0.0.1:9186\"",
+    },
     Key { name: "log.filter", is: "what the log shows", example: "\"info\"" },
 ];
 

@@ -31,6 +31,9 @@ pub const MGMT_LISTEN_DEFAULT: &str = "127.0.0.1:1186";
 /// The address a data node listens on unless told otherwise: any free port.
 pub const DATA_LISTEN_DEFAULT: &str = "127.0.0.1:0";
 
+/// Where a process's admin port is unless told otherwise: on this machine, at any free port.
+pub const ADMIN_LISTEN_DEFAULT: &str = "127.0.0.1:0";
+
 /// What a log shows unless told otherwise.
 const LOG_DEFAULT: &str = "info";
 
@@ -45,6 +48,8 @@ pub struct Place {
     pub advertise: Option<String>,
     /// Whether it may listen where strangers can connect.
     pub insecure: bool,
+    /// Where the admin port listens; `None` if there is to be none.
+    pub admin: Option<String>,
     /// What the log shows: a level, or `tracing` directives.
     pub log: String,
 }
@@ -71,7 +76,19 @@ impl Place {
             listen: listen.unwrap_or_else(|| keys.listen_default.to_owned()),
             advertise: settings.optional(keys.advertise, value::addr)?,
             insecure: settings.optional(keys.insecure, value::flag)?.unwrap_or(false),
+            admin: match settings.optional("admin.listen", admin_addr)? {
+                Some(listen) => listen,
+                None => Some(ADMIN_LISTEN_DEFAULT.to_owned()),
+            },
             log: settings.optional("log.filter", text)?.unwrap_or_else(|| LOG_DEFAULT.to_owned()),
         })
+    }
+}
+
+/// `host:port`, or `off`.
+fn admin_addr(word: &str) -> Result<Option<String>, String> {
+    match word {
+        "off" => Ok(None),
+        addr => value::addr(addr).map(Some).map_err(|why| format!("{why}, or off")),
     }
 }

@@ -16,6 +16,7 @@
 mod created;
 mod creation;
 pub mod plan;
+mod report;
 #[cfg(test)]
 mod tests;
 mod vault;
@@ -30,6 +31,7 @@ use lockstep_proto::process::{
     Effect, Exit, Input, LinkId, LogLevel, Outputs, Peer, Process, StoredFile,
 };
 use lockstep_proto::register::Register;
+use lockstep_proto::report::Report;
 use lockstep_proto::stored::{Admission, Stored, StoredCluster, StoredError, StoredRegister};
 use lockstep_proto::time::Instant;
 use lockstep_proto::view::{Arbitrator, View, ViewIdentity};
@@ -417,6 +419,10 @@ impl Process for MgmtCore {
 
     fn next_timeout(&self) -> Option<Instant> {
         None
+    }
+
+    fn report(&self, _now: Instant) -> Option<Report> {
+        Some(Report::Mgmt(self.to_report()))
     }
 }
 

@@ -85,6 +85,7 @@ struct Member {
     child: Child,
     process: ProcessId,
     addr: SocketAddr,
+    admin: Option<SocketAddr>,
     /// What starts it again.
     again: Launch,
 }
@@ -253,6 +254,7 @@ impl LocalCluster {
             id,
             process: member.process,
             addr: member.addr.to_string(),
+            admin: member.admin.map(|admin| admin.to_string()),
             args: member.again.args.clone(),
         });
         let nodes = (1..).zip(&self.nodes).map(|(node, process)| {
@@ -261,6 +263,7 @@ impl LocalCluster {
                 node,
                 process: process.process,
                 addr: process.addr.to_string(),
+                admin: process.admin.map(|admin| admin.to_string()),
                 zone: member.map(|m| m.zone.clone()).unwrap_or_default(),
                 group: member.map_or(0, |m| m.group.0),
                 args: process.again.args.clone(),
@@ -330,9 +333,10 @@ impl Launch {
     ///
     /// # Errors
     /// If it does not come up.
-    pub(super) fn start_and_leave(&self, once: &[&str]) -> CliResult<ProcessId> {
+    pub(super) fn start_and_leave(&self, once: &[&str]) -> CliResult<Left> {
         let started = self.start(once)?;
-        Ok(started.wait_ready(Instant::now() + READY_TIMEOUT)?.process)
+        let Member { process, admin, .. } = started.wait_ready(Instant::now() + READY_TIMEOUT)?;
+        Ok(Left { process, admin: admin.map(|admin| admin.to_string()) })
     }
 
     /// Starts it; it does not listen yet.
@@ -362,6 +366,12 @@ impl Launch {
         let child = spawn_self(&all, dir, &log, *tie).map_err(failed)?;
         Ok(Starting { launch: self.clone(), child: Some(child), ready, log })
     }
+}
+
+/// A process that was started again and left to itself: what is new about it.
+pub(super) struct Left {
+    pub(super) process: ProcessId,
+    pub(super) admin: Option<String>,
 }
 
 /// A process that does not listen yet; killed when dropped.
@@ -394,7 +404,7 @@ impl Starting {
         if let Some(at) = again.args.iter().position(|arg| arg == "--listen") {
             again.args[at + 1] = addr.to_string();
         }
-        Ok(Member { child, process, addr, again })
+        Ok(Member { child, process, addr, admin: ready::admin(&text), again })
     }
 }
 

@@ -20,6 +20,21 @@ pub fn write(path: &Path, text: &str) -> io::Result<()> {
     fs::rename(&partial, path)
 }
 
+/// What a ready file says: where a process listens, and where its admin port is.
+#[must_use]
+pub fn text(addr: SocketAddr, admin: Option<SocketAddr>) -> String {
+    match admin {
+        Some(admin) => format!("{addr}\nadmin {admin}\n"),
+        None => format!("{addr}\n"),
+    }
+}
+
+/// The address of the admin port in a ready file, if there is one.
+#[must_use]
+pub fn admin(text: &str) -> Option<SocketAddr> {
+    text.lines().find_map(|line| line.strip_prefix("admin ")?.parse().ok())
+}
+
 /// The address in a ready file: its first word.
 ///
 /// # Errors

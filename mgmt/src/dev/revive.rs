@@ -1,7 +1,7 @@
 //! Starting processes of a dev cluster again, as a supervisor would.
 
-use super::cluster::Launch;
-use super::process::{Condition, ProcessId, Tie};
+use super::cluster::{Launch, Left};
+use super::process::{Condition, Tie};
 use super::state::DevState;
 use crate::cli::error::{CliError, CliResult, Trouble};
 
@@ -37,7 +37,8 @@ pub fn revive_node(state: &mut DevState, node: u16, how: Revival) -> CliResult {
         return Err(CliError::new(Trouble::Process, what)
             .then(format!("stop it first: `lockstep node stop {node}` or `dev kill {node}`")));
     }
-    entry.process = start(&dir, format!("node-{node}"), &entry.args, &how.flags())?;
+    let Left { process, admin } = start(&dir, format!("node-{node}"), &entry.args, &how.flags())?;
+    (entry.process, entry.admin) = (process, admin);
     Ok(())
 }
 
@@ -49,23 +50,20 @@ pub fn revive_all(state: &mut DevState, how: Revival) -> CliResult<usize> {
     let dir = state.dir.clone();
     let mut count = 0;
     for entry in state.mgmt.iter_mut().filter(|m| m.process.condition() == Condition::Gone) {
-        entry.process = start(&dir, format!("mgmt-{}", entry.id), &entry.args, &[])?;
+        let left = start(&dir, format!("mgmt-{}", entry.id), &entry.args, &[])?;
+        (entry.process, entry.admin) = (left.process, left.admin);
         count += 1;
     }
     for entry in state.nodes.iter_mut().filter(|n| n.process.condition() == Condition::Gone) {
         let name = format!("node-{}", entry.node);
-        entry.process = start(&dir, name, &entry.args, &how.flags())?;
+        let left = start(&dir, name, &entry.args, &how.flags())?;
+        (entry.process, entry.admin) = (left.process, left.admin);
         count += 1;
     }
     Ok(count)
 }
 
-fn start(
-    dir: &std::path::Path,
-    name: String,
-    args: &[String],
-    once: &[&str],
-) -> CliResult<ProcessId> {
+fn start(dir: &std::path::Path, name: String, args: &[String], once: &[&str]) -> CliResult<Left> {
     let launch = Launch { dir: dir.to_owned(), name, args: args.to_vec(), tie: Tie::Detached };
     launch.start_and_leave(once)
 }

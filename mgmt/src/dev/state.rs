@@ -22,6 +22,9 @@ pub struct DevNode {
     pub process: ProcessId,
     /// `host:port`.
     pub addr: String,
+    /// `host:port` of its admin port.
+    #[serde(default)]
+    pub admin: Option<String>,
     /// Its zone, or empty.
     pub zone: String,
     /// Its node group.
@@ -41,6 +44,9 @@ pub struct DevMgmt {
     pub process: ProcessId,
     /// `host:port`.
     pub addr: String,
+    /// `host:port` of its admin port.
+    #[serde(default)]
+    pub admin: Option<String>,
     /// The command line that starts it again, at the same address on the same directory.
     #[serde(default)]
     pub args: Vec<String>,
@@ -202,11 +208,18 @@ mod tests {
             dir: "/tmp/x".into(),
             keep: true,
             started: 7,
-            mgmt: vec![DevMgmt { id: 1, process, addr: "127.0.0.1:1186".into(), args: vec![] }],
+            mgmt: vec![DevMgmt {
+                id: 1,
+                process,
+                addr: "127.0.0.1:1186".into(),
+                admin: None,
+                args: vec![],
+            }],
             nodes: vec![DevNode {
                 node: 3,
                 process,
                 addr,
+                admin: Some("127.0.0.1:4001".into()),
                 zone: "a".into(),
                 group: 0,
                 args: vec![],

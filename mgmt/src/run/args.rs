@@ -33,6 +33,9 @@ pub struct ProcessArgs {
     /// Listen beyond this machine, although strangers can read and write everything there
     #[arg(long)]
     pub insecure: bool,
+    /// Where the admin port listens: HTTP for monitors; off for none [default: 127.0.0.1:0]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub admin: Option<String>,
     /// What the log on stderr shows: warn, info, debug, or directives
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
@@ -157,6 +160,7 @@ impl RunDataArgs {
             .one("node.listen", "--listen", &process.listen)
             .one("node.advertise", "--advertise", &process.advertise)
             .switch("node.insecure", "--insecure", process.insecure)
+            .one("admin.listen", "--admin", &process.admin)
             .one("log.filter", "--log", &process.log)
             .one("node.zone", "--zone", &self.zone)
             .one("node.id", "--node", &self.node)
@@ -174,6 +178,7 @@ impl RunMgmtArgs {
             .one("mgmt.listen", "--listen", &process.listen)
             .one("mgmt.advertise", "--advertise", &process.advertise)
             .switch("mgmt.insecure", "--insecure", process.insecure)
+            .one("admin.listen", "--admin", &process.admin)
             .one("log.filter", "--log", &process.log)
             .one("mgmt.id", "--id", &self.id)
             .list("cluster.mgmt", "--mgmt", &self.mgmt)
@@ -227,6 +232,7 @@ mod tests {
             listen: text(),
             advertise: text(),
             insecure: true,
+            admin: text(),
             log: text(),
             ..ProcessArgs::default()
         };

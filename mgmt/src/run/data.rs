@@ -1,7 +1,6 @@
 //! `lockstep run data`: one data node. It has an identity, or asks for one as a newcomer; one that
 //! was here before first finds its cluster again.
 
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,12 +22,22 @@ use super::door::Door;
 use super::home::Home;
 use super::recovery::FileRecoverer;
 use super::{begin, config_error, ended, random, recovery, settings, thread_error};
+use crate::admin::Admin;
+use crate::admin::snapshot::Kind;
 use crate::cli::error::{CliError, CliResult, ExitKind, Trouble};
 use crate::config::{DATA_KEYS, DataConfig};
 
 /// How long a node that was started again waits for all members of a stopped cluster before a part
 /// of them may start it.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the process has for its whole life.
+struct Site {
+    door: Door,
+    home: Home,
+    admin: Admin,
+    config: DataConfig,
+}
 
 /// What the process goes on with as a data node.
 struct Seat {
@@ -59,37 +68,39 @@ pub fn run_data(args: &RunDataArgs) -> CliResult<ExitKind> {
         recovery::forget(home.dir())?;
     }
     recovery::make_directories(home.dir())?;
-    let door = Door::open(&config.place, args.process.ready_file.as_deref())?;
-    let mut seat = if used { None } else { Some(come_new(&door, &home, &config, args)?) };
+    let admin = Admin::open(config.place.admin.as_deref(), Kind::Data)?;
+    let door = Door::open(&config.place, args.process.ready_file.as_deref(), admin.addr)?;
+    let site = Site { door, home, admin, config };
+    let mut seat = if used { None } else { Some(come_new(&site, args)?) };
     loop {
         let taken = match seat.take().flatten() {
             Some(seat) => Some(seat),
-            None if used_now(&home)? => come_back(&door, &home, &config, args)?,
+            None if used_now(&site.home)? => come_back(&site, args)?,
             None => None,
         };
         // It was stopped, or refused, before it became anybody.
         let Some(Seat { identity, view, mut restored }) = taken else {
             return Ok(ExitKind::Done);
         };
-        let mut host = host(door.take()?, &home, Speaker::Control(identity.instance), args);
+        let mut host = site.host(Speaker::Control(identity.instance), args)?;
         host.cluster = Some(identity.cluster);
         let base = restored.as_ref().map_or(Epoch(0), |restored| restored.epoch);
         let redo = LogIdentity {
             cluster: view.cluster,
             node: identity.instance.node,
             generation: view.restart_generation,
-            shards: config.shards,
+            shards: site.config.shards,
             base,
             joined: view.joins(identity.instance.node),
         };
         let redo = (!args.volatile).then_some(redo);
-        let shards = shards(identity, &view, config.shards, redo, restored.as_mut());
+        let shards = shards(identity, &view, site.config.shards, redo, restored.as_mut());
         drop(restored);
         let control = ControlCore::new(ControlOptions {
             instance: identity.instance,
             view,
-            mgmt: mgmts(&config),
-            shards: config.shards,
+            mgmt: mgmts(&site.config),
+            shards: site.config.shards,
             canary: None,
         });
         let exit = run_node(control, shards, host).map_err(|error| thread_error(&error))?;
@@ -110,14 +121,9 @@ fn mgmts(config: &DataConfig) -> Vec<(MgmtId, String)> {
 }
 
 /// Asks for a place in a cluster that is being created.
-fn come_new(
-    door: &Door,
-    home: &Home,
-    config: &DataConfig,
-    args: &RunDataArgs,
-) -> CliResult<Option<Seat>> {
-    let newcomer = newcomer(config, door, args)?;
-    let host = host(door.take()?, home, Speaker::Newcomer, args);
+fn come_new(site: &Site, args: &RunDataArgs) -> CliResult<Option<Seat>> {
+    let newcomer = newcomer(&site.config, &site.door, args)?;
+    let (home, host) = (&site.home, site.host(Speaker::Newcomer, args)?);
     let (exit, _) = run_single(newcomer, host).map_err(|error| thread_error(&error))?;
     let identity = home.stored::<StoredIdentity>()?;
     ended(exit)?;
@@ -134,12 +140,8 @@ fn stored_view(home: &Home) -> CliResult<View> {
 }
 
 /// Finds the cluster again that this directory is part of, as a new life of its node.
-fn come_back(
-    door: &Door,
-    home: &Home,
-    config: &DataConfig,
-    args: &RunDataArgs,
-) -> CliResult<Option<Seat>> {
+fn come_back(site: &Site, args: &RunDataArgs) -> CliResult<Option<Seat>> {
+    let Site { door, home, config, .. } = site;
     let identity = home.next_life()?;
     let view = stored_view(home)?;
     let node = identity.instance.node;
@@ -166,7 +168,7 @@ fn come_back(
         force: args.force_start,
         canary: None,
     });
-    let mut host = host(door.take()?, home, Speaker::Control(identity.instance), args);
+    let mut host = site.host(Speaker::Control(identity.instance), args)?;
     host.cluster = Some(identity.cluster);
     host.recoverer = Some(recoverer.clone());
     let (exit, _) = run_single(core, host).map_err(|error| thread_error(&error))?;
@@ -203,11 +205,16 @@ fn newcomer(config: &DataConfig, door: &Door, args: &RunDataArgs) -> CliResult<N
     Ok(NewcomerCore::new(options))
 }
 
-fn host(listener: TcpListener, home: &Home, speaker: Speaker, args: &RunDataArgs) -> HostOptions {
-    let mut host = HostOptions::new(listener, home.dir().to_owned(), speaker);
-    host.peer_addrs = args.peers.clone();
-    host.handle_signals = true;
-    host
+impl Site {
+    /// What the next core or cores of the process run with.
+    fn host(&self, speaker: Speaker, args: &RunDataArgs) -> CliResult<HostOptions> {
+        let mut host = HostOptions::new(self.door.take()?, self.home.dir().to_owned(), speaker);
+        host.peer_addrs = args.peers.clone();
+        host.handle_signals = true;
+        host.cores = Arc::clone(&self.admin.cores);
+        host.counters = Arc::clone(&self.admin.counters);
+        Ok(host)
+    }
 }
 
 /// The shard cores; they share the node's memory evenly.

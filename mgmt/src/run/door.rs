@@ -17,7 +17,11 @@ pub(super) struct Door {
 
 impl Door {
     /// Binds the port, and says so in the ready file if there is to be one.
-    pub(super) fn open(place: &Place, ready_file: Option<&Path>) -> CliResult<Self> {
+    pub(super) fn open(
+        place: &Place,
+        ready_file: Option<&Path>,
+        admin: Option<SocketAddr>,
+    ) -> CliResult<Self> {
         let listen = &place.listen;
         let refused = |error: std::io::Error| {
             CliError::new(Trouble::Process, format!("cannot listen at {listen}"))
@@ -36,7 +40,7 @@ impl Door {
             None => bound.to_string(),
         };
         if let Some(path) = ready_file {
-            let written = ready::write(path, &format!("{bound}\n"));
+            let written = ready::write(path, &ready::text(bound, admin));
             written.map_err(|error| CliError::file("write", path, &error))?;
         }
         tracing::info!("listening at {bound}, reached at {addr}");
@@ -81,6 +85,7 @@ mod tests {
             listen: listen.to_owned(),
             advertise: None,
             insecure: false,
+            admin: None,
             log: String::new(),
         }
     }
@@ -89,7 +94,7 @@ mod tests {
     fn the_ready_file_names_the_port_that_was_taken() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let path = dir.path().join("ready");
-        let door = Door::open(&place("127.0.0.1:0"), Some(&path)).expect("bound");
+        let door = Door::open(&place("127.0.0.1:0"), Some(&path), None).expect("bound");
         let text = std::fs::read_to_string(&path).expect("written");
         assert_eq!(
             ready::addr(&text).expect("address"),
@@ -100,19 +105,19 @@ mod tests {
 
     #[test]
     fn an_address_beyond_this_machine_needs_consent_and_a_name() {
-        let error = Door::open(&place("0.0.0.0:0"), None).expect_err("refused");
+        let error = Door::open(&place("0.0.0.0:0"), None, None).expect_err("refused");
         assert_eq!(error.exit, ExitKind::Refused);
         let open = Place { insecure: true, ..place("0.0.0.0:0") };
-        let error = Door::open(&open, None).expect_err("no name");
+        let error = Door::open(&open, None, None).expect_err("no name");
         assert!(error.then.contains("--advertise"), "{error}");
         let named = Place { advertise: Some("db1:1187".to_owned()), ..open };
-        assert_eq!(Door::open(&named, None).expect("bound").addr, "db1:1187");
+        assert_eq!(Door::open(&named, None, None).expect("bound").addr, "db1:1187");
     }
 
     #[test]
     fn a_taken_port_is_named() {
-        let first = Door::open(&place("127.0.0.1:0"), None).expect("bound");
-        let error = Door::open(&place(&first.addr), None).expect_err("taken");
+        let first = Door::open(&place("127.0.0.1:0"), None, None).expect("bound");
+        let error = Door::open(&place(&first.addr), None, None).expect_err("taken");
         assert!(error.what.ends_with(&first.addr), "{error}");
     }
 }

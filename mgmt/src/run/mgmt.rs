@@ -8,6 +8,8 @@ use super::args::RunMgmtArgs;
 use super::door::Door;
 use super::home::Home;
 use super::{begin, config_error, ended, random, settings, thread_error};
+use crate::admin::Admin;
+use crate::admin::snapshot::Kind;
 use crate::cli::error::{CliResult, ExitKind};
 use crate::config::{MGMT_KEYS, MgmtConfig};
 use crate::core::{MgmtCore, MgmtOptions, MgmtStored};
@@ -27,7 +29,8 @@ pub fn run_mgmt(args: &RunMgmtArgs) -> CliResult<ExitKind> {
         cluster: home.stored::<StoredCluster>()?,
         register: home.stored::<StoredRegister>()?,
     };
-    let door = Door::open(&place, args.process.ready_file.as_deref())?;
+    let admin = Admin::open(place.admin.as_deref(), Kind::Mgmt)?;
+    let door = Door::open(&place, args.process.ready_file.as_deref(), admin.addr)?;
     match stored.cluster_id() {
         Some(cluster) => tracing::info!("management server {id} of cluster {cluster}"),
         None => tracing::info!("management server {id}: waiting for {} data nodes", plan.nodes()),
@@ -35,6 +38,7 @@ pub fn run_mgmt(args: &RunMgmtArgs) -> CliResult<ExitKind> {
     let mut host = HostOptions::new(door.listener, home.dir().to_owned(), Speaker::Mgmt(id));
     host.cluster = stored.cluster_id();
     host.handle_signals = true;
+    (host.cores, host.counters) = (admin.cores, admin.counters);
     let core = MgmtCore::new(MgmtOptions {
         id,
         addr: door.addr,

@@ -18,11 +18,10 @@ pub mod mgmt;
 mod recovery;
 pub(crate) mod restore;
 
-use std::io::{IsTerminal, Read};
+use std::io::Read;
 use std::path::Path;
 
 use lockstep_proto::process::Exit;
-use tracing_subscriber::EnvFilter;
 
 use crate::cli::error::{CliError, CliResult, ExitKind, Trouble};
 use crate::config::error::ConfigError;
@@ -66,17 +65,11 @@ fn begin(args: &ProcessArgs, log: &str) -> CliResult {
                 .why(error.to_string())
         })?;
     }
-    let filter = EnvFilter::try_new(log).map_err(|error| {
+    crate::log::start(log).map_err(|why| {
         CliError::new(Trouble::Config, format!("`log.filter` cannot be {log:?}"))
-            .why(error.to_string())
+            .why(why)
             .then("write a level (warn, info, debug), or directives like lockstep_runtime=debug")
     })?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    // Only a test that runs two processes' code in one process has a log already.
-    let _already_there = log.try_init();
     if let Err(error) = lockstep_runtime::placement::raise_open_files() {
         tracing::warn!("cannot raise the limit of open files: {error}");
     }

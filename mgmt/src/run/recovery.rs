@@ -99,7 +99,13 @@ impl Recoverer for FileRecoverer {
                     tracing::warn!("{fault}");
                 }
                 let words = || in_words(&reach.faults);
-                let reached = reach.reached.ok_or_else(words)?;
+                let reached = reach.reached.ok_or_else(|| match words() {
+                    none if none.is_empty() => {
+                        "they reach no epoch, because not every partition has a checkpoint yet"
+                            .to_owned()
+                    }
+                    words => words,
+                })?;
                 // The node would start its cluster without what it has told to be durable.
                 if reach.lost && !self.force {
                     let words = match words() {

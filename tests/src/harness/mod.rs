@@ -3,6 +3,7 @@
 //!
 //! * [`processes`]: clusters of child processes;
 //! * [`commands`]: the command line as a person uses it, and `dev` clusters;
+//! * [`admin`]: the admin ports of processes;
 //! * [`watch`]: the simplest client, for views;
 //! * [`lists`]: a load whose history can be judged;
 //! * [`raw`]: a client that speaks the wire language by hand;
@@ -12,6 +13,7 @@
 //!
 //! Invariant: whatever a test does or fails to do, no process of it outlives it.
 
+pub mod admin;
 pub mod commands;
 pub mod lists;
 pub mod logs;
