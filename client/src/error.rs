@@ -224,7 +224,9 @@ fn kind_of(code: Code) -> ErrorKind {
         Code::NotDurable | Code::DurabilityLost => ErrorKind::NotDurable,
         Code::DeadlineExceeded => ErrorKind::Deadline,
         Code::ResultsLost => ErrorKind::ResultsLost,
-        Code::BadAddress => ErrorKind::Configuration,
+        Code::BadAddress | Code::BadConfiguration | Code::ConfigOutdated => {
+            ErrorKind::Configuration
+        }
     }
 }
 
@@ -236,6 +238,8 @@ fn hint_of(code: Code) -> Option<&'static str> {
         Code::RowTooLarge => "keep large objects in an object store and their names in the row",
         Code::BatchTooLarge => "split the work into several batches",
         Code::OutOfMemory => "raise data_memory, add nodes, or delete rows; reads go on",
+        Code::BadConfiguration => "`lockstep config show` has the settings and their bounds",
+        Code::ConfigOutdated => "look at `lockstep config history`, and make the change again",
         Code::Busy => "fewer calls at a time, or more nodes",
         Code::SnapshotTooOld => "open a new one; a scan of it keeps what it needs",
         Code::DiskFull => "make room on the disks of the nodes, or delete rows; reads go on",

@@ -324,6 +324,7 @@ mod tests {
             placements: Vec::new(),
             arbitrator: None,
             arbitrators_possible: Vec::new(),
+            configured: lockstep_proto::configuration::ConfigState::default(),
             seal: Epoch(0),
             restart_generation: RestartGeneration(0),
             cuts: Vec::new(),

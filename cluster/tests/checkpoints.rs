@@ -276,7 +276,6 @@ fn rows(restored: &mut Restored) -> RowsAt {
         instance: instance(1),
         shard: ShardId(0),
         shards: 1,
-        data_memory: 1 << 30,
         wall_offset_ms: 1,
         redo: None,
         canary: None,

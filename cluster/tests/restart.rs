@@ -59,6 +59,7 @@ fn view(groups: &[&[u16]]) -> View {
         placements,
         arbitrator: Some(arbitrator.clone()),
         arbitrators_possible: vec![arbitrator],
+        configured: lockstep_proto::configuration::ConfigState::default(),
         seal: Epoch(0),
         restart_generation: RestartGeneration(0),
         cuts: Vec::new(),

@@ -301,6 +301,7 @@ fn view() -> View {
         placements: vec![placement; 8],
         arbitrator: None,
         arbitrators_possible: Vec::new(),
+        configured: lockstep_proto::configuration::ConfigState::default(),
         seal: Epoch(0),
         restart_generation: RestartGeneration(0),
         cuts: Vec::new(),

@@ -34,6 +34,11 @@ fn a_node_or_the_arbitrator_fails_while_two_halves_ask() {
 }
 
 #[test]
+fn a_node_fails_while_two_want_the_configuration_changed() {
+    check(Swept::Config, 16, &["config_change_drafted", "config_change_outdated"]);
+}
+
+#[test]
 fn the_power_goes_at_steps_of_the_redo_log() {
     check(Swept::Redo, 17, &["answered_when_durable", "tick_hurried", "redo_disk_full"]);
 }

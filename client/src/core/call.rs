@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use lockstep_proto::configuration::ConfigChange;
 use lockstep_proto::durability::Durability;
 use lockstep_proto::error::{Code, ErrorClass};
 use lockstep_proto::ids::{
@@ -165,6 +166,14 @@ pub enum Call {
         /// It is to come back at once, as a new life.
         again: bool,
     },
+    /// Asks a node to have the configuration changed; answered by `Status`, before anything has
+    /// changed.
+    Configure {
+        /// The node.
+        node: NodeId,
+        /// The change.
+        change: Box<ConfigChange>,
+    },
     /// What a shard knows about itself.
     Status {
         /// The node.
@@ -186,7 +195,11 @@ impl Call {
             | Self::Finish { ops, .. } => ops.as_ops().byte_len(),
             Self::Scan { after, .. } => after.len(),
             Self::OpenSnapshot { .. } | Self::Sweep { .. } => 0,
-            Self::Begin { .. } | Self::Leave { .. } | Self::Status { .. } | Self::View => 0,
+            Self::Begin { .. }
+            | Self::Leave { .. }
+            | Self::Configure { .. }
+            | Self::Status { .. }
+            | Self::View => 0,
         }
     }
 }

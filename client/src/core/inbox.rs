@@ -73,6 +73,7 @@ impl ClientCore {
             | ClientMessage::OpenSnapshot { .. }
             | ClientMessage::OpenSessions { .. }
             | ClientMessage::GetStatus { .. }
+            | ClientMessage::Configure { .. }
             | ClientMessage::Leave { .. } => return Err(WireError::BadValue),
         }
         Ok(())

@@ -4,6 +4,7 @@
 //! A read whose rows lie behind several links is cut into parts, each a lookup of its own, and put
 //! together by a [`Gathering`].
 
+use lockstep_proto::configuration::ConfigChange;
 use lockstep_proto::ids::{NodeId, SchemaVersion, ShardId, TableId};
 use lockstep_proto::wire::client::ShardStatus;
 use lockstep_proto::wire::data::Results;
@@ -34,12 +35,22 @@ enum What {
         partition: PartitionId,
         at_least: AtLeast,
     },
-    /// `leave`: and asks the node to leave; then, whether it is to come back.
     Status {
         node: NodeId,
         shard: ShardId,
-        leave: Option<bool>,
+        wish: Wish,
     },
+}
+
+/// What a node is asked to do beside telling its status.
+#[derive(Debug)]
+enum Wish {
+    /// Nothing.
+    None,
+    /// To leave, and whether to come back.
+    Leave(bool),
+    /// To have the configuration changed.
+    Configure(Box<ConfigChange>),
 }
 
 /// One page of a partition.
@@ -108,11 +119,17 @@ impl Lookup {
     }
 
     pub(super) fn status(node: NodeId, shard: ShardId) -> Self {
-        Self::new(What::Status { node, shard, leave: None }, ReadFrom::Nearest)
+        Self::new(What::Status { node, shard, wish: Wish::None }, ReadFrom::Nearest)
     }
 
     pub(super) fn leave(node: NodeId, again: bool) -> Self {
-        Self::new(What::Status { node, shard: ShardId(0), leave: Some(again) }, ReadFrom::Nearest)
+        let wish = Wish::Leave(again);
+        Self::new(What::Status { node, shard: ShardId(0), wish }, ReadFrom::Nearest)
+    }
+
+    pub(super) fn configure(node: NodeId, change: Box<ConfigChange>) -> Self {
+        let wish = Wish::Configure(change);
+        Self::new(What::Status { node, shard: ShardId(0), wish }, ReadFrom::Nearest)
     }
 
     fn new(what: What, from: ReadFrom) -> Self {
@@ -209,10 +226,13 @@ impl Lookup {
                 after: &page.after,
             }
             .encode(buffer),
-            What::Status { leave, .. } => {
-                let message = match *leave {
-                    Some(again) => ClientMessage::Leave { request, again },
-                    None => ClientMessage::GetStatus { request },
+            What::Status { wish, .. } => {
+                let message = match wish {
+                    Wish::Leave(again) => ClientMessage::Leave { request, again: *again },
+                    Wish::Configure(change) => {
+                        ClientMessage::Configure { request, change: change.clone() }
+                    }
+                    Wish::None => ClientMessage::GetStatus { request },
                 };
                 frame_cold(buffer, kind::CLIENT, &message);
             }

@@ -251,6 +251,7 @@ impl ClientCore {
                 Work::Lookup(Lookup::page(page, from))
             }
             Call::Leave { node, again } => Work::Lookup(Lookup::leave(node, again)),
+            Call::Configure { node, change } => Work::Lookup(Lookup::configure(node, change)),
             Call::Status { node, shard } => Work::Lookup(Lookup::status(node, shard)),
             Call::View => Work::View,
         })

@@ -245,6 +245,10 @@ pub fn changed(view: &View, number: ViewNumber, change: &ViewChange) -> View {
     next.number = number;
     next.members.retain(|m| !change.failed.contains(&m.instance));
     next.arbitrator.clone_from(&change.arbitrator);
+    if let Some(config) = &change.config {
+        // A change made for another version is none: whoever wants it is told by the view.
+        let _made = next.configured.apply(&mut next.config, config);
+    }
     for member in &mut next.members {
         if member.standing == Standing::Copying && change.attached.contains(&member.instance) {
             member.standing = Standing::Attached;
@@ -349,6 +353,7 @@ mod tests {
             placements: vec![placement(1, 2, 3), placement(2, 3, 1)],
             arbitrator: None,
             arbitrators_possible: Vec::new(),
+            configured: crate::configuration::ConfigState::default(),
             seal: Epoch(4),
             restart_generation: RestartGeneration(0),
             cuts: Vec::new(),

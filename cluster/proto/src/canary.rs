@@ -53,6 +53,8 @@ pub enum Canary {
     TrustBadChecksum,
     /// A log goes on from any checkpoint, also where the node was copied to in between.
     IgnoreCopied,
+    /// A change of the configuration is made whatever version it was meant for.
+    ConfigWithoutCompare,
 }
 
 impl Canary {
@@ -82,6 +84,7 @@ impl Canary {
         Self::SkipFsync,
         Self::TrustBadChecksum,
         Self::IgnoreCopied,
+        Self::ConfigWithoutCompare,
     ];
 
     /// The name on the command line and in reports.
@@ -112,6 +115,7 @@ impl Canary {
             Self::SkipFsync => "skip_fsync",
             Self::TrustBadChecksum => "trust_bad_checksum",
             Self::IgnoreCopied => "ignore_copied",
+            Self::ConfigWithoutCompare => "config_without_compare",
         }
     }
 }

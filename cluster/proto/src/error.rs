@@ -95,6 +95,11 @@ codes! {
     /// The rows asked for do not fit one answer.
     AnswerTooLarge = 1019, Permanent, "the answer would be larger than allowed: ask for fewer rows";
 
+    /// Settings of the cluster that make no sense.
+    BadConfiguration = 1020, Permanent, "the cluster cannot be configured like that";
+    /// Another change of the configuration came first.
+    ConfigOutdated = 1021, Permanent, "the configuration has changed since the change was made";
+
     /// The schema changed under the request.
     WrongSchema = 2001, Retry, "the table has changed since the request was made";
     /// The node does not lead the partition (any more).

@@ -53,6 +53,17 @@ id!(/// How often the whole cluster has been restarted from its disks; each time
     /// have been dropped, and the generation tells them from those that took their numbers.
     RestartGeneration(u32), "r");
 
+id!(/// A version of the cluster's configuration; the cluster is created with 0.
+    ConfigVersion(u64), "c");
+
+impl ConfigVersion {
+    /// The version that follows.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
 impl Seq {
     /// The position after this one.
     #[must_use]

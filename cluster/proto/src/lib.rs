@@ -3,9 +3,8 @@
 //!
 //! Floors, imports point down only:
 //! * *rules*: sans-IO machines that do not import each other; a node's core wires them together;
-//! * *language*: [`wire`], [`view`], [`record`], [`process`], [`report`],
-//!   [`disk`], and tables: [`schema`],
-//!   [`key`], [`row`], [`change`];
+//! * *language*: [`wire`], [`view`], [`configuration`], [`record`], [`process`], [`report`],
+//!   [`disk`], and tables: [`schema`], [`key`], [`row`], [`change`];
 //! * *words*: [`ids`], [`time`], [`limits`], [`error`], [`value`], [`canary`],
 //!   [`figures`].
 //!
@@ -16,6 +15,7 @@ pub mod agreement;
 pub mod arbitrator;
 pub mod canary;
 pub mod change;
+pub mod configuration;
 pub mod disk;
 pub mod durability;
 pub mod epochs;

@@ -131,3 +131,9 @@ pub const TX_WRITES_BYTES_MAX: usize = FRAME_BYTES_MAX - (1 << 20);
 
 /// Bytes of one record of a partition log.
 pub const RECORD_BYTES_MAX: usize = FRAME_BYTES_MAX - 1024;
+
+/// Changes of the configuration that are kept with the view: it travels to every client.
+pub const CONFIG_HISTORY_MAX: usize = 32;
+
+/// Longest name and longest reason of a change of the configuration: they travel in every view.
+pub const CONFIG_TEXT_BYTES_MAX: usize = 120;

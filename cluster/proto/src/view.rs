@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::configuration::ConfigState;
 use crate::generations::Generations;
 use crate::ids::{
     ClusterId, Epoch, GroupId, Incarnation, MgmtId, NodeId, NodeInstance, PartitionId,
@@ -177,6 +178,8 @@ pub struct View {
     pub number: ViewNumber,
     /// Cluster-wide settings.
     pub config: ClusterConfig,
+    /// Which version of them this is, and what changed last.
+    pub configured: ConfigState,
     /// The data nodes, in order of node id.
     pub members: Vec<Member>,
     /// By partition id.

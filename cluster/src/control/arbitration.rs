@@ -140,6 +140,7 @@ impl ControlCore {
             | ControlMessage::NewView { .. }
             | ControlMessage::SideLost { .. }
             | ControlMessage::LeaveRequest
+            | ControlMessage::Configure { .. }
             | ControlMessage::Joining { .. }
             | ControlMessage::AskArbitrator { .. }
             | ControlMessage::RegisterView { .. }
@@ -264,12 +265,14 @@ impl ControlCore {
         }
         let number = self.view.number;
         let mut message = None;
-        let due = |sent: Option<Instant>| sent.is_none_or(|at| now.since(at) >= REPEAT_AFTER);
+        let due = |sent: Option<(Instant, ViewNumber)>| {
+            sent.is_none_or(|(at, of)| of < number || now.since(at) >= REPEAT_AFTER)
+        };
         for (_, link, mgmt) in self.links.mgmt_up() {
             if mgmt.registered >= number || !due(mgmt.sent) {
                 continue;
             }
-            mgmt.sent = Some(now);
+            mgmt.sent = Some((now, number));
             let message = message.get_or_insert_with(|| ControlMessage::RegisterView {
                 view: Box::new(self.view.clone()),
                 counted: self.lineage.listed().to_vec(),

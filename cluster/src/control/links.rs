@@ -58,7 +58,7 @@ pub(super) struct MgmtLink {
     since: Instant,
     /// The newest view it has confirmed, and when it was last sent one.
     pub(super) registered: ViewNumber,
-    pub(super) sent: Option<Instant>,
+    pub(super) sent: Option<(Instant, ViewNumber)>,
     /// An API node's process has said which life of it this is.
     life: Option<Incarnation>,
 }

@@ -77,6 +77,7 @@ impl ControlCore {
             && change.leaving.iter().all(|node| change.failed.contains(node))
             && self.view.in_sync().any(|member| !change.failed.contains(&member.instance))
             && self.brings_back_sanely(change)
+            && change.config.as_ref().is_none_or(|config| self.can_be(config))
     }
 
     /// Fences what the proposal drops; the answer follows when all shards have.

@@ -7,6 +7,7 @@
 //! * [`member`]: answering proposals, adopting and entering views;
 //! * [`president`]: making proposals and the view that follows;
 //! * [`arbitration`]: asking the arbitrator, replacing it, registering views;
+//! * [`configure`]: changes of the configuration;
 //! * [`disk`]: what is durable, hurried and slow ticks, disks that fail;
 //! * [`returns`]: members that come back: admitted, attached, promoted, leading again;
 //! * [`epochs`]: ticks, reports, seals;
@@ -21,6 +22,7 @@
 //! proposal drops; nobody acts in a view without X while a promise to X may still run.
 
 mod arbitration;
+mod configure;
 mod disk;
 mod epochs;
 mod heartbeat;
@@ -37,6 +39,7 @@ use std::time::Duration;
 
 use lockstep_proto::agreement::AnswerBook;
 use lockstep_proto::canary::Canary;
+use lockstep_proto::configuration::ConfigChange;
 use lockstep_proto::durability::{DiskTicker, MemberDisks};
 use lockstep_proto::epochs::{MemberEpochs, Ticker};
 use lockstep_proto::ids::{Epoch, MgmtId, NodeInstance, ViewNumber};
@@ -99,6 +102,8 @@ pub struct ControlCore {
     gathering: Option<Gathering>,
     proposing: Option<Proposing>,
     returns: Returns,
+    /// A change of the configuration that this node, as president, is to make.
+    config_wanted: Option<Box<ConfigChange>>,
     /// The highest attempt of others for the next view, told by a member that answered it.
     number_told: ViewNumber,
     /// A new arbitrator did not register: none is tried before this.
@@ -177,6 +182,7 @@ impl ControlCore {
             gathering: None,
             proposing: None,
             returns: Returns::default(),
+            config_wanted: None,
             number_told: ViewNumber(0),
             arbitrator_barred_until: start,
             pending: None,
@@ -342,6 +348,7 @@ impl ControlCore {
                 self.on_side_lost(now, from, proposal, text, out);
             }
             ControlMessage::LeaveRequest => self.on_leave_request(now, from, out),
+            ControlMessage::Configure { change } => self.on_configure(now, change, false, out),
             ControlMessage::Joining { view, stage } => {
                 self.on_joining(now, from, view, stage, out);
             }

@@ -58,10 +58,7 @@ impl ControlCore {
             return;
         }
         let gone = self.suspicion.gone(now);
-        let is_gone = |node: NodeInstance| gone.iter().any(|(g, _)| *g == node);
-        let there = self.view.in_sync().filter(|m| !is_gone(m.instance));
-        let president = there.min_by_key(|m| m.seniority).map(|m| m.instance);
-        if president != Some(self.me) {
+        if self.president(now) != Some(self.me) {
             self.timers.settled = None;
             return;
         }
@@ -79,7 +76,8 @@ impl ControlCore {
         let wanted = !change.failed.is_empty() && !covered;
         let quiet = self.proposing.is_none() && !half_done && change.failed.is_empty();
         let returns = quiet && self.draft_returns(now, &mut change, out);
-        if wanted || half_done || other_arbitrator || returns {
+        let configures = quiet && !returns && self.draft_configuration(&mut change, out);
+        if wanted || half_done || other_arbitrator || returns || configures {
             self.mark_reasons(&gone, out);
             self.propose(now, change, out);
         }

@@ -90,6 +90,7 @@ impl ControlCore {
             ShardControl::Progress(progress) => {
                 self.on_shard_progress(now, shard, *progress, out);
             }
+            ShardControl::Configure { change } => self.on_configure(now, change, true, out),
             ShardControl::Drained => self.on_drained(now, shard, out),
             ShardControl::Fence { .. }
             | ShardControl::Enter { .. }

@@ -33,6 +33,10 @@ impl ShardCore {
                 self.report(&ShardControl::Leave { again }, out);
                 self.on_get_status(link, request, out);
             }
+            Ok(ClientMessage::Configure { request, change }) => {
+                self.report(&ShardControl::Configure { change }, out);
+                self.on_get_status(link, request, out);
+            }
             Ok(
                 ClientMessage::View { .. }
                 | ClientMessage::SessionsOpened { .. }
@@ -106,7 +110,7 @@ impl ShardCore {
             partitions_backup: count(false),
             rows,
             data_bytes: self.data_bytes.max(0).unsigned_abs(),
-            data_bytes_max: self.options.data_memory,
+            data_bytes_max: self.data_memory,
             open: self.coordinated.len() as u64,
             clients: u32::try_from(self.links.clients).unwrap_or(u32::MAX),
             disk: self.disk_status(),

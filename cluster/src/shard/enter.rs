@@ -46,6 +46,7 @@ impl ShardCore {
             | ShardControl::Pong { .. }
             | ShardControl::Suspect { .. }
             | ShardControl::Leave { .. }
+            | ShardControl::Configure { .. }
             | ShardControl::Joined { .. }
             | ShardControl::Progress(_)
             | ShardControl::Drained => {
@@ -152,6 +153,7 @@ impl ShardCore {
             out.mark("shard_entered_view");
         }
         self.view_number = view.number;
+        self.data_memory = view.config.data_memory / u64::from(self.options.shards.max(1));
         let view = Arc::new(view);
         self.view = Some(Arc::clone(&view));
         self.fenced.clear();

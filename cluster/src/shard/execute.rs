@@ -143,8 +143,7 @@ impl ShardCore {
         if e.step == 0 && self.draining {
             return Err(Code::Leaving);
         }
-        let full =
-            self.data_bytes >= 0 && self.data_bytes.unsigned_abs() >= self.options.data_memory;
+        let full = self.data_bytes >= 0 && self.data_bytes.unsigned_abs() >= self.data_memory;
         if full && e.ops.iter().any(|op| op.kind.grows()) {
             return Err(Code::OutOfMemory);
         }

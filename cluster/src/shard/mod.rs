@@ -110,8 +110,6 @@ pub struct ShardOptions {
     pub shard: ShardId,
     /// How many there are.
     pub shards: u16,
-    /// Bytes of row data this shard may admit.
-    pub data_memory: u64,
     /// Wall clock minus boot clock at the start, milliseconds: stamps transactions' ages.
     pub wall_offset_ms: u64,
     /// Its redo log on the node's disk; `None` for a node that keeps its data in memory only.
@@ -172,6 +170,8 @@ pub struct ShardCore {
     late_records: u64,
     sweep_at: Instant,
     data_bytes: i64,
+    /// Bytes of row data this shard may admit, by the view.
+    data_memory: u64,
     stats: ShardStatus,
     staged: Staged,
     results: BytesMut,
@@ -225,6 +225,7 @@ impl ShardCore {
             session_next: 0,
             sweep_at: Instant::default(),
             data_bytes: 0,
+            data_memory: 0,
             stats: ShardStatus::default(),
             staged: Staged::default(),
             results: BytesMut::new(),

@@ -12,7 +12,7 @@ impl ShardCore {
     pub(super) fn free_versions(&mut self, out: &mut Outputs) {
         let tables = self.parts.iter().flatten().flat_map(|part| part.tables.values());
         let kept: usize = tables.map(|table| table.rows.versions_bytes()).sum();
-        let too_much = kept as u64 > self.options.data_memory / 4;
+        let too_much = kept as u64 > self.data_memory / 4;
         if self.snapshots.expire_pins(self.now, too_much) {
             let text = "too many older versions of rows are kept: ongoing snapshots end";
             out.log(LogLevel::Warn, text);

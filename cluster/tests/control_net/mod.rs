@@ -132,6 +132,7 @@ pub(crate) fn first_view(groups: u16, replicas: u16, mgmts: u16) -> View {
         placements: (1..=nodes).map(placement).collect(),
         arbitrator: arbitrators.first().cloned(),
         arbitrators_possible: arbitrators,
+        configured: lockstep_proto::configuration::ConfigState::default(),
         seal: Epoch(0),
         restart_generation: RestartGeneration(0),
         cuts: Vec::new(),

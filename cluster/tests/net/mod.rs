@@ -87,6 +87,7 @@ pub(crate) fn view(groups: u16, replicas: u16) -> View {
         placements,
         arbitrator: None,
         arbitrators_possible: Vec::new(),
+        configured: lockstep_proto::configuration::ConfigState::default(),
         seal: Epoch(0),
         restart_generation: RestartGeneration(0),
         cuts: Vec::new(),
@@ -207,7 +208,6 @@ impl Net {
                 instance: member.instance,
                 shard: ShardId(0),
                 shards: 1,
-                data_memory: 1 << 30,
                 wall_offset_ms: 1,
                 redo: begin.get(&member.instance.node).map(|(_, restored)| LogIdentity {
                     cluster: view.cluster,

@@ -294,6 +294,7 @@ mod tests {
             placements: (0..2).map(placement).collect(),
             arbitrator: None,
             arbitrators_possible: Vec::new(),
+            configured: lockstep_proto::configuration::ConfigState::default(),
             seal: Epoch(0),
             restart_generation: RestartGeneration(1),
             cuts: Vec::new(),

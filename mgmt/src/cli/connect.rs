@@ -5,13 +5,19 @@ use std::time::{Duration, Instant};
 
 use lockstep_client::core::{Call, Outcome, ReadFrom};
 use lockstep_client::{Client, Error};
-use lockstep_proto::ids::SchemaVersion;
+use lockstep_proto::ids::{SchemaVersion, ShardId};
 use lockstep_proto::schema::CATALOG;
 use lockstep_proto::view::View;
 
 use super::Global;
 use super::error::{CliError, CliResult, Trouble};
 use crate::dev::state::StateDir;
+
+/// How long one data node may take to tell its status.
+const ASK_WITHIN: Duration = Duration::from_secs(1);
+
+/// Between two looks at the view, which the client library keeps up to date.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// What serves a partition is asked for one row only.
 const PROBE_ROWS_MAX: u32 = 1;
@@ -67,6 +73,28 @@ pub async fn connect(url: &str, timeout: Duration) -> CliResult<Client> {
         let error = CliError::from(error);
         CliError { what: format!("cannot reach a cluster at {url}"), why: error.what, ..error }
     })
+}
+
+/// The newest view that a data node acts in. What management servers hand out follows it some
+/// milliseconds later, and a command must see what the one before it has done.
+///
+/// # Errors
+/// Those of the library.
+pub async fn newest_view(client: &Client) -> CliResult<Arc<View>> {
+    let view = client.view().await?;
+    for member in view.in_sync() {
+        let asked = client.status(member.instance.node, ShardId(0));
+        let Ok(Ok(status)) = tokio::time::timeout(ASK_WITHIN, asked).await else { continue };
+        let deadline = Instant::now() + ASK_WITHIN;
+        loop {
+            let view = client.view().await?;
+            if view.number >= status.view || Instant::now() >= deadline {
+                return Ok(view);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+    Ok(client.view().await?)
 }
 
 /// Waits until every partition of a cluster answers at its primary.

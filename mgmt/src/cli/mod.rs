@@ -7,6 +7,7 @@ pub mod output;
 
 mod bench;
 mod check;
+mod config;
 mod demo;
 mod dev;
 mod duration;
@@ -149,6 +150,9 @@ enum Command {
     /// The cluster as a whole
     #[command(subcommand)]
     Cluster(node::ClusterCommand),
+    /// The settings of the running cluster: show, compare, change, undo
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Make, list, show, import and export tables
     #[command(subcommand)]
     Table(table::TableCommand),
@@ -196,6 +200,7 @@ fn dispatch(cli: Cli) -> CliResult<ExitKind> {
         Command::Status(args) => status::run(&global, &args),
         Command::Node(command) => node::run(&global, &command),
         Command::Cluster(command) => node::run_cluster(&global, &command),
+        Command::Config(command) => config::run(&global, &command),
         Command::Table(command) => table::run(&global, &command),
         Command::Bench(command) => bench::run(&global, &command),
         Command::Run(command) => crate::run::run(&command),

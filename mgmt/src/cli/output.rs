@@ -10,6 +10,13 @@ use serde_json::Value;
 
 pub use lockstep_proto::figures::{bytes, span, thousands};
 
+/// A moment as people and programs read it; `ms` since 1970.
+#[must_use]
+pub fn moment(ms: u64) -> String {
+    let micros = i64::try_from(ms).unwrap_or(i64::MAX).saturating_mul(1_000);
+    lockstep_proto::value::Value::Timestamp(micros).to_string()
+}
+
 /// The form of what goes to stdout.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Format {

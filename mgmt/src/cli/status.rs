@@ -449,6 +449,7 @@ mod tests {
             placements: vec![placement],
             arbitrator: None,
             arbitrators_possible: Vec::new(),
+            configured: lockstep_proto::configuration::ConfigState::default(),
             seal: Epoch(0),
             restart_generation: lockstep_proto::ids::RestartGeneration(0),
             cuts: Vec::new(),

@@ -8,6 +8,7 @@
 //! Invariant: a configuration is either understood as a whole or refused with the place, the
 //! reason and what to write instead; nothing is guessed.
 
+pub mod cluster;
 mod data;
 pub mod error;
 pub mod layers;

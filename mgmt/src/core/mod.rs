@@ -214,6 +214,7 @@ impl MgmtCore {
             | ControlMessage::NewView { .. }
             | ControlMessage::SideLost { .. }
             | ControlMessage::LeaveRequest
+            | ControlMessage::Configure { .. }
             | ControlMessage::Joining { .. }
             | ControlMessage::Forming { .. }
             | ControlMessage::ArbitratorVerdict { .. }
@@ -255,6 +256,7 @@ impl MgmtCore {
             | ClientMessage::OpenSnapshot { .. }
             | ClientMessage::SnapshotOpened { .. }
             | ClientMessage::Leave { .. }
+            | ClientMessage::Configure { .. }
             | ClientMessage::Status { .. } => {
                 close(link, "a client message that is none of a management server's", out);
             }

@@ -79,6 +79,7 @@ impl ClusterPlan {
             placements,
             arbitrator: arbitrators.first().cloned(),
             arbitrators_possible: arbitrators,
+            configured: lockstep_proto::configuration::ConfigState::default(),
             seal: Epoch(0),
             restart_generation: RestartGeneration(0),
             cuts: Vec::new(),

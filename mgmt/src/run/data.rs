@@ -94,7 +94,7 @@ pub fn run_data(args: &RunDataArgs) -> CliResult<ExitKind> {
             joined: view.joins(identity.instance.node),
         };
         let redo = (!args.volatile).then_some(redo);
-        let shards = shards(identity, &view, site.config.shards, redo, restored.as_mut());
+        let shards = shards(identity, site.config.shards, redo, restored.as_mut());
         drop(restored);
         let control = ControlCore::new(ControlOptions {
             instance: identity.instance,
@@ -220,7 +220,6 @@ impl Site {
 /// The shard cores; they share the node's memory evenly.
 fn shards(
     identity: StoredIdentity,
-    view: &View,
     count: u16,
     redo: Option<LogIdentity>,
     mut restored: Option<&mut Restored>,
@@ -232,7 +231,6 @@ fn shards(
             instance: identity.instance,
             shard: ShardId(shard),
             shards: count,
-            data_memory: view.config.data_memory / u64::from(count),
             wall_offset_ms,
             redo,
             canary: None,

@@ -78,8 +78,14 @@ impl Run {
     /// Bits flip in the files of one node that is not the last in sync of its group.
     fn let_files_rot(&mut self) {
         let Some(view) = self.cluster.newest_view_on_disk(&self.world) else { return };
+        // One that has just been started without files is in sync by a view that others still have.
+        let has_files = |member: &&Member| {
+            let host = self.cluster.node(member.instance.node);
+            self.world.host(host).disk.files.files().next().is_some()
+        };
         let has_mate = |member: &&Member| {
-            view.in_sync().filter(|other| other.group == member.group).count() > 1
+            let mates = view.in_sync().filter(|other| other.group == member.group);
+            mates.filter(has_files).count() > 1
         };
         let all: Vec<NodeId> = view.in_sync().filter(has_mate).map(|m| m.instance.node).collect();
         if all.is_empty() {

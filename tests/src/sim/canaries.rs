@@ -47,7 +47,7 @@ fn hunt(canary: Canary) -> Hunt {
         Canary::JoinerVotes | Canary::CopyBeforeStream | Canary::CopyWithoutPrepares => {
             Hunt::Drawn(Profile::Crash)
         }
-        Canary::SnapshotOfOpenEpoch => Hunt::Drawn(Profile::Calm),
+        Canary::SnapshotOfOpenEpoch | Canary::ConfigWithoutCompare => Hunt::Drawn(Profile::Calm),
         Canary::SkipFsync | Canary::TrimRedoTooEarly => Hunt::Drawn(Profile::Disk),
         Canary::NoFencing => scripted!("live_coordinator_loses_a_participant"),
         Canary::ReadUnstable => scripted!("read_right_after_the_answer"),

@@ -155,6 +155,7 @@ pub fn first_view(shape: &Shape) -> View {
         placements,
         arbitrator: arbitrators.first().cloned(),
         arbitrators_possible: arbitrators,
+        configured: lockstep_proto::configuration::ConfigState::default(),
         seal: Epoch(0),
         restart_generation: RestartGeneration(0),
         cuts: Vec::new(),
@@ -284,7 +285,6 @@ impl Cluster {
                 instance: member.instance,
                 shard: ShardId(shard),
                 shards: self.shape.shards,
-                data_memory: self.view.config.data_memory,
                 wall_offset_ms: 1_700_000_000_000 - offset_ms,
                 redo: Some(LogIdentity {
                     base,

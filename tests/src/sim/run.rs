@@ -24,6 +24,7 @@ use super::script::{self, Act, Deed, Script};
 use super::trap::Trap;
 use super::workload::bank::{AuditTask, TransferTask};
 use super::workload::churn::ChurnTask;
+use super::workload::config::ConfigTask;
 use super::workload::counters::{CounterReadTask, IncrementTask};
 use super::workload::ddl::DdlTask;
 use super::workload::finale::FinaleTask;
@@ -373,6 +374,10 @@ impl Run {
             };
             let start = self.rng.below(50 * MS);
             self.add_task(client, task, start);
+        }
+        let configures = self.script.as_ref().is_none_or(|script| script.configures);
+        if configures && self.cluster.clients.iter().take(2).any(|one| *one == client) {
+            self.add_task(client, Box::new(ConfigTask::default()), 20 * MS);
         }
         // What every run must have, whatever was drawn.
         let first = self.cluster.clients[0];

@@ -22,6 +22,7 @@
 //! * `on MESSAGE [from HOST] [to HOST] [#N] do FAULT`: what may stand after `at MS`, at a message;
 //! * `on mark NAME [at HOST] [#N] BLOW`: a blow (`before_outputs`, `only_clients`, `prefix N`,
 //!   `cut_off`, `pause MS`, or all power fails: `blackout`) when a rare branch is reached;
+//! * `configures`: two clients change the configuration, mostly at the same moment;
 //! * `blackout`: when the work is over all power fails, and comes back;
 //! * `dark rot NODE [redo]`: what happens to a disk meanwhile;
 //! * `expect whole`: in the end whoever is dead comes back, and all nodes are in sync again;
@@ -61,6 +62,8 @@ pub struct Script {
     pub acts: Vec<(u64, Act)>,
     /// Watched messages and branches.
     pub traps: Vec<Vec<String>>,
+    /// Two clients change the configuration.
+    pub configures: bool,
     /// The cluster may stop itself.
     pub may_stop: bool,
     /// All power fails at the end of the work.
@@ -131,6 +134,7 @@ impl Script {
             expiry: lockstep_proto::limits::TX_EXPIRY_EPOCHS,
             acts: Vec::new(),
             traps: Vec::new(),
+            configures: false,
             may_stop: false,
             blackout: false,
             dark: Vec::new(),
@@ -173,6 +177,7 @@ impl Script {
             "expiry" => self.expiry = number()?,
             "at" => self.acts.push((number()? * MS, Act(rest[1..].to_vec()))),
             "on" => self.traps.push(rest.to_vec()),
+            "configures" => self.configures = true,
             "blackout" => self.blackout = true,
             "dark" => self.dark.push(Act(rest.to_vec())),
             "may" if rest == ["stop"] => self.may_stop = true,

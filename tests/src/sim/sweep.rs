@@ -76,6 +76,8 @@ pub enum Swept {
     Checkpoint,
     /// A cluster that starts again after all power has failed.
     Restart,
+    /// Two changes of the configuration that are wanted at once.
+    Config,
     /// Epochs sealed, closed and durable, at the node that ticks.
     Epoch,
 }
@@ -92,6 +94,7 @@ impl Swept {
         Self::Rejoin,
         Self::Checkpoint,
         Self::Restart,
+        Self::Config,
     ];
 
     /// The protocol of this name.
@@ -116,6 +119,7 @@ impl Swept {
             Self::Arbitration => "arbitration",
             Self::Redo => "redo",
             Self::Epoch => "epoch",
+            Self::Config => "config",
             Self::Rejoin => "rejoin",
             Self::Checkpoint => "checkpoint",
             Self::Restart => "restart",
@@ -130,6 +134,7 @@ impl Swept {
                 "shape 2x2\nclients 2\nlists 2\npause_us 3000\nseconds 1\n\
                  at 5 disk_slow n2 4 300\nat 10 disk_full n3 400 15\n"
             }
+            Self::Config => "shape 2x2\nclients 2\nlists 2\npause_us 3000\nseconds 1\nconfigures\n",
             Self::Epoch => "shape 2x2\nclients 2\nlists 2\npause_us 3000\nseconds 1\n",
             Self::Rejoin => {
                 "shape 2x3\nclients 2\nlists 2\npause_us 3000\nseconds 1\n\
@@ -179,7 +184,7 @@ impl Swept {
     /// time from the return of the power until the cluster is whole.
     fn window(self) -> Option<(u64, u64)> {
         Some(match self {
-            Self::Commit | Self::View | Self::Epoch => (20 * MS, 32 * MS),
+            Self::Commit | Self::View | Self::Epoch | Self::Config => (20 * MS, 32 * MS),
             Self::Redo => (8 * MS, 28 * MS),
             Self::Rejoin => (150 * MS, 300 * MS),
             Self::Silence => (440 * MS, 480 * MS),
@@ -192,7 +197,7 @@ impl Swept {
     /// The nodes at which it is swept.
     fn nodes(self) -> &'static [&'static str] {
         match self {
-            Self::Commit | Self::Redo | Self::Checkpoint | Self::Restart => {
+            Self::Commit | Self::Redo | Self::Checkpoint | Self::Restart | Self::Config => {
                 &["n1", "n2", "n3", "n4"]
             }
             Self::Epoch => &["n1"],

@@ -239,6 +239,7 @@ pub(super) fn view(number: u64, nodes: &[u16]) -> View {
         placements: (0..4).map(placement).collect(),
         arbitrator: None,
         arbitrators_possible: Vec::new(),
+        configured: lockstep_proto::configuration::ConfigState::default(),
         seal: Epoch(0),
         restart_generation: RestartGeneration(0),
         cuts: Vec::new(),

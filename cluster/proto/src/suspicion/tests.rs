@@ -30,6 +30,7 @@ fn view(nodes: u16) -> View {
         placements: Vec::new(),
         arbitrator: None,
         arbitrators_possible: Vec::new(),
+        configured: crate::configuration::ConfigState::default(),
         seal: Epoch(0),
         restart_generation: RestartGeneration(0),
         cuts: Vec::new(),

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::configuration::ConfigChange;
 use crate::durability::DiskState;
 use crate::ids::{Epoch, NodeInstance, SessionId, ShardId, ViewNumber};
 use crate::view::View;
@@ -67,6 +68,14 @@ pub enum ClientMessage {
         request: u64,
         /// It is to come back at once, as a new life.
         again: bool,
+    },
+    /// Asks a data node to have the configuration changed. Answered by `Status`, before anything
+    /// has changed: the view tells what came of it.
+    Configure {
+        /// Comes back.
+        request: u64,
+        /// The change.
+        change: Box<ConfigChange>,
     },
     /// A shard's state.
     Status {

@@ -8,6 +8,7 @@
 use ::bytes::BytesMut;
 use serde::{Deserialize, Serialize};
 
+use crate::configuration::ConfigChange;
 use crate::durability::{DiskReport, Pulse};
 use crate::ids::{
     ClusterId, Epoch, Incarnation, NodeId, NodeInstance, PartitionId, Seq, ViewNumber,
@@ -116,6 +117,14 @@ pub enum ControlMessage {
         view: ViewNumber,
         /// How far.
         stage: JoinStage,
+    },
+
+    // --- between control cores: configuration ---
+    /// Somebody wants another configuration: for the president. Nobody answers; whoever wants it
+    /// asks again until a view has it, or another one of its version.
+    Configure {
+        /// The change.
+        change: Box<ConfigChange>,
     },
 
     // --- control core to arbitrator or management server ---
@@ -276,6 +285,8 @@ pub struct ViewChange {
     /// Partitions that get another primary, a replica in sync. Whoever leads one stops appending
     /// before it answers, and answers when everything is stable.
     pub moved: Vec<(PartitionId, NodeId)>,
+    /// A change of the configuration; it counts if it was made for the version in force.
+    pub config: Option<Box<ConfigChange>>,
 }
 
 /// A proposal somebody has answered: it may be in force on the other side of a split.

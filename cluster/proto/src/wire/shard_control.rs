@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::configuration::ConfigChange;
 use crate::durability::{DiskReport, Pulse};
 use crate::ids::{Epoch, NodeInstance, PartitionId, Seq, ViewNumber};
 use crate::view::View;
@@ -98,6 +99,11 @@ pub enum ShardControl {
     Leave {
         /// As a new life.
         again: bool,
+    },
+    /// An operator wants another configuration.
+    Configure {
+        /// The change.
+        change: Box<ConfigChange>,
     },
     /// Nothing is open any more after `Drain`.
     Drained,

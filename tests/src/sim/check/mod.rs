@@ -1,5 +1,6 @@
 //! What must hold: after every event, at samples, and when a run is over.
 
+pub mod config;
 pub mod cut;
 pub mod durable;
 pub mod history;
@@ -108,6 +109,13 @@ impl Watchman {
                 "split: {:?} act in {} and {:?} in {}, which does not come of it",
                 older.by, older.view.number, newer.by, newer.view.number
             );
+            world.violation(text);
+            return;
+        }
+        let pairs = in_force.windows(2);
+        let forked = pairs.filter_map(|pair| config::between(&pair[0].view, &pair[1].view)).next();
+        let unfit = in_force.last().and_then(|last| config::of_view(&last.view));
+        if let Some(text) = forked.or(unfit) {
             world.violation(text);
         }
     }

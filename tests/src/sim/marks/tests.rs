@@ -56,6 +56,7 @@ const ELSEWHERE: &[(&str, Reached)] = &[
     ("proposal_ignored", Script("president_dies_after_telling_one")),
     ("view_from_refused", Script("split_while_the_arbitrator_changes")),
     ("suspected_stuck", Not("a member that answers heartbeats and no proposal has a defect")),
+    ("config_change_astray", RACE),
     // Leaving, and shards that do not answer.
     ("leave_last_of_group", CONTROL),
     ("shard_stuck", CONTROL),

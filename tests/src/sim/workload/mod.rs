@@ -3,6 +3,7 @@
 
 pub mod bank;
 pub mod churn;
+pub mod config;
 pub mod counters;
 pub mod ddl;
 pub mod finale;
