@@ -107,17 +107,21 @@ impl Reaper {
 
     /// Starts again who has been dead for long enough: what a supervisor does.
     async fn revive(&mut self, cluster: &mut LocalCluster, nodes: u16) -> CliResult {
+        let gone = |cluster: &LocalCluster, node| {
+            cluster.process_of(node).is_some_and(|p| p.condition() == Condition::Gone)
+        };
         for node in 1..=nodes {
-            let gone = cluster.process_of(node).is_some_and(|p| p.condition() == Condition::Gone);
-            if gone && !self.dead.contains_key(&node) {
+            if gone(cluster, node) && !self.dead.contains_key(&node) {
                 // Nobody killed it: it has stopped by itself.
                 self.ended += 1;
                 let at = self.after(REVIVE_WITHIN_MS);
                 self.dead.insert(node, at);
             }
         }
+        // On a busy machine a killed process takes its time to be gone.
         let now = Instant::now();
         let due = self.dead.iter().filter(|(_, at)| **at <= now).map(|(node, _)| *node);
+        let due = due.filter(|node| gone(cluster, *node));
         for node in due.collect::<Vec<u16>>() {
             self.dead.remove(&node);
             cluster.revive(node).await?;
