@@ -328,6 +328,14 @@ pub(super) struct Launch {
 }
 
 impl Launch {
+    /// Has it listen at an address from now on.
+    fn at(&mut self, flag: &str, addr: SocketAddr) {
+        match self.args.iter().position(|arg| arg == flag) {
+            Some(at) => self.args[at + 1] = addr.to_string(),
+            None => self.args.extend([flag.to_owned(), addr.to_string()]),
+        }
+    }
+
     /// Starts it, and leaves it to itself once it listens. `once` is added to its command line this
     /// time only.
     ///
@@ -399,12 +407,14 @@ impl Starting {
                 .why(error.to_string())
         })?;
         let child = self.child.take().expect("not taken yet");
+        let admin = ready::admin(&text);
         let mut again = self.launch.clone();
-        // Others look for it where it was.
-        if let Some(at) = again.args.iter().position(|arg| arg == "--listen") {
-            again.args[at + 1] = addr.to_string();
+        // Others look for it where it was; and no port is drawn that one who is gone comes back to.
+        again.at("--listen", addr);
+        if let Some(admin) = admin {
+            again.at("--admin", admin);
         }
-        Ok(Member { child, process, addr, admin: ready::admin(&text), again })
+        Ok(Member { child, process, addr, admin, again })
     }
 }
 

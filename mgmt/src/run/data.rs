@@ -68,8 +68,11 @@ pub fn run_data(args: &RunDataArgs) -> CliResult<ExitKind> {
         recovery::forget(home.dir())?;
     }
     recovery::make_directories(home.dir())?;
+    let door = Door::open(&config.place)?;
     let admin = Admin::open(config.place.admin.as_deref(), Kind::Data)?;
-    let door = Door::open(&config.place, args.process.ready_file.as_deref(), admin.addr)?;
+    if let Some(ready_file) = &args.process.ready_file {
+        door.tell(ready_file, admin.addr)?;
+    }
     let site = Site { door, home, admin, config };
     let mut seat = if used { None } else { Some(come_new(&site, args)?) };
     loop {

@@ -13,15 +13,13 @@ pub(super) struct Door {
     pub(super) listener: TcpListener,
     /// `host:port` at which others reach it.
     pub(super) addr: String,
+    bound: SocketAddr,
 }
 
 impl Door {
-    /// Binds the port, and says so in the ready file if there is to be one.
-    pub(super) fn open(
-        place: &Place,
-        ready_file: Option<&Path>,
-        admin: Option<SocketAddr>,
-    ) -> CliResult<Self> {
+    /// Binds the port. Before any other of the process: one that may be anywhere must not take the
+    /// place of this one, where others look for it.
+    pub(super) fn open(place: &Place) -> CliResult<Self> {
         let listen = &place.listen;
         let refused = |error: std::io::Error| {
             CliError::new(Trouble::Process, format!("cannot listen at {listen}"))
@@ -39,16 +37,16 @@ impl Door {
             None if bound.ip().is_unspecified() => return Err(no_address(listen)),
             None => bound.to_string(),
         };
-        if let Some(path) = ready_file {
-            let written = ready::write(path, &ready::text(bound, admin));
-            written.map_err(|error| CliError::file("write", path, &error))?;
-        }
         tracing::info!("listening at {bound}, reached at {addr}");
-        Ok(Self { listener, addr })
+        Ok(Self { listener, addr, bound })
     }
-}
 
-impl Door {
+    /// Says in a file that the ports are bound.
+    pub(super) fn tell(&self, ready_file: &Path, admin: Option<SocketAddr>) -> CliResult {
+        let written = ready::write(ready_file, &ready::text(self.bound, admin));
+        written.map_err(|error| CliError::file("write", ready_file, &error))
+    }
+
     /// The bound port, for one core after the other.
     pub(super) fn take(&self) -> CliResult<TcpListener> {
         self.listener.try_clone().map_err(|error| {
@@ -94,7 +92,8 @@ mod tests {
     fn the_ready_file_names_the_port_that_was_taken() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let path = dir.path().join("ready");
-        let door = Door::open(&place("127.0.0.1:0"), Some(&path), None).expect("bound");
+        let door = Door::open(&place("127.0.0.1:0")).expect("bound");
+        door.tell(&path, None).expect("written");
         let text = std::fs::read_to_string(&path).expect("written");
         assert_eq!(
             ready::addr(&text).expect("address"),
@@ -105,19 +104,19 @@ mod tests {
 
     #[test]
     fn an_address_beyond_this_machine_needs_consent_and_a_name() {
-        let error = Door::open(&place("0.0.0.0:0"), None, None).expect_err("refused");
+        let error = Door::open(&place("0.0.0.0:0")).expect_err("refused");
         assert_eq!(error.exit, ExitKind::Refused);
         let open = Place { insecure: true, ..place("0.0.0.0:0") };
-        let error = Door::open(&open, None, None).expect_err("no name");
+        let error = Door::open(&open).expect_err("no name");
         assert!(error.then.contains("--advertise"), "{error}");
         let named = Place { advertise: Some("db1:1187".to_owned()), ..open };
-        assert_eq!(Door::open(&named, None, None).expect("bound").addr, "db1:1187");
+        assert_eq!(Door::open(&named).expect("bound").addr, "db1:1187");
     }
 
     #[test]
     fn a_taken_port_is_named() {
-        let first = Door::open(&place("127.0.0.1:0"), None, None).expect("bound");
-        let error = Door::open(&place(&first.addr), None, None).expect_err("taken");
+        let first = Door::open(&place("127.0.0.1:0")).expect("bound");
+        let error = Door::open(&place(&first.addr)).expect_err("taken");
         assert!(error.what.ends_with(&first.addr), "{error}");
     }
 }

@@ -29,8 +29,11 @@ pub fn run_mgmt(args: &RunMgmtArgs) -> CliResult<ExitKind> {
         cluster: home.stored::<StoredCluster>()?,
         register: home.stored::<StoredRegister>()?,
     };
+    let door = Door::open(&place)?;
     let admin = Admin::open(place.admin.as_deref(), Kind::Mgmt)?;
-    let door = Door::open(&place, args.process.ready_file.as_deref(), admin.addr)?;
+    if let Some(ready_file) = &args.process.ready_file {
+        door.tell(ready_file, admin.addr)?;
+    }
     match stored.cluster_id() {
         Some(cluster) => tracing::info!("management server {id} of cluster {cluster}"),
         None => tracing::info!("management server {id}: waiting for {} data nodes", plan.nodes()),
