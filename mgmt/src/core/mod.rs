@@ -115,12 +115,14 @@ pub struct MgmtCore {
 /// ```text
 /// Creating ── all newcomers here, or a copy arrives from a control core ──▶ Created
 /// ```
+#[expect(clippy::large_enum_variant, reason = "there is one of it")]
 enum State {
     Creating(Creation),
     Created(Created),
 }
 
 /// Something to say, now or when the disk is done.
+#[expect(clippy::large_enum_variant, reason = "few at a time, and gone with the next write")]
 enum Told {
     Control { link: LinkId, message: ControlMessage },
     View { link: LinkId, view: Arc<View> },
