@@ -12,6 +12,7 @@ use lockstep_proto::view::View;
 use lockstep_proto::wire::client::ShardStatus;
 use lockstep_runtime::EmbeddedOptions;
 
+use crate::arbitrate::Arbitrating;
 use crate::attend::Connection;
 use crate::batch::Batch;
 use crate::catalog::Catalog;
@@ -53,6 +54,7 @@ pub struct Client(pub(crate) Arc<Shared>);
 /// What all clones of a client share.
 pub(crate) struct Shared {
     pub(crate) connection: Connection,
+    pub(crate) arbitrating: Option<Arc<Arbitrating>>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) partitions: u16,
     pub(crate) deadline: Duration,
@@ -104,6 +106,15 @@ impl ClientBuilder {
         self.set(|options| options.unreachable_after = silence)
     }
 
+    /// Offers this process as arbitrator, under a name that `lockstep status` shows: it decides
+    /// which half of a split cluster goes on when no management server is there. It costs one
+    /// connection to each data node. Offer processes that run for long, in a zone of their own or
+    /// in several, at most sixteen.
+    pub fn arbitrator(self, name: impl Into<String>) -> Self {
+        let name = name.into();
+        self.set(|options| options.arbitrator = Some(name))
+    }
+
     /// A name for the log.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.embedded.name = name.into();
@@ -128,11 +139,14 @@ impl ClientBuilder {
         }
         options.seed = RandomState::new().hash_one(std::process::id());
         let deadline = options.deadline;
-        let connection = Connection::spawn(ClientCore::new(options), self.embedded);
+        let arbitrator = options.arbitrator.clone();
+        let connection = Connection::spawn(ClientCore::new(options), self.embedded.clone());
         let view = view_of(connection.call(Call::View).await)?;
+        let arbitrating =
+            arbitrator.map(|name| Arc::new(Arbitrating::begin(&name, &view, &self.embedded)));
         let partitions = u16::try_from(view.placements.len()).expect("bounded by PARTITIONS_MAX");
         let (catalog, durability) = (Arc::default(), Durability::default());
-        let shared = Shared { connection, catalog, partitions, deadline, durability };
+        let shared = Shared { connection, arbitrating, catalog, partitions, deadline, durability };
         Ok(Client(Arc::new(shared)))
     }
 
@@ -205,10 +219,18 @@ impl Client {
     /// ```
     #[must_use]
     pub fn with_durability(&self, durability: Durability) -> Self {
-        let Shared { connection, catalog, partitions, deadline, .. } = &*self.0;
+        let Shared { connection, arbitrating, catalog, partitions, deadline, .. } = &*self.0;
         let (partitions, deadline) = (*partitions, *deadline);
         let (connection, catalog) = (connection.clone(), Arc::clone(catalog));
-        Self(Arc::new(Shared { connection, catalog, partitions, deadline, durability }))
+        let arbitrating = arbitrating.clone();
+        Self(Arc::new(Shared {
+            connection,
+            arbitrating,
+            catalog,
+            partitions,
+            deadline,
+            durability,
+        }))
     }
 
     /// When commits of this client are acknowledged.
@@ -242,6 +264,12 @@ impl Client {
     /// An empty batch: operations on any tables that happen together or not at all.
     pub fn batch(&self) -> Batch {
         Batch::new(Arc::clone(&self.0))
+    }
+
+    /// Whether the cluster's view names this process as the arbitrator: it has offered itself (see
+    /// [`ClientBuilder::arbitrator`]) and no management server is there.
+    pub fn arbitrates(&self) -> bool {
+        self.0.arbitrating.as_ref().is_some_and(|arbitrating| arbitrating.is_named())
     }
 
     /// All partitions; the same for all tables.

@@ -68,6 +68,7 @@
 
 pub mod core;
 
+mod arbitrate;
 mod attend;
 mod batch;
 mod catalog;

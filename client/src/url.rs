@@ -12,8 +12,8 @@ pub const PORT: u16 = 1186;
 
 const SCHEME: &str = "lockstep://";
 
-/// Reads a URL into options. `zone`, `host` and `deadline_ms` may follow a question mark; the path
-/// is a name for people and means nothing.
+/// Reads a URL into options. `zone`, `host`, `deadline_ms` and `arbitrator` may follow a question
+/// mark; the path is a name for people and means nothing.
 pub(crate) fn parse(url: &str) -> Result<ClientOptions> {
     let bad = |why: &str| Error::new(Code::BadAddress, format!("{why} in {url:?}"));
     let rest = url.strip_prefix(SCHEME).ok_or_else(|| bad("no lockstep:// in front"))?;
@@ -28,12 +28,13 @@ pub(crate) fn parse(url: &str) -> Result<ClientOptions> {
         match name {
             "zone" => options.zone = value.to_owned(),
             "host" => options.host = value.to_owned(),
+            "arbitrator" => options.arbitrator = Some(value.to_owned()),
             "deadline_ms" => {
                 let ms = value.parse().map_err(|_| bad("a deadline that is no number"))?;
                 options.deadline = Duration::from_millis(ms);
             }
             _ => {
-                let why = format!("no such setting {name:?} (zone, host, deadline_ms)");
+                let why = format!("no such setting {name:?} (zone, host, deadline_ms, arbitrator)");
                 return Err(bad(&why));
             }
         }

@@ -14,7 +14,7 @@ use lockstep_proto::view::Arbitrator;
 use lockstep_proto::wire::control::ControlMessage;
 
 /// The API node that offers itself, in tests that have one.
-const API: Id = MGMT + 1;
+const API: Id = MGMT + MgmtId::API_MIN + 1;
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -373,11 +373,7 @@ fn an_absent_arbitrator_is_replaced_and_the_new_one_decides() {
 /// Two groups of two with one management server and one API node that offers itself, when the
 /// server has died and the API node has been named.
 fn arbitrated_by_an_api_node() -> Net {
-    let mut view = first_view(2, 2, 1);
-    let (id, addr) = (MgmtId(1), "a1".to_owned());
-    let incarnation = Incarnation(0);
-    view.arbitrators_possible.push(Arbitrator::Api { id, incarnation, addr });
-    let mut net = Net::new(&view, None);
+    let mut net = Net::new(&first_view(2, 2, 1), None);
     net.start_api(API);
     net.run(ms(3000));
     net.kill_mgmt(MGMT);
@@ -413,8 +409,8 @@ fn a_restarted_api_node_answers_nobody_until_a_view_names_it_again() {
     net.run(ms(9000));
     assert!(net.marks.contains("api_arbitrator_silent"));
     assert!(net.acts_alone(&[1, 2]) && net.exit(3) == Some(exit_code::LOST));
-    let again =
-        Arbitrator::Api { id: MgmtId(1), incarnation: Incarnation(2), addr: "a1".to_owned() };
+    let (id, incarnation) = (MgmtId(MgmtId::API_MIN + 1), Incarnation(2));
+    let again = Arbitrator::Api { id, incarnation, name: "a1".to_owned() };
     assert_eq!(net.core(1).view().arbitrator, Some(again), "its new life is named");
     net.check();
 }
@@ -426,6 +422,39 @@ fn an_api_node_gives_way_to_a_management_server_that_is_back() {
     net.run_until(ms(8000), |net| {
         matches!(net.core(4).view().arbitrator, Some(Arbitrator::Mgmt { .. }))
     });
+    net.check();
+}
+
+#[test]
+fn a_server_that_has_lost_its_register_is_named_anew_when_no_view_names_it() {
+    for servers in [1, 2] {
+        let mut net = Net::started(2, 2, servers);
+        net.run(ms(3000));
+        net.kill_mgmt(MGMT);
+        net.registers_lost.insert(MGMT);
+        net.revive_mgmt(MGMT);
+        let arbitrator = |net: &Net| net.core(4).view().arbitrator.clone();
+        let first = arbitrator(&net);
+        net.run_until(ms(6000), |net| arbitrator(net) != first);
+        let second = net.core(4).view().arbitrators_possible.get(1).cloned();
+        assert_eq!(arbitrator(&net), second, "the other server, or nobody");
+        net.run_until(ms(6000), |net| arbitrator(net).is_some() && net.core(4).acts());
+        net.run(ms(500));
+        net.split(&[1, 2], &[3, 4]);
+        net.run(ms(8000));
+        assert!(net.acts_alone(&[1, 2]) != net.acts_alone(&[3, 4]), "exactly one side");
+        net.check();
+    }
+}
+
+#[test]
+fn an_api_node_that_is_gone_is_not_counted_on() {
+    let mut net = arbitrated_by_an_api_node();
+    net.kill_mgmt(API);
+    net.run_until(ms(6000), |net| net.core(4).view().arbitrator.is_none());
+    net.start_api(API);
+    let named = |net: &Net| matches!(net.core(4).view().arbitrator, Some(Arbitrator::Api { .. }));
+    net.run_until(ms(6000), named);
     net.check();
 }
 

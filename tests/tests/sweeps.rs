@@ -39,6 +39,11 @@ fn a_node_fails_while_two_want_the_configuration_changed() {
 }
 
 #[test]
+fn a_node_or_the_new_arbitrator_fails_while_it_is_named() {
+    check(Swept::Handover, 60, &["arbitrator_replaced", "arbitrator_appointed"]);
+}
+
+#[test]
 fn the_power_goes_at_steps_of_the_redo_log() {
     check(Swept::Redo, 17, &["answered_when_durable", "tick_hurried", "redo_disk_full"]);
 }

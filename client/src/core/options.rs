@@ -22,6 +22,8 @@ pub struct ClientOptions {
     pub seed: u64,
     /// How many epochs a transaction id lives: longer than any transaction may take.
     pub expiry_epochs: u64,
+    /// The name under which this process offers itself as arbitrator; `None` if it does not.
+    pub arbitrator: Option<String>,
     /// A known bug to switch on, for the simulator only.
     pub canary: Option<Canary>,
 }
@@ -36,6 +38,7 @@ impl Default for ClientOptions {
             unreachable_after: Duration::from_secs(2),
             seed: 1,
             expiry_epochs: TX_EXPIRY_EPOCHS,
+            arbitrator: None,
             canary: None,
         }
     }

@@ -55,6 +55,8 @@ pub enum Canary {
     IgnoreCopied,
     /// A change of the configuration is made whatever version it was meant for.
     ConfigWithoutCompare,
+    /// A view with a new arbitrator is acted in before that one has it.
+    HandOverBeforeRegister,
 }
 
 impl Canary {
@@ -85,6 +87,7 @@ impl Canary {
         Self::TrustBadChecksum,
         Self::IgnoreCopied,
         Self::ConfigWithoutCompare,
+        Self::HandOverBeforeRegister,
     ];
 
     /// The name on the command line and in reports.
@@ -116,6 +119,7 @@ impl Canary {
             Self::TrustBadChecksum => "trust_bad_checksum",
             Self::IgnoreCopied => "ignore_copied",
             Self::ConfigWithoutCompare => "config_without_compare",
+            Self::HandOverBeforeRegister => "hand_over_before_register",
         }
     }
 }

@@ -56,6 +56,18 @@ id!(/// How often the whole cluster has been restarted from its disks; each time
 id!(/// A version of the cluster's configuration; the cluster is created with 0.
     ConfigVersion(u64), "c");
 
+impl MgmtId {
+    /// From here on numbers are those of API nodes that offer themselves as arbitrators. They draw
+    /// one when they start; management servers are numbered from 1 by their configuration.
+    pub const API_MIN: u16 = 1 << 15;
+
+    /// Whether it is an API node's.
+    #[must_use]
+    pub fn is_api(self) -> bool {
+        self.0 >= Self::API_MIN
+    }
+}
+
 impl ConfigVersion {
     /// The version that follows.
     #[must_use]

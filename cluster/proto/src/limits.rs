@@ -82,6 +82,10 @@ pub const SHARDS_MAX: u16 = 255;
 /// Longest `host:port` and longest zone name accepted from a newcomer; they travel in every view.
 pub const ADDR_BYTES_MAX: usize = 256;
 
+/// API nodes that may offer themselves as arbitrators to one data node at a time: one is enough,
+/// and each is told every view.
+pub const API_ARBITRATORS_MAX: usize = 16;
+
 /// Answers of a management server that wait for its disk; more are dropped, and who asked asks
 /// again.
 pub const ANSWERS_HELD_MAX: usize = 100_000;

@@ -17,7 +17,8 @@
 use std::fmt;
 
 use crate::canary::Canary;
-use crate::ids::{GroupId, NodeInstance};
+use crate::ids::{GroupId, NodeId, NodeInstance};
+use crate::limits::REPLICAS_MAX;
 use crate::view::{Standing, View};
 
 /// What the rules need to know of a view or proposal: who counts, and what must not be lost.
@@ -131,6 +132,110 @@ impl Counted {
     }
 }
 
+/// How many more losses a cluster survives, by the rules.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Outlook {
+    /// Data nodes, one after the other, whichever they are.
+    pub nodes: usize,
+    /// Zones, each with all its nodes at once, one after the other, whichever they are. Zero if
+    /// there is only one.
+    pub zones: usize,
+    /// Single nodes whose loss would end it, and why.
+    pub fatal_nodes: Vec<(NodeId, String)>,
+    /// Single zones whose loss would end it, and why.
+    pub fatal_zones: Vec<(String, String)>,
+}
+
+/// A set of members that is lost at once.
+type Loss = Vec<NodeInstance>;
+
+/// Tries every next loss, every loss after that, and so on. Nobody is taken to be known dead, which
+/// is how a machine goes; `arbitrated`: an arbitrator would answer.
+#[must_use]
+pub fn outlook(view: &View, arbitrated: bool) -> Outlook {
+    let counted = Counted::of(view);
+    let node = |m: &(NodeInstance, GroupId)| vec![m.0];
+    let nodes: Vec<Loss> = counted.members.iter().map(node).collect();
+    let zone_of = |m: &NodeInstance| view.member(m.node).map_or("", |member| &member.zone);
+    let mut names: Vec<&str> = counted.members.iter().map(|(m, _)| zone_of(m)).collect();
+    names.sort_unstable();
+    names.dedup();
+    let in_zone = |name: &&str| -> Loss {
+        let all = counted.members.iter().map(|(m, _)| *m);
+        all.filter(|m| zone_of(m) == *name).collect()
+    };
+    let zones: Vec<Loss> =
+        if names.len() > 1 { names.iter().map(in_zone).collect() } else { vec![] };
+    // As many as a group has replicas end it; with many zones two are enough to look at.
+    let zones_deep = if zones.len() > REPLICAS_MAX { 2 } else { REPLICAS_MAX };
+    let ends = |loss: &Loss| counted.ends_by(loss, arbitrated);
+    Outlook {
+        nodes: counted.survives(&counted.one_of_each_group(), arbitrated, &nodes, REPLICAS_MAX),
+        zones: counted.survives(&zones, arbitrated, &zones, zones_deep),
+        fatal_nodes: nodes.iter().filter_map(|n| Some((n.first()?.node, ends(n)?))).collect(),
+        fatal_zones: names
+            .iter()
+            .zip(&zones)
+            .filter_map(|(name, loss)| Some(((*name).to_owned(), ends(loss)?)))
+            .collect(),
+    }
+}
+
+impl Counted {
+    /// Why a loss ends the cluster; `None` if it does not.
+    fn ends_by(&self, lost: &[NodeInstance], arbitrated: bool) -> Option<String> {
+        let members = self.members.iter().map(|(m, _)| *m);
+        let here: Vec<NodeInstance> = members.filter(|m| !lost.contains(m)).collect();
+        match self.judge(&here, &[]) {
+            Survival::GoOn => None,
+            Survival::Ask if arbitrated => None,
+            Survival::Ask => Some("half would be left, and no arbitrator answers".to_owned()),
+            Survival::ShutDown(cause) => Some(cause.to_string()),
+        }
+    }
+
+    /// What is left after a loss that was survived.
+    fn without(&self, lost: &[NodeInstance]) -> Self {
+        let members = self.members.iter().filter(|(m, _)| !lost.contains(m)).copied().collect();
+        Self { members, owners: self.owners.clone() }
+    }
+
+    /// One member of each size of group: for how many nodes may go it does not matter which of
+    /// them, or which group of that size, goes first.
+    fn one_of_each_group(&self) -> Vec<Loss> {
+        let size = |group| self.members.iter().filter(|(_, g)| *g == group).count();
+        let mut sizes = Vec::new();
+        let mut chosen = Vec::new();
+        for (member, group) in &self.members {
+            let of = (size(*group), self.owners.contains(group));
+            if !sizes.contains(&of) {
+                sizes.push(of);
+                chosen.push(vec![*member]);
+            }
+        }
+        chosen
+    }
+
+    /// The most losses in a row that are survived whichever they are. `next` are the losses to try
+    /// first; `all` those there are. Ends after `depth` losses.
+    fn survives(&self, next: &[Loss], arbitrated: bool, all: &[Loss], depth: usize) -> usize {
+        if depth == 0 {
+            return 0;
+        }
+        let alone = all.iter().all(|loss| loss.len() == 1);
+        let after = |lost: &Loss| {
+            if self.ends_by(lost, arbitrated).is_some() {
+                return 0;
+            }
+            let left = self.without(lost);
+            let rest: Vec<Loss> = all.iter().filter(|loss| *loss != lost).cloned().collect();
+            let next = if alone { left.one_of_each_group() } else { rest.clone() };
+            1 + left.survives(&next, arbitrated, &rest, depth - 1)
+        };
+        next.iter().map(after).min().unwrap_or_default()
+    }
+}
+
 /// May `survivors` go on? `counted` holds the view they act in and every later proposal one of them
 /// has answered; `dead` are missing members whose process is known to be dead, found out while one
 /// of them still had promised this side not to act without it. Ask only when every
@@ -240,6 +345,31 @@ mod tests {
         let restarted = NodeInstance { node: NodeId(1), incarnation: Incarnation(2) };
         let verdict = survival(&[view], &[restarted], &[], None);
         assert_eq!(verdict, Survival::ShutDown(Cause::GroupLost(GroupId(0))));
+    }
+
+    fn losses(view: &Counted, arbitrated: bool) -> usize {
+        let nodes: Vec<Loss> = view.members.iter().map(|(m, _)| vec![*m]).collect();
+        view.survives(&view.one_of_each_group(), arbitrated, &nodes, REPLICAS_MAX)
+    }
+
+    #[test]
+    fn how_many_may_go_is_tried_out() {
+        // A pair needs an arbitrator for its first loss; more replicas only for the last.
+        let pair = groups(&[&[1, 2]]);
+        assert_eq!((losses(&pair, true), losses(&pair, false)), (1, 0));
+        let three = groups(&[&[1, 2, 3]]);
+        assert_eq!((losses(&three, true), losses(&three, false)), (2, 1));
+        // Another group that lost nobody, or a majority, needs none.
+        let two_by_two = groups(&[&[1, 2], &[3, 4]]);
+        assert_eq!((losses(&two_by_two, true), losses(&two_by_two, false)), (1, 1));
+        let uneven = groups(&[&[1, 2, 3], &[4]]);
+        assert_eq!(losses(&uneven, true), 0);
+        let many: Vec<Vec<u16>> = (0..36).map(|g| (g * 4 + 1..=g * 4 + 4).collect()).collect();
+        let many: Vec<&[u16]> = many.iter().map(Vec::as_slice).collect();
+        assert_eq!(losses(&groups(&many), false), 3);
+        assert!(two_by_two.ends_by(&nodes(&[1, 3]), false).is_some());
+        assert_eq!(two_by_two.ends_by(&nodes(&[1, 3]), true), None);
+        assert!(two_by_two.ends_by(&nodes(&[1, 2]), true).is_some());
     }
 
     #[test]

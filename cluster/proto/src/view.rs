@@ -150,12 +150,12 @@ pub enum Arbitrator {
     },
     /// An API node that opted in (rank 2), as this process incarnation only.
     Api {
-        /// Its number in the configuration.
+        /// The number it has drawn.
         id: MgmtId,
         /// The life of the process; a restarted one answers nobody.
         incarnation: Incarnation,
-        /// Its address.
-        addr: String,
+        /// What its operator calls it.
+        name: String,
     },
 }
 
@@ -186,7 +186,7 @@ pub struct View {
     pub placements: Vec<Placement>,
     /// Who decides an even split; none configured means an even split shuts down.
     pub arbitrator: Option<Arbitrator>,
-    /// Everyone who could be arbitrator, best first.
+    /// The management servers, best first; API nodes offer themselves.
     pub arbitrators_possible: Vec<Arbitrator>,
     /// Highest seal any survivor knew when this view was made: orphans commit above it.
     pub seal: Epoch,

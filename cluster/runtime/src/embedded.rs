@@ -64,9 +64,18 @@ impl<P: Process + Send + 'static> Embedded<P> {
     /// Outside of a tokio runtime.
     #[must_use]
     pub fn spawn(process: P, options: EmbeddedOptions) -> Self {
+        Self::spawn_as(process, options, Speaker::Client)
+    }
+
+    /// The same for a core that speaks as somebody else than a client.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    #[must_use]
+    pub fn spawn_as(process: P, options: EmbeddedOptions, speaker: Speaker) -> Self {
         let name = if options.name.is_empty() { "client".into() } else { options.name };
         let dialler = Arc::new(Dialler {
-            speaker: Speaker::Client,
+            speaker,
             cluster: Mutex::new(options.cluster),
             peer_addrs: options.peer_addrs,
         });

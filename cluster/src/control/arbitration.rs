@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use lockstep_proto::agreement::changed;
+use lockstep_proto::canary::Canary;
 use lockstep_proto::ids::{MgmtId, ViewNumber};
 use lockstep_proto::process::Outputs;
 use lockstep_proto::time::Instant;
@@ -11,7 +12,7 @@ use lockstep_proto::view::{Arbitrator, View, ViewIdentity};
 use lockstep_proto::wire::control::{AnsweredProposal, ControlMessage, Verdict};
 
 use super::ControlCore;
-use super::links::{id_and_addr, send_on};
+use super::links::{id_of, send_on};
 use super::president::Phase;
 
 /// How long an arbitrator may take before the side that needs it gives up.
@@ -49,12 +50,12 @@ impl ControlCore {
     pub(super) fn arbitrator_wanted(&self, now: Instant) -> Option<Arbitrator> {
         let current = self.view.arbitrator.as_ref();
         let barred = self.arbitrator_barred_until > now;
-        let possible = self.view.arbitrators_possible.iter();
-        let mut live = possible.filter_map(|candidate| self.links.as_it_lives(candidate));
-        let best = live.find(|candidate| {
+        let best = self.links.servers().chain(self.links.api_arbitrators()).find(|candidate| {
             matches!(self.links.arbitrator_for(candidate, now), (true, up) if up > ARBITRATOR_AWAY)
         });
-        let Some(best) = best.filter(|_| !barred) else { return current.cloned() };
+        let Some(best) = best.filter(|_| !barred) else {
+            return current.filter(|current| !self.will_not_answer(current, now)).cloned();
+        };
         let replace = match current {
             None => true,
             Some(current) => {
@@ -63,6 +64,19 @@ impl ControlCore {
             }
         };
         if replace { Some(best) } else { current.cloned() }
+    }
+
+    /// Whether an arbitrator is here no more for good: its register is lost, or with its process.
+    /// A server that has lost it can be named anew once no view names it.
+    fn will_not_answer(&self, arbitrator: &Arbitrator, now: Instant) -> bool {
+        let gone = match arbitrator {
+            Arbitrator::Mgmt { .. } => self.links.register_lost(arbitrator, now),
+            Arbitrator::Api { .. } => {
+                let (up, since) = self.links.arbitrator_for(arbitrator, now);
+                (!up).then_some(since)
+            }
+        };
+        gone.is_some_and(|since| since > ARBITRATOR_AWAY)
     }
 
     /// Asks the arbitrators one after the other; with none to ask, goes on.
@@ -121,12 +135,15 @@ impl ControlCore {
             ControlMessage::ArbitratorVerdict { request, verdict } => {
                 self.on_verdict(now, from, request, verdict, out);
             }
-            ControlMessage::RegisteredView { view, registered } => {
+            ControlMessage::RegisteredView { view, registered, lost } => {
                 self.on_registered(now, from, &view, registered, out);
+                if let Some(mgmt) = self.links.mgmt_mut(from) {
+                    mgmt.note_register(lost, now);
+                }
             }
-            ControlMessage::ArbitratorReady { incarnation } => {
+            ControlMessage::ArbitratorReady { incarnation, name } => {
                 out.mark("api_node_offers_itself");
-                self.links.arbitrator_ready(from, incarnation);
+                self.links.arbitrator_ready(from, incarnation, name);
             }
             ControlMessage::Heartbeat { .. }
             | ControlMessage::Returned(_)
@@ -161,7 +178,7 @@ impl ControlCore {
     ) {
         let Some(proposing) = &mut self.proposing else { return };
         let Phase::Asking(asking) = &mut proposing.phase else { return };
-        let expected = asking.arbitrators.first().is_some_and(|a| id_and_addr(a).0 == from);
+        let expected = asking.arbitrators.first().is_some_and(|a| id_of(a) == from);
         if asking.request != request || !expected {
             return;
         }
@@ -198,7 +215,8 @@ impl ControlCore {
     fn register_first(&mut self, now: Instant, out: &mut Outputs) {
         let Some(proposing) = &mut self.proposing else { return };
         let next = Box::new(proposing.collection.next_view(&self.view));
-        if next.arbitrator.is_none() || next.arbitrator == self.view.arbitrator {
+        let same = next.arbitrator.is_none() || next.arbitrator == self.view.arbitrator;
+        if same || self.canary == Some(Canary::HandOverBeforeRegister) {
             return self.wait_for_leases(now, next, out);
         }
         out.mark("arbitrator_replaced");
@@ -314,7 +332,7 @@ impl ControlCore {
 }
 
 fn is_arbitrator(view: &View, id: MgmtId) -> bool {
-    view.arbitrator.as_ref().is_some_and(|a| id_and_addr(a).0 == id)
+    view.arbitrator.as_ref().is_some_and(|a| id_of(a) == id)
 }
 
 /// Smaller is preferred.

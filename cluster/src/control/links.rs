@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 
 use lockstep_proto::ids::{Incarnation, MgmtId, NodeInstance, ShardId, ViewNumber};
-use lockstep_proto::limits::NODES_MAX;
+use lockstep_proto::limits::{ADDR_BYTES_MAX, API_ARBITRATORS_MAX, NODES_MAX};
 use lockstep_proto::process::{Effect, LinkId, Outputs, Peer, Target};
 use lockstep_proto::time::Instant;
 use lockstep_proto::view::{Arbitrator, View};
@@ -61,6 +61,22 @@ pub(super) struct MgmtLink {
     pub(super) sent: Option<(Instant, ViewNumber)>,
     /// An API node's process has said which life of it this is.
     life: Option<Incarnation>,
+    /// The server has said that it should have the register and has not.
+    lost: bool,
+}
+
+impl MgmtLink {
+    fn new(id: MgmtId, addr: String, route: Route, now: Instant) -> Self {
+        let registered = ViewNumber(0);
+        Self { id, addr, route, since: now, registered, sent: None, life: None, lost: false }
+    }
+
+    /// Notes whether the server has lost its register; it counts as away from then on.
+    pub(super) fn note_register(&mut self, lost: bool, now: Instant) {
+        if std::mem::replace(&mut self.lost, lost) != lost {
+            self.since = now;
+        }
+    }
 }
 
 /// One wanted link.
@@ -167,8 +183,9 @@ impl Links {
         };
         self.strangers.retain(|(_, peer)| !is_member(peer));
         for arbitrator in view.arbitrator.iter().chain(&view.arbitrators_possible) {
-            let (id, addr) = id_and_addr(arbitrator);
-            self.want_mgmt(id, addr.to_owned(), now);
+            if let Arbitrator::Mgmt { id, addr } = arbitrator {
+                self.want_mgmt(*id, addr.clone(), now);
+            }
         }
     }
 
@@ -176,24 +193,30 @@ impl Links {
         if self.mgmt.iter().any(|m| m.id == id) {
             return;
         }
-        let route = Route::down(now);
-        let registered = ViewNumber(0);
-        self.mgmt.push(MgmtLink {
-            id,
-            addr,
-            route,
-            since: now,
-            registered,
-            sent: None,
-            life: None,
-        });
+        self.mgmt.push(MgmtLink::new(id, addr, Route::down(now), now));
         self.mgmt.sort_unstable_by_key(|m| m.id);
+    }
+
+    /// An API node offers itself: it dials, and is known while it is here.
+    fn welcome_api(&mut self, id: MgmtId, now: Instant) -> bool {
+        if !id.is_api() || self.mgmt.iter().any(|m| m.id == id) {
+            return true;
+        }
+        if self.mgmt.iter().filter(|m| m.id.is_api()).count() >= API_ARBITRATORS_MAX {
+            // Those that went away are remembered only while there is room.
+            let away = self.mgmt.iter().filter(|m| m.id.is_api() && m.route == Route::Awaited);
+            let Some(oldest) = away.min_by_key(|m| m.since).map(|m| m.id) else { return false };
+            self.mgmt.retain(|m| m.id != oldest);
+        }
+        self.mgmt.push(MgmtLink::new(id, String::new(), Route::Awaited, now));
+        true
     }
 
     /// Takes a new link into use; returns false if nobody wants it.
     pub(super) fn up(&mut self, link: LinkId, peer: Peer, now: Instant, out: &mut Outputs) -> bool {
         let wanted = match peer {
-            Peer::Control(_) | Peer::Watch(_) | Peer::Mgmt(_) => true,
+            Peer::Control(_) | Peer::Watch(_) => true,
+            Peer::Mgmt(id) => self.welcome_api(id, now),
             Peer::Shard(node, _) => node == self.me,
             Peer::Newcomer | Peer::Client => false,
         };
@@ -211,7 +234,7 @@ impl Links {
             Peer::Control(node) => self.peer_mut(node).and_then(|p| p.control.came_up(link)),
             Peer::Watch(node) => self.peer_mut(node).and_then(|p| p.watch.came_up(link)),
             Peer::Mgmt(id) => self.mgmt_mut(id).and_then(|mgmt| {
-                (mgmt.since, mgmt.sent, mgmt.life) = (now, None, None);
+                (mgmt.since, mgmt.sent, mgmt.life, mgmt.lost) = (now, None, None, false);
                 mgmt.route.came_up(link)
             }),
             Peer::Newcomer | Peer::Client => None,
@@ -244,7 +267,7 @@ impl Links {
             }
             Peer::Mgmt(id) => self.mgmt_mut(id).is_some_and(|m| {
                 m.since = now;
-                lost(&mut m.route, true)
+                lost(&mut m.route, !id.is_api())
             }),
             Peer::Shard(_, shard) => self.shards.get(&shard) == Some(&link),
             Peer::Newcomer | Peer::Client => false,
@@ -384,39 +407,59 @@ impl Links {
     }
 
     /// An API node's process says which life of it answers.
-    pub(super) fn arbitrator_ready(&mut self, id: MgmtId, incarnation: Incarnation) {
-        if let Some(mgmt) = self.mgmt_mut(id) {
-            mgmt.life = Some(incarnation);
+    pub(super) fn arbitrator_ready(
+        &mut self,
+        id: MgmtId,
+        incarnation: Incarnation,
+        mut name: String,
+    ) {
+        name.truncate(name.floor_char_boundary(ADDR_BYTES_MAX));
+        if let Some(mgmt) = self.mgmt_mut(id).filter(|mgmt| mgmt.id.is_api()) {
+            (mgmt.life, mgmt.addr) = (Some(incarnation), name);
         }
     }
 
-    /// A possible arbitrator as a view would have to name it now; `None` for an API node that has
-    /// not said which life it is in.
-    pub(super) fn as_it_lives(&self, possible: &Arbitrator) -> Option<Arbitrator> {
-        match possible {
-            Arbitrator::Mgmt { .. } => Some(possible.clone()),
-            Arbitrator::Api { id, addr, .. } => {
-                let incarnation = self.mgmt.iter().find(|m| m.id == *id)?.life?;
-                Some(Arbitrator::Api { id: *id, incarnation, addr: addr.clone() })
-            }
-        }
+    /// The management servers of the configuration and of the view, best first.
+    pub(super) fn servers(&self) -> impl Iterator<Item = Arbitrator> {
+        let servers = self.mgmt.iter().filter(|m| !m.id.is_api());
+        servers.map(|m| Arbitrator::Mgmt { id: m.id, addr: m.addr.clone() })
+    }
+
+    /// The API nodes that offer themselves, as a view would have to name them: who has been here
+    /// for longest first.
+    pub(super) fn api_arbitrators(&self) -> Vec<Arbitrator> {
+        let mut all: Vec<&MgmtLink> = self.mgmt.iter().filter(|m| m.id.is_api()).collect();
+        all.sort_by_key(|m| (m.since, m.id));
+        let named = |m: &&MgmtLink| {
+            let (id, name) = (m.id, m.addr.clone());
+            m.life.map(|incarnation| Arbitrator::Api { id, incarnation, name })
+        };
+        all.iter().filter_map(named).collect()
+    }
+
+    /// Whether an arbitrator has lost its register, and for how long that is known.
+    pub(super) fn register_lost(&self, arbitrator: &Arbitrator, now: Instant) -> Option<Duration> {
+        let id = id_of(arbitrator);
+        let mgmt = self.mgmt.iter().find(|m| m.id == id)?;
+        mgmt.lost.then(|| now.since(mgmt.since))
     }
 
     /// The link to an arbitrator, if it is up.
     pub(super) fn arbitrator(&self, arbitrator: &Arbitrator) -> Option<LinkId> {
-        let id = id_and_addr(arbitrator).0;
+        let id = id_of(arbitrator);
         self.mgmt.iter().find(|m| m.id == id)?.route.link()
     }
 
     /// For how long an arbitrator has been connected (true) or away (false). Another life of an
     /// API node's process is not it.
     pub(super) fn arbitrator_for(&self, arbitrator: &Arbitrator, now: Instant) -> (bool, Duration) {
-        let id = id_and_addr(arbitrator).0;
+        let id = id_of(arbitrator);
         let Some(mgmt) = self.mgmt.iter().find(|m| m.id == id) else {
-            return (false, Duration::ZERO);
+            // A life that was never here will not come.
+            return (false, if id.is_api() { Duration::MAX } else { Duration::ZERO });
         };
         let same = match arbitrator {
-            Arbitrator::Mgmt { .. } => true,
+            Arbitrator::Mgmt { .. } => !mgmt.lost,
             Arbitrator::Api { incarnation, .. } => mgmt.life == Some(*incarnation),
         };
         (same && mgmt.route.link().is_some(), now.since(mgmt.since))
@@ -434,9 +477,9 @@ pub(super) fn send_on(link: LinkId, message: &ControlMessage, out: &mut Outputs)
     }
 }
 
-/// Where an arbitrator is.
-pub(super) fn id_and_addr(arbitrator: &Arbitrator) -> (MgmtId, &str) {
+/// The number of an arbitrator.
+pub(super) fn id_of(arbitrator: &Arbitrator) -> MgmtId {
     match arbitrator {
-        Arbitrator::Mgmt { id, addr } | Arbitrator::Api { id, addr, .. } => (*id, addr),
+        Arbitrator::Mgmt { id, .. } | Arbitrator::Api { id, .. } => *id,
     }
 }

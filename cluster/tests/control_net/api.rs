@@ -1,10 +1,12 @@
 //! API nodes that arbitrate: the real machine on links of the test's network.
 
+use std::time::Duration;
+
 use bytes::BytesMut;
 
 use lockstep_proto::arbitrator::{ApiArbitrator, ApiArbitratorOptions};
-use lockstep_proto::ids::{ClusterId, Incarnation, MgmtId};
-use lockstep_proto::process::{Input, LinkId, Outputs, Peer, Process};
+use lockstep_proto::ids::{ClusterId, Incarnation, MgmtId, NodeId};
+use lockstep_proto::process::{Input, Outputs, Process};
 
 use super::{Event, Id, MGMT, Net};
 
@@ -16,22 +18,37 @@ impl Net {
             id: MgmtId(id - MGMT),
             cluster: ClusterId(7),
             incarnation: Incarnation(self.lives),
+            name: "a1".to_owned(),
+            nodes: self.nodes.keys().map(|id| (NodeId(*id), format!("n{id}"))).collect(),
             canary: None,
         };
         self.mgmt_down.remove(&id);
         self.mgmt_out.insert(id, Outputs::with_marks());
         self.apis.insert(id, ApiArbitrator::new(options));
-    }
-
-    pub(super) fn api_up(&mut self, id: Id, link: LinkId, peer: Peer) {
-        self.api_input(id, Input::LinkUp { link, peer });
+        self.at(Duration::ZERO, Event::Wake(id));
     }
 
     pub(super) fn api_event(&mut self, id: Id, event: Event) {
-        if let Event::Frame(_, link, bytes) = event
-            && !self.mgmt_down.contains(&id)
-        {
-            self.api_input(id, Input::Frame { link, bytes: &bytes });
+        if self.mgmt_down.contains(&id) {
+            return;
+        }
+        match event {
+            Event::Frame(_, link, bytes) => {
+                self.api_input(id, Input::Frame { link, bytes: &bytes });
+            }
+            Event::Up(_, link, peer) => self.api_input(id, Input::LinkUp { link, peer }),
+            Event::Down(_, link, end) => self.api_input(id, Input::LinkDown { link, end }),
+            Event::DialFailed(_, to, error) => {
+                let addr = String::new();
+                self.api_input(id, Input::DialFailed { to, addr, error });
+            }
+            Event::Wake(_) => {
+                let core = &self.apis[&id];
+                if core.next_timeout().is_some_and(|at| at <= self.now) {
+                    self.api_input(id, Input::Timeout);
+                }
+            }
+            Event::Stored(..) | Event::Dial(..) => unreachable!("an API node has no disk"),
         }
     }
 
@@ -41,6 +58,7 @@ impl Net {
         };
         core.handle(self.now, input, out);
         self.marks.extend(out.take_marks());
+        let (effects, wake) = (out.take_effects(), core.next_timeout());
         let mut sent = Vec::new();
         while let Some(link) = out.pop_dirty() {
             sent.push((link, out.unsent(link).map(BytesMut::split).unwrap_or_default()));
@@ -51,6 +69,12 @@ impl Net {
                 let frame = bytes.split_to(4 + length).split_off(4);
                 self.transmit(id, link, &frame);
             }
+        }
+        for effect in effects {
+            self.perform(id, effect);
+        }
+        if let Some(at) = wake {
+            self.at(at.since(self.now), Event::Wake(id));
         }
     }
 }

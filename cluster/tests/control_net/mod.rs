@@ -79,6 +79,8 @@ pub(crate) struct Net {
     pub(crate) nodes: BTreeMap<Id, Node>,
     registers: BTreeMap<Id, Register>,
     mgmt_down: BTreeSet<Id>,
+    /// Management servers whose directory was emptied.
+    pub(crate) registers_lost: BTreeSet<Id>,
     apis: BTreeMap<Id, ApiArbitrator>,
     /// Processes of API nodes so far.
     lives: u32,
@@ -148,6 +150,7 @@ impl Net {
             nodes: BTreeMap::new(),
             registers: BTreeMap::new(),
             mgmt_down: BTreeSet::new(),
+            registers_lost: BTreeSet::new(),
             apis: BTreeMap::new(),
             lives: 0,
             conns: BTreeMap::new(),
@@ -344,6 +347,9 @@ impl Net {
                 (node.node.0, Peer::Control(instance(from)), Peer::Control(node))
             }
             Target::Watch(node) => (node.node.0, Peer::Watch(instance(from)), Peer::Watch(node)),
+            Target::Node(node) if from > MGMT => {
+                (node.0, Peer::Mgmt(MgmtId(from - MGMT)), Peer::Control(instance(node.0)))
+            }
             Target::Mgmt(id) => (MGMT + id.0, Peer::Control(instance(from)), Peer::Mgmt(id)),
             Target::Shard(..) | Target::Node(_) | Target::Any => {
                 panic!("a control core never dials {to:?}")
@@ -367,7 +373,6 @@ impl Net {
         if other < MGMT {
             self.at(DELAY, Event::Up(other, there, peer_there));
         }
-        self.api_up(other, there, peer_there);
     }
 
     fn out(&mut self, id: Id) -> &mut Outputs {
@@ -416,7 +421,8 @@ impl Net {
             self.conns.remove(&there);
             let watch = matches!(self.kinds[&here], Peer::Watch(_));
             let end = if watch { LinkEnd::Fin } else { LinkEnd::Reset };
-            if there.0 < MGMT && !self.is_cut(id, there.0) {
+            let hears = there.0 < MGMT || self.apis.contains_key(&there.0);
+            if hears && !self.is_cut(id, there.0) {
                 self.at(DELAY, Event::Down(there.0, there.1, end));
             }
         }
@@ -492,8 +498,22 @@ impl Net {
         if self.mgmt_down.contains(&id) {
             return;
         }
+        let message = ControlMessage::parse(&bytes[1..]).expect("own bytes");
+        if self.registers_lost.contains(&id) {
+            let ControlMessage::RegisterView { view, .. } = message else { return };
+            let me = MgmtId(id - MGMT);
+            let named = matches!(&view.arbitrator, Some(Arbitrator::Mgmt { id, .. }) if *id == me);
+            if !named {
+                // What a later view that names it brings is its register.
+                self.registers_lost.remove(&id);
+                self.registers.insert(id, Register::new(view.identity()));
+            }
+            let (view, registered, lost) = (view.identity(), !named, named);
+            let answer = ControlMessage::RegisteredView { view, registered, lost };
+            return self.mgmt_answers(id, link, &answer);
+        }
         let register = self.registers.get_mut(&id).expect("known");
-        let answer = match ControlMessage::parse(&bytes[1..]).expect("own bytes") {
+        let answer = match message {
             ControlMessage::AskArbitrator { request, counted, wanted, .. } => {
                 let verdict = register.ask(&counted, &wanted, None).verdict;
                 ControlMessage::ArbitratorVerdict { request, verdict }
@@ -501,10 +521,14 @@ impl Net {
             ControlMessage::RegisterView { view, counted } => {
                 let verdict = register.ask(&counted, &view.identity(), None).verdict;
                 let registered = verdict == Verdict::Granted;
-                ControlMessage::RegisteredView { view: view.identity(), registered }
+                ControlMessage::RegisteredView { view: view.identity(), registered, lost: false }
             }
             other => panic!("not for an arbitrator: {other:?}"),
         };
+        self.mgmt_answers(id, link, &answer);
+    }
+
+    fn mgmt_answers(&mut self, id: Id, link: LinkId, answer: &ControlMessage) {
         let mut frame = BytesMut::new();
         answer.frame(&mut frame);
         if let Some((to, there)) = self.conns.get(&(id, link)).copied()

@@ -4,6 +4,18 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::error::{CliError, CliResult, Trouble};
 
+/// Until the user wants to stop.
+pub(super) async fn ended() {
+    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+        (Ok(mut interrupt), Ok(mut terminate)) => tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        },
+        // Signals do what they always do, then.
+        _ => std::future::pending().await,
+    }
+}
+
 /// Does the work, or gives it up when the user wants to stop: whatever it holds is dropped then,
 /// child processes and directories among it.
 pub(super) async fn or_interrupted<T>(work: impl Future<Output = CliResult<T>>) -> CliResult<T> {

@@ -5,6 +5,7 @@ pub mod connect;
 pub mod error;
 pub mod output;
 
+mod arbitrate;
 mod bench;
 mod check;
 mod config;
@@ -203,7 +204,11 @@ fn dispatch(cli: Cli) -> CliResult<ExitKind> {
         Command::Config(command) => config::run(&global, &command),
         Command::Table(command) => table::run(&global, &command),
         Command::Bench(command) => bench::run(&global, &command),
-        Command::Run(command) => crate::run::run(&command),
+        Command::Run(command) => match &*command {
+            crate::run::args::RunCommand::Arbitrator(args) => arbitrate::run(&global, args),
+            crate::run::args::RunCommand::Data(args) => crate::run::data::run_data(args),
+            crate::run::args::RunCommand::Mgmt(args) => crate::run::mgmt::run_mgmt(args),
+        },
         Command::Check(args) => check::run(&global, &args),
         Command::Version => version::run(&global),
     }

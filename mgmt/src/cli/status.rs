@@ -6,7 +6,8 @@ use std::time::Duration;
 use lockstep_client::Client;
 use lockstep_proto::durability::DiskState;
 use lockstep_proto::ids::{GroupId, ShardId};
-use lockstep_proto::view::{Member, Standing, View};
+use lockstep_proto::survival::{Outlook, outlook};
+use lockstep_proto::view::{Arbitrator, Member, Standing, View};
 use lockstep_proto::wire::client::{DiskStatus, ShardStatus};
 use lockstep_proto::wire::progress::JoinProgress;
 use serde_json::{Value, json};
@@ -46,6 +47,8 @@ struct NodeReport {
 struct Page {
     view: View,
     nodes: Vec<NodeReport>,
+    /// Whether the arbitrator that the view names can be reached from here.
+    arbitrator_answers: bool,
 }
 
 pub(super) fn run(global: &Global, args: &StatusArgs) -> CliResult<ExitKind> {
@@ -57,6 +60,9 @@ pub(super) fn run(global: &Global, args: &StatusArgs) -> CliResult<ExitKind> {
     let healthy = page.health() == Health::Healthy;
     Ok(if args.check && !healthy { ExitKind::NotHealthy } else { ExitKind::Done })
 }
+
+/// How many fatal losses the page tells.
+const FATAL_SHOWN: usize = 4;
 
 /// Asks every node; asks again if the cluster moved on to another view in the meantime, so that
 /// the page does not tell of a node that everybody else has forgotten.
@@ -83,7 +89,19 @@ async fn collect_in(client: &Client, view: Arc<View>) -> Page {
         let shards = asked.await.unwrap_or_default();
         nodes.push(NodeReport { member: member.clone(), shards });
     }
-    Page { view, nodes }
+    let arbitrator_answers = match &view.arbitrator {
+        Some(Arbitrator::Mgmt { addr, .. }) => answers(addr).await,
+        // The data nodes name another one, or none, soon after it is gone.
+        Some(Arbitrator::Api { .. }) => true,
+        None => false,
+    };
+    Page { view, nodes, arbitrator_answers }
+}
+
+/// Whether a process listens at an address.
+async fn answers(addr: &str) -> bool {
+    let connected = tokio::time::timeout(NODE_TIMEOUT, tokio::net::TcpStream::connect(addr)).await;
+    matches!(connected, Ok(Ok(_)))
 }
 
 /// What the shards of one node say, up to the first that does not answer.
@@ -143,9 +161,39 @@ impl Page {
         u16::try_from(count).expect("at most NODES_MAX")
     }
 
+    /// What the cluster survives, by the survival rules.
+    fn outlook(&self) -> Outlook {
+        outlook(&self.view, self.arbitrator_answers)
+    }
+
     /// How many nodes may be lost, one after the other, whichever they are.
     fn can_lose(&self) -> u16 {
-        self.smallest_group().saturating_sub(1)
+        let survived = u16::try_from(self.outlook().nodes).unwrap_or(u16::MAX);
+        self.smallest_group().saturating_sub(1).min(survived)
+    }
+
+    /// Which single loss would end it, and why.
+    fn fatal(&self) -> Vec<Value> {
+        let outlook = self.outlook();
+        let nodes = outlook.fatal_nodes.iter().map(|(n, why)| json!({ "node": n.0, "why": why }));
+        let zones = outlook.fatal_zones.iter().map(|(z, why)| json!({ "zone": z, "why": why }));
+        nodes.chain(zones).collect()
+    }
+
+    /// The same for people.
+    fn describe_fatal(&self) -> String {
+        let outlook = self.outlook();
+        let nodes = outlook.fatal_nodes.iter().map(|(node, why)| (format!("node {}", node.0), why));
+        let zones = outlook.fatal_zones.iter().map(|(zone, why)| (format!("zone {zone}"), why));
+        let line = |(what, why): (String, &String)| format!("the loss of {what} ends it: {why}\n");
+        let lines: Vec<String> = nodes.chain(zones).map(line).collect();
+        match lines.len() {
+            0..=FATAL_SHOWN => lines.concat(),
+            many => {
+                let more = many - FATAL_SHOWN;
+                format!("{}and {more} other losses would\n", lines[..FATAL_SHOWN].concat())
+            }
+        }
     }
 
     fn epoch(&self) -> u64 {
@@ -205,6 +253,12 @@ impl Page {
             1 => "can lose 1 more node".to_owned(),
             n => format!("can lose {n} more nodes"),
         };
+        let lose = match self.outlook().zones {
+            _ if self.health() == Health::Down => lose,
+            0 => lose,
+            1 => format!("{lose}, or 1 zone"),
+            n => format!("{lose}, or {n} zones"),
+        };
         let view = &self.view;
         format!(
             "cluster {}  {}, {lose}\n{} data nodes in {} groups, {} replicas wanted, {} \
@@ -221,15 +275,17 @@ impl Page {
             thousands(self.rows()),
             self.arbitrator(),
             table(&headers, &rows),
-            self.describe_joins(),
+            self.describe_joins() + &self.describe_fatal(),
         )
     }
 
     fn arbitrator(&self) -> String {
-        use lockstep_proto::view::Arbitrator;
         match &self.view.arbitrator {
-            Some(Arbitrator::Mgmt { id, addr }) => format!("management server {} at {addr}", id.0),
-            Some(Arbitrator::Api { id, addr, .. }) => format!("API node {} at {addr}", id.0),
+            Some(Arbitrator::Mgmt { id, addr }) => {
+                let silent = if self.arbitrator_answers { "" } else { ", which does not answer" };
+                format!("management server {} at {addr}{silent}", id.0)
+            }
+            Some(Arbitrator::Api { name, .. }) => format!("API node {name}"),
             None => "none: an even split stops the cluster".to_owned(),
         }
     }
@@ -241,6 +297,9 @@ impl Page {
             "cluster": view.cluster.to_string(),
             "health": self.health().name(),
             "can_lose": self.can_lose(),
+            "can_lose_zones": self.outlook().zones,
+            "fatal": self.fatal(),
+            "arbitrator_answers": self.arbitrator_answers,
             "view": view.number.0,
             "epoch": self.epoch(),
             "durable_epoch": self.durable().map(|(durable, _)| durable),
@@ -454,7 +513,7 @@ mod tests {
             restart_generation: lockstep_proto::ids::RestartGeneration(0),
             cuts: Vec::new(),
         };
-        Page { view, nodes }
+        Page { view, nodes, arbitrator_answers: false }
     }
 
     fn disk(durable: u64) -> DiskStatus {

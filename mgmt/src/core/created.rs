@@ -25,11 +25,8 @@ pub(super) struct Registration {
     pub(super) registered: bool,
     pub(super) register_changed: bool,
     pub(super) view_changed: bool,
-}
-
-impl Registration {
-    pub(super) const REFUSED: Self =
-        Self { registered: false, register_changed: false, view_changed: false };
+    /// The register should be here and is not.
+    pub(super) lost: bool,
 }
 
 /// Whether `arbitrator` is management server `id`.
@@ -41,8 +38,8 @@ pub(super) fn log_register_lost(view: &View, out: &mut Outputs) {
     out.mark("arbitrator_without_register");
     let text = format!(
         "cluster {} counts on this server as arbitrator (view {}), but its register is not in this \
-         directory; an even split would stop the cluster: put the directory back, or stop this \
-         server for good so that another one is named",
+         directory: it answers no side of a split until a view names it anew, or another one, which \
+         takes some seconds",
         view.cluster, view.number
     );
     out.log(LogLevel::Error, text);
@@ -62,6 +59,10 @@ impl Created {
 
     pub(super) fn view(&self) -> &View {
         &self.cluster.view
+    }
+
+    pub(super) fn register(&self) -> Option<&ViewIdentity> {
+        self.register.as_ref().map(Register::view)
     }
 
     pub(super) fn stored_cluster(&self) -> &StoredCluster {
@@ -170,7 +171,9 @@ impl Created {
         out: &mut Outputs,
     ) -> Registration {
         let identity = view.identity();
+        let mut lost = false;
         let (registered, register_changed) = if !names(view.arbitrator.as_ref(), own) {
+            // Whatever register there was is not asked any more; a later view begins another.
             (true, false)
         } else if let Some(register) = &mut self.register {
             let answer = register.ask(counted, &identity, canary);
@@ -180,11 +183,13 @@ impl Created {
             self.register = Some(Register::new(identity.clone()));
             (true, true)
         } else {
+            lost = true;
             log_register_lost(&view, out);
             (false, false)
         };
         let held = self.cluster.view.identity();
-        let view_changed = registered && identity.number >= held.number && identity != held;
+        let news = identity.number >= held.number && identity != held;
+        let view_changed = (registered || lost) && news;
         if !registered {
             out.mark("registration_refused");
         }
@@ -193,7 +198,7 @@ impl Created {
             out.log(LogLevel::Info, format!("view {}: {members:?}", identity.number));
             self.cluster.view = view;
         }
-        Registration { registered, register_changed, view_changed }
+        Registration { registered, register_changed, view_changed, lost }
     }
 
     fn admitted(&self, instance: NodeInstance) -> ControlMessage {

@@ -154,6 +154,21 @@ impl MgmtCore {
         }
     }
 
+    /// Which server it is.
+    #[must_use]
+    pub fn id(&self) -> MgmtId {
+        self.id
+    }
+
+    /// What its register holds, if it has one.
+    #[must_use]
+    pub fn register(&self) -> Option<&ViewIdentity> {
+        match &self.state {
+            State::Creating(_) => None,
+            State::Created(created) => created.register(),
+        }
+    }
+
     /// The newest view it knows; `None` before the cluster exists.
     #[must_use]
     pub fn view(&self) -> Option<&View> {
@@ -328,15 +343,16 @@ impl MgmtCore {
             State::Created(created) => {
                 created.on_register_view(view, counted, self.id, self.canary, out)
             }
-            State::Creating(_) if created::names(view.arbitrator.as_ref(), self.id) => {
-                created::log_register_lost(&view, out);
-                Registration::REFUSED
-            }
             State::Creating(_) => {
                 out.mark("mgmt_copy_received");
+                let lost = created::names(view.arbitrator.as_ref(), self.id);
+                if lost {
+                    created::log_register_lost(&view, out);
+                }
                 let cluster = StoredCluster { view, admissions: Vec::new() };
                 self.state = State::Created(Created::restore(cluster, None));
-                Registration { registered: true, register_changed: false, view_changed: true }
+                let (registered, register_changed, view_changed) = (!lost, false, true);
+                Registration { registered, register_changed, view_changed, lost }
             }
         };
         if let State::Created(created) = &self.state {
@@ -347,8 +363,8 @@ impl MgmtCore {
                 self.vault.store(created.stored_cluster(), out);
             }
         }
-        let Registration { registered, view_changed, .. } = registration;
-        let message = ControlMessage::RegisteredView { view: identity, registered };
+        let Registration { registered, view_changed, lost, .. } = registration;
+        let message = ControlMessage::RegisteredView { view: identity, registered, lost };
         self.tell(Told::Control { link, message }, out);
         if view_changed {
             self.tell_watchers(out);

@@ -386,7 +386,8 @@ fn watchers_get_every_registered_view_and_a_late_one_only_the_newest() {
     };
     bench.say(control, &register);
     bench.say(control, &register);
-    let answer = ControlMessage::RegisteredView { view: next.identity(), registered: true };
+    let answer =
+        ControlMessage::RegisteredView { view: next.identity(), registered: true, lost: false };
     assert_eq!(bench.heard(control), [answer.clone(), answer]);
     assert_eq!(bench.views(early), [ViewNumber(1), ViewNumber(2)]);
     let mut bench = bench.restart();
@@ -405,7 +406,8 @@ fn a_rival_view_is_neither_registered_nor_shown() {
     let rival = follow(&view, 2, &[2]);
     let counted = vec![view.identity()];
     bench.say(right, &ControlMessage::RegisterView { view: Box::new(rival.clone()), counted });
-    let answer = ControlMessage::RegisteredView { view: rival.identity(), registered: false };
+    let answer =
+        ControlMessage::RegisteredView { view: rival.identity(), registered: false, lost: false };
     assert_eq!(bench.heard(right), [answer]);
     assert!(bench.marked("registration_refused"));
     assert_eq!(bench.core.view().expect("created").identity(), view.identity());
@@ -438,10 +440,32 @@ fn an_emptied_directory_never_makes_up_a_register() {
     let counted = vec![view.identity()];
     let register = ControlMessage::RegisterView { view: Box::new(view.clone()), counted };
     bench.say(control, &register);
-    let refused = ControlMessage::RegisteredView { view: view.identity(), registered: false };
+    let (registered, lost) = (false, true);
+    let refused = ControlMessage::RegisteredView { view: view.identity(), registered, lost };
     assert_eq!(bench.heard(control), [refused]);
     assert!(bench.marked("arbitrator_without_register"));
-    assert!(bench.disk.is_empty());
+    assert!(!bench.disk.contains_key(&StoredFile::Register));
+    bench.say(control, &ask(1, &[view.identity()], &identity(2, &[1])));
+    assert!(bench.heard(control).is_empty(), "it answers no side");
+    // It serves views all the same, and takes a new register from the view that names it anew.
+    let client = bench.connect(Peer::Client);
+    let mut watch = bytes::BytesMut::new();
+    frame_cold(&mut watch, kind::CLIENT, &ClientMessage::WatchView);
+    bench.input(Input::Frame { link: client, bytes: &watch[4..] });
+    assert_eq!(bench.views(client).len(), 1);
+    let mut nobody = follow(&view, 2, &[1, 2]);
+    nobody.arbitrator = None;
+    let mut again = follow(&nobody, 3, &[1, 2]);
+    again.arbitrator.clone_from(&view.arbitrator);
+    for next in [nobody, again] {
+        let (counted, identity) = (vec![view.identity()], next.identity());
+        let register = ControlMessage::RegisterView { view: Box::new(next), counted };
+        bench.say(control, &register);
+        let (registered, lost) = (true, false);
+        let taken = ControlMessage::RegisteredView { view: identity, registered, lost };
+        assert_eq!(bench.heard(control), [taken]);
+    }
+    assert!(bench.marked("arbitrator_appointed"));
 }
 
 #[test]

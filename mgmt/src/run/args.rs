@@ -13,6 +13,19 @@ pub enum RunCommand {
     Data(RunDataArgs),
     /// A management server: it creates the cluster and arbitrates
     Mgmt(RunMgmtArgs),
+    /// A stand-in arbitrator, for when all management servers are gone: a client of the cluster
+    Arbitrator(RunArbitratorArgs),
+}
+
+/// Flags of `lockstep run arbitrator`.
+#[derive(clap::Args, Clone, Debug)]
+pub struct RunArbitratorArgs {
+    /// What `lockstep status` calls it
+    #[arg(long, value_name = "NAME", default_value = "stand-in")]
+    pub name: String,
+    /// End when the process that started this one ends
+    #[arg(long)]
+    pub die_with_parent: bool,
 }
 
 /// Flags that every process has.

@@ -28,18 +28,7 @@ use crate::config::error::ConfigError;
 use crate::config::layers::{FlagSetting, Key, Settings};
 use crate::dev::process::die_with_parent;
 
-use args::{ProcessArgs, RunCommand};
-
-/// Runs one process until it ends.
-///
-/// # Errors
-/// Why it could not start, or why it gave up.
-pub fn run(command: &RunCommand) -> CliResult<ExitKind> {
-    match command {
-        RunCommand::Data(args) => data::run_data(args),
-        RunCommand::Mgmt(args) => mgmt::run_mgmt(args),
-    }
-}
+use args::ProcessArgs;
 
 /// The configuration of a process from all its layers.
 fn settings(

@@ -35,18 +35,35 @@ impl Running {
     /// If it cannot be started.
     #[must_use]
     pub fn start(binary: &Path, name: &str, dir: &Path, args: &[OsString]) -> Self {
+        let ready = dir.join(format!("{name}.ready"));
+        let mut args = args.to_vec();
+        args.extend(["--ready-file".into(), ready.into()]);
+        Self::start_plain(binary, name, dir, &args)
+    }
+
+    /// Starts `binary` with `args` for something that does not listen.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn start_plain(binary: &Path, name: &str, dir: &Path, args: &[OsString]) -> Self {
         let (log, ready) = (dir.join(format!("{name}.log")), dir.join(format!("{name}.ready")));
         let output = File::options().create(true).append(true).open(&log).expect("log file");
         let child = Command::new(binary)
             .args(args)
             .arg("--die-with-parent")
-            .args([OsString::from("--ready-file"), ready.clone().into()])
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("second handle of the log"))
             .stderr(output)
             .spawn()
             .expect("the binary under test starts");
         Self { name: name.to_owned(), child, log, ready }
+    }
+
+    /// The number of the process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Waits until it listens, and returns where.
@@ -113,7 +130,9 @@ pub struct Form {
     pub replicas: u16,
     /// Zones, dealt to the nodes in turn.
     pub zones: Vec<&'static str>,
-    /// Further flags of the management server.
+    /// Management servers.
+    pub mgmts: u16,
+    /// Further flags of the management servers.
     pub mgmt_args: Vec<&'static str>,
 }
 
@@ -121,17 +140,17 @@ impl Form {
     /// One group of two nodes without zones.
     #[must_use]
     pub fn pair() -> Self {
-        Self { groups: 1, replicas: 2, zones: Vec::new(), mgmt_args: Vec::new() }
+        Self { groups: 1, replicas: 2, zones: Vec::new(), mgmts: 1, mgmt_args: Vec::new() }
     }
 
     /// Two groups of two nodes in zones a and b.
     #[must_use]
     pub fn two_by_two() -> Self {
-        Self { groups: 2, replicas: 2, zones: vec!["a", "b"], mgmt_args: Vec::new() }
+        Self { groups: 2, replicas: 2, zones: vec!["a", "b"], mgmts: 1, mgmt_args: Vec::new() }
     }
 }
 
-/// A cluster of child processes with one management server. Node n is `nodes[n - 1]`.
+/// A cluster of child processes. Node n is `nodes[n - 1]`.
 #[derive(Debug)]
 pub struct Cluster {
     binary: PathBuf,
@@ -139,6 +158,8 @@ pub struct Cluster {
     pub mgmt: Running,
     /// Where it listens.
     pub mgmt_addr: SocketAddr,
+    /// The other management servers, from number 2 on, with their addresses.
+    pub others: Vec<(Running, SocketAddr)>,
     /// The data nodes in order of node id.
     pub nodes: Vec<Running>,
     /// Everything the processes write. Declared last: it outlives the processes.
@@ -193,9 +214,27 @@ impl Cluster {
         args.extend(["--suspicion".into(), SUSPICION.into()]);
         args.extend(form.mgmt_args.iter().map(OsString::from));
         args.extend(["--dir".into(), dir.path().join("mgmt").into()]);
-        let mut mgmt = Running::start(binary, "mgmt", dir.path(), &args);
-        let mgmt_addr = mgmt.addr();
-        Self { binary: binary.to_owned(), mgmt, mgmt_addr, nodes: Vec::new(), dir }
+        let own = args.len() - 1;
+        let start = |id: u16| {
+            let name = if id == 1 { "mgmt".to_owned() } else { format!("mgmt-{id}") };
+            let mut args = args.clone();
+            args[own] = dir.path().join(&name).into();
+            args.extend(["--id".into(), id.to_string().into()]);
+            let mut server = Running::start(binary, &name, dir.path(), &args);
+            let addr = server.addr();
+            (server, addr)
+        };
+        let (mgmt, mgmt_addr) = start(1);
+        let others = (2..=form.mgmts).map(start).collect();
+        Self { binary: binary.to_owned(), mgmt, mgmt_addr, others, nodes: Vec::new(), dir }
+    }
+
+    /// The addresses of all management servers, as flags and URLs have them.
+    #[must_use]
+    pub fn mgmt_list(&self) -> String {
+        let others = self.others.iter().map(|(_, addr)| addr.to_string());
+        let all: Vec<String> = std::iter::once(self.mgmt_addr.to_string()).chain(others).collect();
+        all.join(",")
     }
 
     /// Where the processes have their directories, by name.
@@ -209,7 +248,7 @@ impl Cluster {
     pub fn start_node(&self, node: u16, dir: &str, extra: &[&str]) -> Running {
         let mut args: Vec<OsString> = ["run", "data", "--shards", "1"].map(OsString::from).into();
         args.extend(["--node".into(), node.to_string().into()]);
-        args.extend(["--mgmt".into(), self.mgmt_addr.to_string().into()]);
+        args.extend(["--mgmt".into(), self.mgmt_list().into()]);
         args.extend(["--dir".into(), self.dir.path().join(dir).into()]);
         args.extend(extra.iter().map(OsString::from));
         Running::start(&self.binary, &format!("{dir}-process"), self.dir.path(), &args)
@@ -217,11 +256,34 @@ impl Cluster {
 
     /// Starts the management server again on its directory and address.
     pub fn restart_mgmt(&mut self) {
-        let mut args: Vec<OsString> = ["run", "mgmt"].map(OsString::from).into();
-        args.extend(["--listen".into(), self.mgmt_addr.to_string().into()]);
-        args.extend(["--dir".into(), self.dir.path().join("mgmt").into()]);
-        self.mgmt = Running::start(&self.binary, "mgmt-again", self.dir.path(), &args);
+        self.mgmt = self.start_mgmt_again(1, self.mgmt_addr, "mgmt");
         self.mgmt.addr();
+    }
+
+    /// Starts the other management servers again on their addresses, each on the directory that
+    /// `dir` makes of its name.
+    pub fn restart_others(&mut self, dir: impl Fn(&str) -> String) {
+        let mut others = std::mem::take(&mut self.others);
+        for (id, (server, addr)) in (2..).zip(&mut others) {
+            *server = self.start_mgmt_again(id, *addr, &dir(&format!("mgmt-{id}")));
+            server.addr();
+        }
+        self.others = others;
+    }
+
+    fn start_mgmt_again(&self, id: u16, addr: SocketAddr, dir: &str) -> Running {
+        let mut args: Vec<OsString> = ["run", "mgmt"].map(OsString::from).into();
+        args.extend(["--listen".into(), addr.to_string().into()]);
+        args.extend(["--id".into(), id.to_string().into()]);
+        args.extend(["--dir".into(), self.dir.path().join(dir).into()]);
+        Running::start(&self.binary, &format!("{dir}-again"), self.dir.path(), &args)
+    }
+
+    /// Starts any other process of the binary under test, under a name of its own.
+    #[must_use]
+    pub fn start_other(&self, name: &str, args: &[&str]) -> Running {
+        let args: Vec<OsString> = args.iter().map(OsString::from).collect();
+        Running::start_plain(&self.binary, name, self.dir.path(), &args)
     }
 
     /// Node `node`.

@@ -93,10 +93,6 @@ fn mgmt_addr(id: u16) -> String {
     format!("m{id}:1")
 }
 
-fn api_addr(id: u16) -> String {
-    format!("a{id}:1")
-}
-
 /// The first view of a cluster of this shape.
 #[must_use]
 pub fn first_view(shape: &Shape) -> View {
@@ -132,14 +128,9 @@ pub fn first_view(shape: &Shape) -> View {
             joining: Vec::new(),
         });
     }
-    let mut arbitrators: Vec<Arbitrator> = (1..=shape.mgmts)
+    let arbitrators: Vec<Arbitrator> = (1..=shape.mgmts)
         .map(|id| Arbitrator::Mgmt { id: MgmtId(id), addr: mgmt_addr(id) })
         .collect();
-    arbitrators.extend((1..=shape.apis).map(|index| Arbitrator::Api {
-        id: MgmtId(shape.mgmts + index),
-        incarnation: Incarnation(0),
-        addr: api_addr(index),
-    }));
     View {
         cluster: ClusterId(0x5eed),
         number: ViewNumber(1),
@@ -224,10 +215,10 @@ impl Cluster {
             cluster.start_mgmt(world, host);
         }
         for index in 1..=cluster.shape.apis {
-            let id = MgmtId(cluster.shape.mgmts + index);
+            let id = MgmtId(MgmtId::API_MIN + index);
             let zone = index % cluster.shape.zones;
             let clock = clock(&cluster.shape, rng);
-            let host = host(format!("a{index}"), Role::Mgmt(id), zone, api_addr(index), clock);
+            let host = host(format!("a{index}"), Role::Mgmt(id), zone, String::new(), clock);
             let host = world.add_host(host);
             cluster.apis.push(host);
             cluster.start_api(world, host);
@@ -377,11 +368,15 @@ impl Cluster {
     /// Starts the process of an API node's arbitrator: nothing is left of an earlier one.
     pub fn start_api(&self, world: &mut World, host: HostId) {
         let Role::Mgmt(id) = world.host(host).role else { return };
+        let members = self.view.members.iter();
+        let nodes = members.map(|member| (member.instance.node, member.addr.clone()));
         let core = ApiArbitrator::new(ApiArbitratorOptions {
             id,
             cluster: self.view.cluster,
             // No two processes of the world have one number.
             incarnation: Incarnation(u32::try_from(world.procs.len()).expect("few processes")),
+            name: world.host(host).name.clone(),
+            nodes: nodes.collect(),
             canary: self.canary,
         });
         let name = world.host(host).name.clone();
@@ -406,7 +401,7 @@ impl Cluster {
         match view.arbitrator.as_ref()? {
             Arbitrator::Mgmt { id, .. } => Some(self.mgmts[usize::from(id.0) - 1]),
             Arbitrator::Api { id, incarnation, .. } => {
-                let host = self.apis[usize::from(id.0 - self.shape.mgmts) - 1];
+                let host = self.apis[usize::from(id.0 - MgmtId::API_MIN) - 1];
                 let proc = world.host(host).procs.first()?;
                 match world.procs[proc.index()].core.as_ref()? {
                     Core::Api(core) if core.incarnation() == *incarnation => Some(host),

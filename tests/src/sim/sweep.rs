@@ -76,6 +76,8 @@ pub enum Swept {
     Checkpoint,
     /// A cluster that starts again after all power has failed.
     Restart,
+    /// Another arbitrator: the first one is dead, and then a node or the new one fails.
+    Handover,
     /// Two changes of the configuration that are wanted at once.
     Config,
     /// Epochs sealed, closed and durable, at the node that ticks.
@@ -95,6 +97,7 @@ impl Swept {
         Self::Checkpoint,
         Self::Restart,
         Self::Config,
+        Self::Handover,
     ];
 
     /// The protocol of this name.
@@ -120,6 +123,7 @@ impl Swept {
             Self::Redo => "redo",
             Self::Epoch => "epoch",
             Self::Config => "config",
+            Self::Handover => "handover",
             Self::Rejoin => "rejoin",
             Self::Checkpoint => "checkpoint",
             Self::Restart => "restart",
@@ -135,6 +139,10 @@ impl Swept {
                  at 5 disk_slow n2 4 300\nat 10 disk_full n3 400 15\n"
             }
             Self::Config => "shape 2x2\nclients 2\nlists 2\npause_us 3000\nseconds 1\nconfigures\n",
+            Self::Handover => {
+                "shape 2x2\nclients 1\nlists 2\npause_us 20000\nseconds 4\nmgmts 2\napis 1\n\
+                 at 20 kill m1\n"
+            }
             Self::Epoch => "shape 2x2\nclients 2\nlists 2\npause_us 3000\nseconds 1\n",
             Self::Rejoin => {
                 "shape 2x3\nclients 2\nlists 2\npause_us 3000\nseconds 1\n\
@@ -187,6 +195,7 @@ impl Swept {
             Self::Commit | Self::View | Self::Epoch | Self::Config => (20 * MS, 32 * MS),
             Self::Redo => (8 * MS, 28 * MS),
             Self::Rejoin => (150 * MS, 300 * MS),
+            Self::Handover => (2_010 * MS, 2_100 * MS),
             Self::Silence => (440 * MS, 480 * MS),
             Self::Arbitration => (480 * MS, 560 * MS),
             Self::Checkpoint => (100 * MS, 130 * MS),
@@ -200,6 +209,7 @@ impl Swept {
             Self::Commit | Self::Redo | Self::Checkpoint | Self::Restart | Self::Config => {
                 &["n1", "n2", "n3", "n4"]
             }
+            Self::Handover => &["n1", "n2", "n4", "m2"],
             Self::Epoch => &["n1"],
             // The president, the donors, and the one that comes back.
             Self::Rejoin => &["n1", "n4", "n5", "n6"],

@@ -169,6 +169,9 @@ pub enum ControlMessage {
         /// Whether the register holds it; a server that is not its arbitrator says yes once it has
         /// stored its copy. No needs no repetition: the register is ahead, or holds a rival.
         registered: bool,
+        /// The view names this server, and its register is lost: it answers no question until a
+        /// later view names it anew.
+        lost: bool,
     },
 
     // --- newcomer and management server ---
@@ -218,11 +221,13 @@ pub enum ControlMessage {
     },
 
     // --- API node to control core ---
-    /// The first thing a process says that an API node's operator offers as arbitrator: which life
-    /// of it a view has to name.
+    /// The first thing an API node says that offers itself as arbitrator: which life of it a view
+    /// has to name.
     ArbitratorReady {
         /// Drawn at its start.
         incarnation: Incarnation,
+        /// What people call it.
+        name: String,
     },
 }
 

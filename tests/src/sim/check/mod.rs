@@ -3,6 +3,7 @@
 pub mod config;
 pub mod cut;
 pub mod durable;
+pub mod handover;
 pub mod history;
 pub mod progress;
 pub mod replicas;
@@ -91,6 +92,13 @@ impl Watchman {
             return;
         }
         self.seen.insert(me, view.number);
+        let before = self.views.range(..view.number).next_back().map(|(_, acted)| &acted.view);
+        let first = !self.views.contains_key(&view.number);
+        let hasty = before.filter(|_| first);
+        if let Some(text) = hasty.and_then(|one| handover::unregistered(world, one, view)) {
+            world.violation(text);
+            return;
+        }
         let fresh = || Acted { view: view.clone(), by: BTreeSet::new() };
         let mine = self.views.entry(view.number).or_insert_with(fresh);
         if mine.view != *view {
