@@ -23,6 +23,8 @@ const BINARY: &str = env!("CARGO_BIN_EXE_lockstep-under-test");
 const CLIENTS: usize = 2_000;
 /// Until when all of them must have a view.
 const WITHIN: Duration = Duration::from_secs(5);
+/// Threads of a server, however many clients it has: its core's, its disk's, its admin port's.
+const THREADS_MAX: u64 = 6;
 /// What a server may need for all of them together.
 const MEMORY_MAX_KIB: u64 = 64 << 10;
 
@@ -101,8 +103,8 @@ fn two_thousand_clients_come_back_at_once_after_all_management_servers_have_rest
     println!("{CLIENTS} clients served in {took:?}; (threads, KiB) {idle:?} -> {crowded:?}");
     assert_eq!(after.len(), CLIENTS);
     assert!(took < WITHIN, "{took:?}");
-    for ((threads, _), (threads_crowded, memory)) in idle.iter().zip(crowded) {
-        assert_eq!(*threads, threads_crowded, "no thread for a client");
+    for (threads, memory) in crowded {
+        assert!(threads <= THREADS_MAX, "{threads} threads");
         assert!(memory < MEMORY_MAX_KIB, "{memory} KiB");
     }
     let hear = |server| ViewWatch::open(server).map(|mut w| w.until("a view", |_| true).0).ok();
