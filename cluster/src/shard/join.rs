@@ -208,22 +208,26 @@ impl ShardCore {
         part.is_some_and(|part| part.join.is_none())
     }
 
-    /// Says to one primary what this shard holds of the partitions that join there.
+    /// Says to one primary what this shard holds of the partitions that join there: the link or the
+    /// view is new, and nothing under way counts any more.
     pub(super) fn say_here(&mut self, link: LinkId, to: ShardAddr, out: &mut Outputs) {
         let Some(view) = self.view.clone() else { return };
-        let Some(buffer) = out.buffer(link) else { return };
-        for part in self.parts.iter_mut().flatten() {
-            if part.join.is_none() || view.primary_of(part.id) != Some(to) {
-                continue;
-            }
-            let partition = part.id;
-            let Some(join) = &mut part.join else { continue };
-            join.until = None;
-            let recovered = join.recovered;
-            let Some(join) = &part.join else { continue };
-            let holding = part.holding(join);
-            JoinMessage::Here { partition, recovered, holding }.frame(buffer, self.view_number);
+        for p in view.partitions().filter(|p| view.primary_of(*p) == Some(to)) {
+            self.say_here_of(link, p, out);
         }
+    }
+
+    /// The same of one partition. Not said twice of a stream that goes on: its primary would begin
+    /// again where this replica was when it spoke, and that has been applied by then.
+    fn say_here_of(&mut self, link: LinkId, partition: PartitionId, out: &mut Outputs) {
+        let part = self.parts.get_mut(usize::from(partition.0)).and_then(Option::as_mut);
+        let Some((part, buffer)) = part.zip(out.buffer(link)) else { return };
+        let Some(join) = &mut part.join else { return };
+        join.until = None;
+        let recovered = join.recovered;
+        let Some(join) = &part.join else { return };
+        let holding = part.holding(join);
+        JoinMessage::Here { partition, recovered, holding }.frame(buffer, self.view_number);
     }
 
     /// A primary's message about a partition that joins here.
@@ -267,7 +271,7 @@ impl ShardCore {
                 if let Some(join) = &mut part.join {
                     join.state = State::Restored;
                 }
-                self.say_here(link, from, out);
+                self.say_here_of(link, p, out);
             }
             JoinMessage::Here { .. } | JoinMessage::Took { .. } | JoinMessage::Closed { .. } => {}
         }
