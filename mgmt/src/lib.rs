@@ -9,6 +9,7 @@
 //! * [`core`]: the management server as a pure process;
 //! * [`config`]: one small TOML file per process, environment and flags;
 //! * [`admin`]: the HTTP port of each process, for monitors;
+//! * [`doctor`]: checks of machines and clusters;
 //! * [`log`]: its log;
 //! * [`run`]: what a service manager starts: one management server or data node.
 //!
@@ -23,6 +24,7 @@ pub mod config;
 pub mod core;
 pub mod demo;
 pub mod dev;
+pub mod doctor;
 pub mod log;
 pub mod run;
 pub mod table;

@@ -1,12 +1,18 @@
-//! The log of a process: lines on stderr, counted by how loud they are.
+//! The log of a process: lines on stderr, counted by how loud they are, through a filter that can
+//! be changed while the process runs.
 
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
+
+/// Longer than any filter somebody means.
+pub const FILTER_BYTES_MAX: usize = 1024;
 
 /// How many lines the log of this process has, by level.
 #[derive(Default, Debug)]
@@ -23,6 +29,17 @@ static COUNTS: LogCounts = LogCounts {
     infos: AtomicU64::new(0),
     others: AtomicU64::new(0),
 };
+
+/// Puts another filter in place.
+type Replace = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
+
+/// The filter in force, as it was written, and how to replace it.
+struct Control {
+    filter: Mutex<String>,
+    replace: Replace,
+}
+
+static CONTROL: OnceLock<Control> = OnceLock::new();
 
 impl LogCounts {
     /// Those of this process.
@@ -62,19 +79,50 @@ impl<S: Subscriber> Layer<S> for Counting {
     }
 }
 
+/// A filter: a level, or directives.
+fn read(filter: &str) -> Result<EnvFilter, String> {
+    if filter.len() > FILTER_BYTES_MAX {
+        return Err(format!("a filter has at most {FILTER_BYTES_MAX} bytes"));
+    }
+    EnvFilter::try_new(filter).map_err(|error| error.to_string())
+}
+
 /// Starts the log with a filter: a level, or directives.
 ///
 /// # Errors
 /// Why the filter cannot be understood.
 pub fn start(filter: &str) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(read(filter)?)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .finish()
-        .with(Counting);
-    // Only a test that runs two processes' code in one process has a log already.
-    let _already_there = log.try_init();
+        .with_filter_reloading();
+    let handle = builder.reload_handle();
+    let replace: Replace =
+        Box::new(move |filter| handle.reload(filter).map_err(|error| error.to_string()));
+    // Only a test that runs two processes' code in one process has a log already: the first stays.
+    if builder.finish().with(Counting).try_init().is_ok() {
+        let _first = CONTROL.set(Control { filter: Mutex::new(filter.to_owned()), replace });
+    }
     Ok(())
+}
+
+/// The filter in force; `None` if there is no log.
+#[must_use]
+pub fn filter() -> Option<String> {
+    Some(CONTROL.get()?.filter.lock().clone())
+}
+
+/// Puts another filter in force until the process ends; returns the one before.
+///
+/// # Errors
+/// Why it cannot be understood, or that there is no log.
+pub fn change(filter: &str) -> Result<String, String> {
+    let understood = read(filter)?;
+    let control = CONTROL.get().ok_or("this process has no log")?;
+    let mut current = control.filter.lock();
+    (control.replace)(understood)?;
+    let before = std::mem::replace(&mut *current, filter.to_owned());
+    tracing::info!("the log shows {filter:?} now; it was {before:?}");
+    Ok(before)
 }

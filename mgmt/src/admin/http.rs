@@ -1,14 +1,15 @@
-//! HTTP on the admin port: five pages, `GET` and `HEAD` only.
+//! HTTP on the admin port: pages to get, and one thing to put, the filter of the log.
 //!
-//! Invariant: what others send costs a bounded number of connections, bytes and seconds, and never
-//! a panic; bodies are not read.
+//! Invariants: what others send costs a bounded number of connections, bytes and seconds, and never
+//! a panic; only this machine may put anything, and no page in a browser can (`PUT` is no simple
+//! request, and what browsers ask before others is refused).
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
@@ -20,6 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::snapshot::Source;
 use super::{metrics, pages};
+use crate::log;
 
 /// Connections at the same time; more are reset.
 pub(super) const CONNECTIONS_MAX: usize = 32;
@@ -67,7 +69,7 @@ async fn converse(
 ) {
     let answer = service_fn(|request: Request<Incoming>| {
         let source = Arc::clone(&source);
-        async move { Ok::<_, Infallible>(answer(&request, &source).await) }
+        async move { Ok::<_, Infallible>(answer(request, from, &source).await) }
     });
     let conversation = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -81,9 +83,17 @@ async fn converse(
     }
 }
 
-async fn answer(request: &Request<Incoming>, source: &Source) -> Response<Full<Bytes>> {
-    const TEXT: &str = "text/plain; charset=utf-8";
+const TEXT: &str = "text/plain; charset=utf-8";
+
+async fn answer(
+    request: Request<Incoming>,
+    from: SocketAddr,
+    source: &Source,
+) -> Response<Full<Bytes>> {
     const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+    if *request.method() == Method::PUT && request.uri().path() == "/log" {
+        return change_log(request, from).await;
+    }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut refusal = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET only\n".to_owned());
         refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -102,10 +112,33 @@ async fn answer(request: &Request<Incoming>, source: &Source) -> Response<Full<B
             let status = pages::status(&*source.snapshot().await);
             page(StatusCode::OK, "application/json", format!("{status}\n"))
         }
+        "/log" => match log::filter() {
+            Some(filter) => page(StatusCode::OK, TEXT, format!("{filter}\n")),
+            None => page(StatusCode::NOT_FOUND, TEXT, "this process has no log\n".to_owned()),
+        },
         _ => {
-            let known = "there are /metrics /livez /readyz /startupz /status.json\n";
+            let known = "there are /metrics /livez /readyz /startupz /status.json /log\n";
             page(StatusCode::NOT_FOUND, TEXT, known.to_owned())
         }
+    }
+}
+
+/// Another filter for the log; the answer is the one before.
+async fn change_log(request: Request<Incoming>, from: SocketAddr) -> Response<Full<Bytes>> {
+    let refuse = |code, why: String| page(code, TEXT, why + "\n");
+    if !from.ip().to_canonical().is_loopback() {
+        let why = "only from the machine of this process".to_owned();
+        return refuse(StatusCode::FORBIDDEN, why);
+    }
+    let body = Limited::new(request.into_body(), log::FILTER_BYTES_MAX).collect();
+    let filter = match tokio::time::timeout(HEAD_TIME_MAX, body).await {
+        Ok(Ok(body)) => String::from_utf8_lossy(&body.to_bytes()).trim().to_owned(),
+        Ok(Err(error)) => return refuse(StatusCode::BAD_REQUEST, error.to_string()),
+        Err(_) => return refuse(StatusCode::REQUEST_TIMEOUT, "no filter came".to_owned()),
+    };
+    match log::change(&filter) {
+        Ok(before) => page(StatusCode::OK, TEXT, before + "\n"),
+        Err(why) => refuse(StatusCode::BAD_REQUEST, why),
     }
 }
 

@@ -4,12 +4,14 @@
 //! * [`metrics`]: the table of metrics, and its page;
 //! * `pages`: probes and `/status.json`;
 //! * `http`: serving them;
+//! * [`ask`]: getting a page, for commands and tests;
 //! * [`process`]: what the kernel knows.
 //!
 //! Invariants: a page tells what this process knows and asks no other; it is made on a thread of
 //! its own, when somebody wants it; a core is asked at most once at a time and otherwise does not
 //! know that there is an admin port.
 
+pub mod ask;
 mod http;
 pub mod metrics;
 mod pages;

@@ -278,7 +278,7 @@ fn stop_cluster(voice: &Voice, home: &StateDir) -> CliResult<ExitKind> {
             text += &format!(", {} had to be killed", stopped.killed);
         }
         if stopped.gone > 0 {
-            text += &format!(", {} were gone before", stopped.gone);
+            text += &format!(", {} gone before", stopped.gone);
         }
         match state.keep {
             true => text + &format!("; data and logs are in {}\n", state.dir.display()),

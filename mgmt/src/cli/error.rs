@@ -72,6 +72,25 @@ pub enum Trouble {
 }
 
 impl Trouble {
+    /// Every kind, by number.
+    pub const ALL: &'static [Self] = &[
+        Self::Usage,
+        Self::NoCluster,
+        Self::File,
+        Self::BadText,
+        Self::Start,
+        Self::TimedOut,
+        Self::DevRuns,
+        Self::NoSuchNode,
+        Self::NotHealthy,
+        Self::Partly,
+        Self::NotVerified,
+        Self::Config,
+        Self::Interrupted,
+        Self::Process,
+        Self::Refused,
+    ];
+
     fn exit(self) -> ExitKind {
         match self {
             Self::Usage | Self::Config => ExitKind::Usage,

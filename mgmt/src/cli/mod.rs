@@ -11,12 +11,25 @@ mod check;
 mod config;
 mod demo;
 mod dev;
+mod doctor;
 mod duration;
+mod explain;
+mod follow;
+mod health;
 mod interrupt;
+mod loglevel;
+mod manual;
 mod node;
+mod parts;
+mod show;
 mod status;
 mod table;
+#[cfg(test)]
+mod tests;
+mod top;
 mod version;
+mod wait;
+mod watch;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
@@ -26,7 +39,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
-pub(crate) use status::{disk_json, disk_word, join_json};
+pub(crate) use parts::{disk_json, disk_word, join_json};
 
 use error::{CliError, CliResult, ExitKind};
 use output::{Format, Voice};
@@ -145,9 +158,20 @@ enum Command {
     Dev(dev::DevCommand),
     /// One page: health, groups, nodes, memory, and how many nodes may be lost
     Status(status::StatusArgs),
+    /// One word: healthy, degraded or down, and why; exit code 4 unless healthy
+    Health,
+    /// Check this machine and the cluster: what is wrong, why it matters, what to do
+    Doctor(doctor::DoctorArgs),
+    /// What every data node does, per second, again and again
+    Top(top::TopArgs),
+    /// Wait until the cluster or a node is as it should be
+    Wait(wait::WaitArgs),
     /// Data nodes leave in good order and come back
     #[command(subcommand)]
     Node(node::NodeCommand),
+    /// Node groups: who holds what
+    #[command(subcommand)]
+    Group(show::GroupCommand),
     /// The cluster as a whole
     #[command(subcommand)]
     Cluster(node::ClusterCommand),
@@ -166,6 +190,12 @@ enum Command {
     /// Is what is kept what was written? Compares the replicas of the running cluster, or checks
     /// the directory of a stopped data node
     Check(check::CheckArgs),
+    /// What an error code means, why it happens, and what to do
+    Explain(explain::ExplainArgs),
+    /// A script that completes commands in a shell
+    Completions(manual::CompletionsArgs),
+    /// Manual pages
+    Man(manual::ManArgs),
     /// What this binary is
     Version,
 }
@@ -199,6 +229,14 @@ fn dispatch(cli: Cli) -> CliResult<ExitKind> {
         Command::Demo(args) => demo::run(&global, &args),
         Command::Dev(command) => dev::run(&global, &command),
         Command::Status(args) => status::run(&global, &args),
+        Command::Health => health::run(&global),
+        Command::Doctor(args) => doctor::run(&global, &args),
+        Command::Top(args) => top::run(&global, &args),
+        Command::Wait(args) => wait::run(&global, &args),
+        Command::Group(command) => show::group(&global, &command),
+        Command::Explain(args) => explain::run(&global, &args),
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::man(&global, &args),
         Command::Node(command) => node::run(&global, &command),
         Command::Cluster(command) => node::run_cluster(&global, &command),
         Command::Config(command) => config::run(&global, &command),
@@ -266,7 +304,7 @@ fn stdout_error(error: std::io::Error) -> CliError {
 }
 
 #[cfg(test)]
-mod tests {
+mod own_tests {
     use super::*;
 
     #[test]

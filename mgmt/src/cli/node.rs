@@ -3,6 +3,7 @@
 //! Invariant: a command never takes the last node in sync out of a node group, unless it is told
 //! to; a rolling restart goes on only when everybody is in sync again.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,15 +13,26 @@ use lockstep_proto::view::{Standing, View};
 use serde_json::json;
 
 use super::error::{CliError, CliResult, ExitKind, Trouble};
+use super::follow::Follow;
+use super::loglevel::{self, LogLevelArgs};
 use super::output::Voice;
+use super::show::{self, ShowArgs};
+use super::status::{NodeReport, collect};
 use super::{Global, block_on, connect, stdout_error};
 
 /// Between two looks at the view, which the client library keeps up to date.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
+/// Between two times that progress is shown.
+const TELL_EVERY: Duration = Duration::from_millis(500);
+
 /// Arguments of `lockstep node`.
 #[derive(clap::Subcommand, Clone, Debug)]
 pub(super) enum NodeCommand {
+    /// Show all there is to say about one data node
+    Show(ShowArgs),
+    /// Show or change what the log of a running process shows
+    LogLevel(LogLevelArgs),
     /// Take a data node out in good order; its process ends
     Stop(NodeArgs),
     /// Let a data node leave and come back with its own files; returns when it is in sync again
@@ -41,6 +53,8 @@ pub(super) struct NodeArgs {
 /// Arguments of `lockstep cluster`.
 #[derive(clap::Subcommand, Clone, Debug)]
 pub(super) enum ClusterCommand {
+    /// Show the cluster's id, shape, arbitrator and settings
+    Info,
     /// Restart all data nodes while the cluster serves
     Restart(RestartArgs),
 }
@@ -56,10 +70,15 @@ pub(super) struct RestartArgs {
 pub(super) fn run(global: &Global, command: &NodeCommand) -> CliResult<ExitKind> {
     let voice = global.voice();
     block_on(async {
-        let client = connect::client(global).await?;
         match command {
-            NodeCommand::Stop(args) => stop(global, &voice, &client, args).await,
+            NodeCommand::LogLevel(args) => loglevel::run(global, args),
+            NodeCommand::Show(args) => show::node(global, args).await,
+            NodeCommand::Stop(args) => {
+                let client = connect::client(global).await?;
+                stop(global, &voice, &client, args).await
+            }
             NodeCommand::Restart(args) => {
+                let client = connect::client(global).await?;
                 let view = client.view().await?;
                 let before = member(&view, args.node)?;
                 refuse_last(&view, before, args.force)?;
@@ -78,7 +97,13 @@ pub(super) fn run(global: &Global, command: &NodeCommand) -> CliResult<ExitKind>
 }
 
 pub(super) fn run_cluster(global: &Global, command: &ClusterCommand) -> CliResult<ExitKind> {
-    let ClusterCommand::Restart(RestartArgs { rolling: _ }) = command;
+    match command {
+        ClusterCommand::Info => show::cluster(global),
+        ClusterCommand::Restart(RestartArgs { rolling: _ }) => restart_rolling(global),
+    }
+}
+
+fn restart_rolling(global: &Global) -> CliResult<ExitKind> {
     let voice = global.voice();
     block_on(async {
         let client = connect::client(global).await?;
@@ -116,7 +141,7 @@ async fn stop(
     let view = client.view().await?;
     let life = member(&view, args.node)?;
     refuse_last(&view, life, args.force)?;
-    client.leave(life.node, false).await?;
+    leave(client, life, false).await?;
     let gone = |view: &View| !view.contains(life);
     let last = is_last(&view, life);
     if !last {
@@ -134,9 +159,18 @@ async fn stop(
     Ok(ExitKind::Done)
 }
 
+/// Asks a node to leave. It may be gone before its answer is here, which is as good.
+async fn leave(client: &Client, life: NodeInstance, again: bool) -> CliResult {
+    let Err(error) = client.leave(life.node, again).await else { return Ok(()) };
+    match client.view().await?.contains(life) {
+        true => Err(error.into()),
+        false => Ok(()),
+    }
+}
+
 /// Lets a node leave and waits for its next life to be in sync.
 async fn restart(global: &Global, client: &Client, before: NodeInstance) -> CliResult {
-    client.leave(before.node, true).await?;
+    leave(client, before, true).await?;
     let back = |view: &View| {
         let member = view.member(before.node);
         member.is_some_and(|m| {
@@ -167,17 +201,36 @@ async fn wait(
     what: impl Fn() -> String,
 ) -> CliResult<Arc<View>> {
     let deadline = Instant::now() + global.timeout;
+    let looking = async {
+        loop {
+            let view = client.view().await?;
+            if done(&view) {
+                return Ok(view);
+            }
+            if Instant::now() >= deadline {
+                return Err(CliError::new(Trouble::TimedOut, what())
+                    .why(format!("waited {:?}", global.timeout))
+                    .then("`lockstep status` shows who is there; wait longer with --timeout"));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    tokio::select! {
+        found = looking => found,
+        never = tell_progress(global, client) => match never {},
+    }
+}
+
+/// Shows what is missing, for as long as it is waited for. Asking takes its time when nodes are
+/// silent, so it is done beside the waiting.
+async fn tell_progress(global: &Global, client: &Client) -> Infallible {
+    let mut follow = Follow::new(global.voice());
     loop {
-        let view = client.view().await?;
-        if done(&view) {
-            return Ok(view);
-        }
-        if Instant::now() >= deadline {
-            return Err(CliError::new(Trouble::TimedOut, what())
-                .why(format!("waited {:?}", global.timeout))
-                .then("`lockstep status` shows who is there; wait longer with --timeout"));
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(TELL_EVERY).await;
+        let Ok(page) = collect(client).await else { continue };
+        let joining = page.nodes.iter().filter_map(NodeReport::describe_join);
+        let told: Vec<String> = joining.collect();
+        follow.tell(&if told.is_empty() { page.troubles().join("; ") } else { told.join("; ") });
     }
 }
 

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockstep_client::Client;
-use lockstep_proto::durability::DiskState;
 use lockstep_proto::ids::{GroupId, ShardId};
 use lockstep_proto::survival::{Outlook, outlook};
 use lockstep_proto::view::{Arbitrator, Member, Standing, View};
@@ -14,6 +13,8 @@ use serde_json::{Value, json};
 
 use super::error::{CliResult, ExitKind};
 use super::output::{bytes, span, table, thousands};
+use super::parts::{disk_json, disk_word, join_json};
+use super::watch::{Look, repeat};
 use super::{Global, block_on, connect, stdout_error};
 
 /// How long one node may take to tell its state before it counts as silent.
@@ -28,6 +29,14 @@ pub(super) struct StatusArgs {
     /// End with exit code 4 if a node is missing, silent or coming back
     #[arg(long)]
     pub(super) check: bool,
+    /// Show it again and again, every two seconds or as often as is said, until Ctrl-C
+    #[arg(long, value_name = "TIME", value_parser = super::duration::parse)]
+    #[arg(num_args = 0..=1, default_missing_value = "2s")]
+    watch: Option<Duration>,
+    /// With --watch: end after so many times
+    #[arg(long, value_name = "N", requires = "watch")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
 }
 
 /// The state of a node that has all its rows and answers.
@@ -37,28 +46,39 @@ const SERVING: &str = "serving";
 const WAITING_BYTES_TOLD: u64 = 16 << 20;
 
 /// What is known about one data node: its place in the view, and what its shards say.
-struct NodeReport {
-    member: Member,
+pub(super) struct NodeReport {
+    pub(super) member: Member,
     /// Empty if it does not answer.
-    shards: Vec<ShardStatus>,
+    pub(super) shards: Vec<ShardStatus>,
 }
 
 /// The whole page.
-struct Page {
-    view: View,
-    nodes: Vec<NodeReport>,
+pub(super) struct Page {
+    pub(super) view: View,
+    pub(super) nodes: Vec<NodeReport>,
     /// Whether the arbitrator that the view names can be reached from here.
     arbitrator_answers: bool,
 }
 
 pub(super) fn run(global: &Global, args: &StatusArgs) -> CliResult<ExitKind> {
-    let page = block_on(async {
+    let voice = global.voice();
+    let exit = |page: &Page| match args.check && page.health() != Health::Healthy {
+        true => ExitKind::NotHealthy,
+        false => ExitKind::Done,
+    };
+    block_on(async {
         let client = connect::client(global).await?;
-        collect(&client).await
-    })?;
-    global.voice().data(&page.to_json(), || page.describe()).map_err(stdout_error)?;
-    let healthy = page.health() == Health::Healthy;
-    Ok(if args.check && !healthy { ExitKind::NotHealthy } else { ExitKind::Done })
+        let Some(every) = args.watch else {
+            let page = collect(&client).await?;
+            voice.data(&page.to_json(), || page.describe()).map_err(stdout_error)?;
+            return Ok(exit(&page));
+        };
+        repeat(&voice, every, args.count, async || {
+            let page = collect(&client).await?;
+            Ok(Look { json: page.to_json(), text: page.describe(), exit: exit(&page) })
+        })
+        .await
+    })
 }
 
 /// How many fatal losses the page tells.
@@ -66,7 +86,7 @@ const FATAL_SHOWN: usize = 4;
 
 /// Asks every node; asks again if the cluster moved on to another view in the meantime, so that
 /// the page does not tell of a node that everybody else has forgotten.
-async fn collect(client: &Client) -> CliResult<Page> {
+pub(super) async fn collect(client: &Client) -> CliResult<Page> {
     let mut page = collect_in(client, client.view().await?).await;
     for _ in 1..COLLECTIONS_MAX {
         let now = client.view().await?;
@@ -119,7 +139,7 @@ async fn ask_node(client: Client, member: Member) -> Vec<ShardStatus> {
 
 /// How the cluster is doing.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Health {
+pub(super) enum Health {
     /// Every replica is there.
     Healthy,
     /// It serves, with fewer replicas than it should have: nodes are gone, silent, or coming back.
@@ -129,7 +149,7 @@ enum Health {
 }
 
 impl Health {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Healthy => "healthy",
             Self::Degraded => "degraded",
@@ -139,7 +159,7 @@ impl Health {
 }
 
 impl Page {
-    fn health(&self) -> Health {
+    pub(super) fn health(&self) -> Health {
         let wanted = self.view.config.replicas;
         match self.smallest_group() {
             0 => Health::Down,
@@ -155,7 +175,7 @@ impl Page {
     }
 
     /// How many nodes of a group serve. Others are not there to take over from one of them.
-    fn serving_in(&self, group: GroupId) -> u16 {
+    pub(super) fn serving_in(&self, group: GroupId) -> u16 {
         let of_group = self.nodes.iter().filter(|node| node.member.group == group);
         let count = of_group.filter(|node| node.is_serving()).count();
         u16::try_from(count).expect("at most NODES_MAX")
@@ -167,7 +187,7 @@ impl Page {
     }
 
     /// How many nodes may be lost, one after the other, whichever they are.
-    fn can_lose(&self) -> u16 {
+    pub(super) fn can_lose(&self) -> u16 {
         let survived = u16::try_from(self.outlook().nodes).unwrap_or(u16::MAX);
         self.smallest_group().saturating_sub(1).min(survived)
     }
@@ -196,12 +216,12 @@ impl Page {
         }
     }
 
-    fn epoch(&self) -> u64 {
+    pub(super) fn epoch(&self) -> u64 {
         self.shards().map(|s| s.epoch.0).max().unwrap_or_default()
     }
 
     /// Rows counted once: the nodes of a group hold the same ones.
-    fn rows(&self) -> u64 {
+    pub(super) fn rows(&self) -> u64 {
         let per_group = self.view.groups().into_iter().map(|group| {
             let nodes = self.nodes.iter().filter(|node| node.member.group == group);
             nodes.map(NodeReport::rows).max().unwrap_or_default()
@@ -230,13 +250,7 @@ impl Page {
 
     /// One line for each node that is not there yet.
     fn describe_joins(&self) -> String {
-        let line = |node: &NodeReport| {
-            // One that the view counts may not have heard of it yet.
-            let joins = node.member.standing != Standing::InSync;
-            let join = node.join().filter(|join| joins && !join.finished)?;
-            let (number, elapsed) = (node.member.instance.node.0, span(join.elapsed_ms));
-            Some(format!("node {number} is coming back, for {elapsed}: {}\n", join.describe()))
-        };
+        let line = |node: &NodeReport| Some(node.describe_join()? + "\n");
         let lines: String = self.nodes.iter().filter_map(line).collect();
         if lines.is_empty() { lines } else { format!("\n{lines}") }
     }
@@ -290,7 +304,7 @@ impl Page {
         }
     }
 
-    fn to_json(&self) -> Value {
+    pub(super) fn to_json(&self) -> Value {
         let view = &self.view;
         json!({
             "schema": "lockstep.status/v1",
@@ -317,38 +331,38 @@ impl Page {
 }
 
 impl NodeReport {
-    fn sum(&self, of: impl Fn(&ShardStatus) -> u64) -> u64 {
+    pub(super) fn sum(&self, of: impl Fn(&ShardStatus) -> u64) -> u64 {
         self.shards.iter().map(of).sum()
     }
 
-    fn rows(&self) -> u64 {
+    pub(super) fn rows(&self) -> u64 {
         self.sum(|s| s.rows)
     }
 
-    fn primaries(&self) -> u64 {
+    pub(super) fn primaries(&self) -> u64 {
         self.sum(|s| u64::from(s.partitions_primary))
     }
 
-    fn backups(&self) -> u64 {
+    pub(super) fn backups(&self) -> u64 {
         self.sum(|s| u64::from(s.partitions_backup))
     }
 
     /// What the process as a whole reports; every shard says the same.
-    fn rss_bytes(&self) -> u64 {
+    pub(super) fn rss_bytes(&self) -> u64 {
         self.shards.iter().map(|s| s.rss_bytes).max().unwrap_or_default()
     }
 
-    fn cpu_us(&self) -> u64 {
+    pub(super) fn cpu_us(&self) -> u64 {
         self.shards.iter().map(|s| s.cpu_us).max().unwrap_or_default()
     }
 
     /// Whether all of its shards answer, and it has everything: one that is coming back cannot
     /// take over from another yet.
-    fn is_serving(&self) -> bool {
+    pub(super) fn is_serving(&self) -> bool {
         self.state() == SERVING
     }
 
-    fn state(&self) -> &'static str {
+    pub(super) fn state(&self) -> &'static str {
         if self.shards.len() < usize::from(self.member.shards) {
             return "silent";
         }
@@ -359,17 +373,31 @@ impl NodeReport {
         }
     }
 
+    /// How far it is, if it is not there yet.
+    pub(super) fn describe_join(&self) -> Option<String> {
+        // One that the view counts may not have heard of it yet.
+        let joins = self.member.standing != Standing::InSync;
+        let join = self.join().filter(|join| joins && !join.finished)?;
+        let (number, elapsed) = (self.member.instance.node.0, span(join.elapsed_ms));
+        Some(format!("node {number} is coming back, for {elapsed}: {}", join.describe()))
+    }
+
+    /// Row data held, and how much may be.
+    pub(super) fn memory(&self) -> (u64, u64) {
+        (self.sum(|s| s.data_bytes), self.sum(|s| s.data_bytes_max))
+    }
+
     /// How far its shards together are on their way back, or how it went.
     fn join(&self) -> Option<JoinProgress> {
         self.shards.iter().filter_map(|shard| shard.join.clone()).reduce(JoinProgress::and)
     }
 
     /// `None` if its data is in memory only, or it does not answer.
-    fn disk(&self) -> Option<DiskStatus> {
+    pub(super) fn disk(&self) -> Option<DiskStatus> {
         self.shards.iter().filter_map(|shard| shard.disk).reduce(DiskStatus::and)
     }
 
-    fn describe_disk(&self) -> String {
+    pub(super) fn describe_disk(&self) -> String {
         let Some(disk) = self.disk() else { return "none".to_owned() };
         let word = disk_word(disk.state);
         match disk.redo_waiting_bytes {
@@ -398,7 +426,7 @@ impl NodeReport {
         ]
     }
 
-    fn to_json(&self) -> Value {
+    pub(super) fn to_json(&self) -> Value {
         let member = &self.member;
         json!({
             "node": member.instance.node.0,
@@ -429,48 +457,10 @@ impl NodeReport {
     }
 }
 
-pub(crate) fn disk_word(state: DiskState) -> &'static str {
-    match state {
-        DiskState::Well => "ok",
-        DiskState::Slow => "slow",
-        DiskState::Full => "full",
-        DiskState::Stuck => "stalled",
-        DiskState::Broken => "broken",
-    }
-}
-
-pub(crate) fn disk_json(disk: &DiskStatus) -> Value {
-    json!({
-        "state": disk_word(disk.state),
-        "durable_epoch": disk.durable.0,
-        "redo_waiting_bytes": disk.redo_waiting_bytes,
-        "redo_request_ms": disk.redo_request_ms,
-        "checkpoint_epoch": disk.checkpointed.map(|epoch| epoch.0),
-        "checkpoint_age_ms": disk.checkpoint_age_ms,
-    })
-}
-
-pub(crate) fn join_json(join: &JoinProgress) -> Value {
-    json!({
-        "finished": join.finished,
-        "kind": join.kind(),
-        "restored_epoch": join.restored.0,
-        "partitions": join.partitions,
-        "partitions_copied": join.partitions_copied,
-        "partitions_kept": join.partitions_kept,
-        "rows": join.rows,
-        "rows_expected": join.rows_expected,
-        "bytes": join.bytes,
-        "records": join.records,
-        "records_behind": join.records_behind,
-        "elapsed_ms": join.elapsed_ms,
-        "left_ms": join.left_ms,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lockstep_proto::durability::DiskState;
     use lockstep_proto::ids::{Epoch, NodeId, NodeInstance};
     use lockstep_proto::view::{ClusterConfig, Placement};
 

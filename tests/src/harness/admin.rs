@@ -1,39 +1,8 @@
 //! The admin port of a process as a monitor sees it.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
-use std::time::Duration;
 
-/// A page: its status code and its body.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Page {
-    /// The status code.
-    pub code: u16,
-    /// What it says.
-    pub body: String,
-}
-
-/// How long a monitor waits.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Gets a page.
-///
-/// # Errors
-/// If nobody answers there, or not in HTTP.
-pub fn get(addr: &str, path: &str) -> io::Result<Page> {
-    let mut stream = TcpStream::connect(addr)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    let parsed = || {
-        let (head, body) = text.split_once("\r\n\r\n")?;
-        let code = head.split(' ').nth(1)?.parse().ok()?;
-        Some(Page { code, body: body.to_owned() })
-    };
-    parsed().ok_or_else(|| io::Error::other(format!("not an answer in HTTP: {text:?}")))
-}
+pub use lockstep_mgmt::admin::ask::{Page, get};
 
 /// The values on a page of metrics, by name and labels as they stand there.
 ///

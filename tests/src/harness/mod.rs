@@ -9,6 +9,7 @@
 //! * [`raw`]: a client that speaks the wire language by hand;
 //! * [`proxy`]: a TCP proxy with delay, stall, reset and loss per direction;
 //! * [`logs`]: what may stand in a log;
+//! * [`schema`]: JSON against the schemas in docs/schemas;
 //! * [`wait`]: conditions with deadlines instead of sleeps.
 //!
 //! Invariant: whatever a test does or fails to do, no process of it outlives it.
@@ -20,5 +21,6 @@ pub mod logs;
 pub mod processes;
 pub mod proxy;
 pub mod raw;
+pub mod schema;
 pub mod wait;
 pub mod watch;
