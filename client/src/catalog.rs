@@ -41,6 +41,9 @@ const RETRY_AFTER: Duration = Duration::from_millis(2);
 /// Tries of a creation that is aborted again and again.
 const TRIES_MAX: u32 = 12;
 
+/// Copies of a definition that are changed in one step: a definition may be long.
+const REVEALED_TOGETHER: usize = 256;
+
 /// Definitions known so far, by name; as many as the cluster has tables.
 #[derive(Default)]
 pub(crate) struct Catalog {
@@ -133,7 +136,10 @@ impl Client {
     /// # Errors
     /// [`crate::ErrorKind::Schema`] if there is a table of that name or the definition is not one.
     pub async fn create_table(&self, table: TableBuilder) -> Result<Arc<TableDef>> {
-        let def = table.build()?;
+        self.create(table.build()?).await
+    }
+
+    async fn create(&self, def: TableDef) -> Result<Arc<TableDef>> {
         let name: Arc<str> = def.name().into();
         if self.0.load_def(&name).await.is_ok() {
             return Err(Error::new(Code::TableExists, "").on_table(&name));
@@ -144,7 +150,9 @@ impl Client {
             match self.0.create_once(&def, order).await {
                 Ok(def) => {
                     let def = Arc::new(def);
-                    self.0.catalog.known.write().insert(name, Arc::clone(&def));
+                    if !def.is_loading() {
+                        self.0.catalog.known.write().insert(name, Arc::clone(&def));
+                    }
                     return Ok(def);
                 }
                 Err(error) if error.is_retryable() && tries < TRIES_MAX => {
@@ -157,6 +165,53 @@ impl Client {
                 }
                 Err(error) => return Err(Error::from(error).on_table(&name)),
             }
+        }
+    }
+
+    /// Creates a table that nobody sees until [`Client::reveal_tables`]: its name is taken, and
+    /// rows can be written to it by its definition. For tools that load many rows and want all of
+    /// them to be there at once or none.
+    ///
+    /// # Errors
+    /// Those of [`Client::create_table`].
+    pub async fn create_unseen_table(&self, table: TableBuilder) -> Result<Arc<TableDef>> {
+        self.create(table.build()?.being_loaded(true)).await
+    }
+
+    /// Lets everybody see tables that were created unseen, in one transaction: all of them or none.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Schema`] if one of them is not there any more.
+    pub async fn reveal_tables(&self, tables: &[Arc<TableDef>]) -> Result<()> {
+        let mut order = StartOrder::default();
+        let mut tries = 0;
+        loop {
+            match self.0.reveal_once(tables, order).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_retryable() && tries < TRIES_MAX => {
+                    order = error.order;
+                    tokio::time::sleep(RETRY_AFTER * (1 << tries.min(6))).await;
+                    tries += 1;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Whether a table of this name can not be created: there is one, or one is being loaded.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub async fn is_table_name_taken(&self, name: &str) -> Result<bool> {
+        let key = catalog_key(name)?;
+        let partition = partition_of(key_hash(&key), self.0.partitions);
+        let mut ops = OpList::default();
+        ops.push(&catalog_op(OpKind::Read, partition, &key, &[]));
+        let call = Call::Read { ops, from: ReadFrom::Primary, at: None };
+        let results = results_of(self.call(call).await)?;
+        match results.first() {
+            Some(OpResult::Failed(code)) => Err(Error::from(code).on_table(&name.into())),
+            result => Ok(matches!(result, Some(OpResult::Row(_)))),
         }
     }
 
@@ -221,8 +276,12 @@ impl Shared {
             let page = RawPage::of(self.connection.call(call).await?)?;
             after = page.last_key().to_vec();
             for (key, row) in read_page(&page.rows) {
-                if key != CATALOG_COUNTER.as_bytes() {
-                    tables.push(Arc::new(def_in(row)?));
+                if key == CATALOG_COUNTER.as_bytes() {
+                    continue;
+                }
+                let def = def_in(row)?;
+                if !def.is_loading() {
+                    tables.push(Arc::new(def));
                 }
             }
             if !page.more {
@@ -253,12 +312,13 @@ impl Shared {
         let call = Call::Read { ops, from: ReadFrom::Nearest, at: None };
         let results = results_of(self.connection.call(call).await)?;
         let def = match results.first() {
-            Some(OpResult::Row(row)) => Arc::new(def_in(row)?),
+            Some(OpResult::Row(row)) => Some(Arc::new(def_in(row)?)),
             Some(OpResult::Failed(code)) => return Err(Error::from(code).on_table(name)),
-            Some(OpResult::Done | OpResult::Absent) | None => {
-                self.forget_def(name);
-                return Err(Error::new(Code::NoSuchTable, "").on_table(name));
-            }
+            Some(OpResult::Done | OpResult::Absent) | None => None,
+        };
+        let Some(def) = def.filter(|def| !def.is_loading()) else {
+            self.forget_def(name);
+            return Err(Error::new(Code::NoSuchTable, "").on_table(name));
         };
         self.catalog.known.write().insert(Arc::clone(name), Arc::clone(&def));
         Ok(def)
@@ -314,6 +374,53 @@ impl Shared {
         }
     }
 
+    /// One attempt at making tables seen.
+    async fn reveal_once(
+        &self,
+        tables: &[Arc<TableDef>],
+        order: StartOrder,
+    ) -> Result<(), CallError> {
+        let Reply::Begun(tx) = self.connection.call(Call::Begin { order }).await? else {
+            return Err(CallError::refused(Code::Malformed, "no transaction was begun"));
+        };
+        let mut failed = None;
+        for def in tables {
+            let key = catalog_key(def.name()).map_err(to_call_error)?;
+            let seen = TableDef::clone(def).being_loaded(false).encode();
+            let action = Action::Set(seen.into());
+            let set = Assignment { column: catalog_column::DEFINITION, action };
+            let body = encode_update(&[], &[set])?;
+            // Definitions may be long, and partitions many.
+            for some in (0..self.partitions).collect::<Vec<u16>>().chunks(REVEALED_TOGETHER) {
+                let mut ops = OpList::default();
+                for partition in some.iter().copied().map(PartitionId) {
+                    ops.push(&catalog_op(OpKind::Update, partition, &key, &body));
+                }
+                let done = results_of(self.connection.call(Call::Step { tx, ops }).await);
+                failed = match done {
+                    Ok(results) => results.iter().find_map(|result| match result {
+                        OpResult::Failed(Code::NotFound) => Some(Code::NoSuchTable.into()),
+                        OpResult::Failed(code) => Some(code.into()),
+                        _ => None,
+                    }),
+                    Err(error) => Some(error),
+                };
+                if failed.is_some() {
+                    break;
+                }
+            }
+            if failed.is_some() {
+                break;
+            }
+        }
+        let (commit, ops, durability) = (failed.is_none(), OpList::default(), self.durability);
+        let finished = self.connection.call(Call::Finish { tx, commit, ops, durability }).await;
+        match failed {
+            Some(error) => Err(error),
+            None => finished.map(drop),
+        }
+    }
+
     fn definition_everywhere(&self, def: &TableDef) -> Result<OpList, CallError> {
         let key = catalog_key(def.name()).map_err(to_call_error)?;
         let row = catalog_values(def.name(), def.id, def.encode())?;
@@ -339,6 +446,7 @@ fn renumbered(def: &TableDef, id: TableId) -> Result<TableDef, CallError> {
     let (key, partition_key) = (def.key().to_vec(), def.partition_key().to_vec());
     let columns = def.columns().to_vec();
     TableDef::new(id, SchemaVersion(1), def.name(), columns, key, partition_key)
+        .map(|new| new.being_loaded(def.is_loading()))
         .map_err(|error| CallError::refused(Code::BadSchema, error.to_string()))
 }
 

@@ -86,6 +86,14 @@ impl Snapshot {
         Self { from, ..self.clone() }
     }
 
+    /// The rows as of a later epoch that is closed, which are kept as long as this snapshot is
+    /// held. For tools that learn from others which epoch they want.
+    #[must_use]
+    pub fn later(&self, epoch: Epoch) -> Self {
+        let at = Moment { epoch: epoch.max(self.at.epoch), ..self.at };
+        Self { at, ..self.clone() }
+    }
+
     /// The table as it is in the snapshot. It can only be read.
     #[must_use]
     pub fn table<R: TableRow>(&self, table: &Table<R>) -> Table<R> {
@@ -204,6 +212,11 @@ impl<R: TableRow> TableScan<R> {
 
     /// The epoch and the table's definition, the same for all pages.
     async fn begin(&mut self) -> Result<(Moment, Arc<Binding>)> {
+        // The definition first: a snapshot that is opened then is not from before it.
+        let binding = match &self.binding {
+            Some(binding) => Arc::clone(binding),
+            None => self.table.bound().await?,
+        };
         let shared = self.table.shared();
         let snapshot = match (&self.snapshot, self.at) {
             (Some(snapshot), _) => snapshot.clone(),
@@ -217,10 +230,6 @@ impl<R: TableRow> TableScan<R> {
                 fresh.hold().await?;
                 fresh
             }
-        };
-        let binding = match &self.binding {
-            Some(binding) => Arc::clone(binding),
-            None => self.table.bound().await?,
         };
         let at = snapshot.at;
         (self.snapshot, self.binding) = (Some(snapshot), Some(Arc::clone(&binding)));

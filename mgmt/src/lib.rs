@@ -17,6 +17,7 @@
 //! protocol except through the client library or a core's own interface.
 
 pub mod admin;
+pub mod backup;
 pub mod bench;
 pub mod check;
 pub mod cli;

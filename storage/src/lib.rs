@@ -7,12 +7,14 @@
 //! * [`Tombstones`]: which rows were deleted lately;
 //! * [`mod@evaluate`]: an operation and the row it meets in, what becomes of the row out;
 //! * [`redo`], [`checkpoint`]: what a data node writes, and reads after a restart;
+//! * [`backup`]: the parts of a backup, and how they are read;
 //! * [`restore`]: which of a node's files make a whole, and as of when;
 //! * [`disk`]: what they ask of a disk, and a disk for tests that fails when told to.
 //!
 //! Invariant: what comes out depends on what went in and on nothing else, not on addresses or on
 //! the order of a hash map, so replicas that apply the same records hold the same bytes.
 
+pub mod backup;
 mod block;
 pub mod checkpoint;
 pub mod disk;

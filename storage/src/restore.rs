@@ -83,6 +83,11 @@ impl<'a> FromIterator<(FileName, &'a [u8])> for Files<'a> {
                 FileName::Segment(name) => all.segments.push((name, bytes)),
                 FileName::Checkpoint(name) => all.checkpoints.push((name, bytes)),
                 FileName::Partial(_) => all.partial.push(name),
+                // What a node has written of backups is nothing to restart from.
+                FileName::Part(_)
+                | FileName::Unfinished(_)
+                | FileName::Manifest(_)
+                | FileName::Draft(_) => {}
             }
         }
         all

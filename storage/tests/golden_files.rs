@@ -3,16 +3,20 @@
 
 mod support;
 
+use lockstep_proto::disk::PartName;
 use lockstep_proto::ids::{
-    Epoch, Incarnation, NodeId, NodeInstance, PartitionId, RestartGeneration, SchemaVersion, Seq,
-    SessionId, ShardAddr, ShardId, TableId, TxId, ViewNumber,
+    BackupId, Epoch, GroupId, Incarnation, NodeId, NodeInstance, PartitionId, RestartGeneration,
+    SchemaVersion, Seq, SessionId, ShardAddr, ShardId, TableId, TxId, ViewNumber,
 };
 use lockstep_proto::outcomes::{Outcome, Outcomes};
 use lockstep_proto::record::{Header, RecordBuilder, RecordKind, RowWrite};
 use lockstep_proto::schema::{ColumnDef, TableDef};
+use lockstep_proto::stored::StoredError;
 use lockstep_proto::value::ColumnType;
+use lockstep_proto::wire::backup::{Manifest, ManifestPart};
 use lockstep_proto::wire::data::{Partitions, partitions_to_bytes};
 use lockstep_storage::Generations;
+use lockstep_storage::backup::{PartFile, PartHeader, PartWriter, Unpacked};
 use lockstep_storage::checkpoint::{
     CheckpointFile, CheckpointHeader, CheckpointState, CheckpointWriter, Expected, Items, Plan,
     StoredRow,
@@ -23,12 +27,16 @@ use support::{CLUSTER, NODE, expected, identity, pump, read_back};
 
 const SEGMENT: &str = "i7-s1-1.redo";
 const CHECKPOINT: &str = "p17-r1-e1009.checkpoint";
+const PART: &str = "b1795-n3-s1-2.part";
+const MANIFEST: &str = "b1795.manifest";
 const PAGE: &str = include_str!("../../docs/FORMAT.md");
 
 fn golden(name: &str) -> Vec<u8> {
     match name {
         SEGMENT => include_bytes!("golden/i7-s1-1.redo").to_vec(),
         CHECKPOINT => include_bytes!("golden/p17-r1-e1009.checkpoint").to_vec(),
+        PART => include_bytes!("golden/b1795-n3-s1-2.part").to_vec(),
+        MANIFEST => include_bytes!("golden/b1795.manifest").to_vec(),
         _ => panic!("there is no golden file {name}"),
     }
 }
@@ -127,6 +135,93 @@ fn checkpoint_now() -> Vec<u8> {
     content(&disk, CHECKPOINT)
 }
 
+fn part_header() -> PartHeader {
+    PartHeader {
+        cluster: CLUSTER,
+        incarnation: Incarnation(7),
+        name: PartName { backup: BackupId(1795), node: NODE, shard: ShardId(1), piece: 2 },
+        epoch: Epoch(1009),
+        generation: RestartGeneration(1),
+        partitions: 64,
+        base: None,
+    }
+}
+
+fn part_now() -> Vec<u8> {
+    let mut disk = SimulatedDisk::default();
+    let mut writer = PartWriter::new(part_header(), None);
+    let (partition, table) = (PartitionId(17), TableId(3));
+    writer.row(partition, table, SchemaVersion(1), b"key", b"value");
+    writer.row(partition, table, SchemaVersion(1), b"other", &[b'x'; 40]);
+    writer.row(partition, TableId(4), SchemaVersion(2), b"k", b"v");
+    writer.finish();
+    while let Some(request) = writer.next_request() {
+        writer.on_done(disk.execute(request));
+    }
+    content(&disk, PART)
+}
+
+fn manifest() -> Manifest {
+    let part = PartFile::open(part_header().name, &golden(PART)).expect("undamaged").sum();
+    Manifest {
+        backup: BackupId(1795),
+        cluster: CLUSTER,
+        asked_ms: 1_763_769_600_000,
+        epoch: Epoch(1009),
+        generation: RestartGeneration(1),
+        base: None,
+        partitions: 2,
+        replicas: 1,
+        nodes: vec![(NODE, GroupId(0))],
+        parts: vec![ManifestPart {
+            node: NODE,
+            shard: 1,
+            piece: 2,
+            partitions: vec![PartitionId(0), PartitionId(1)],
+            sum: part,
+        }],
+    }
+}
+
+#[test]
+fn the_golden_part_reads_as_it_was_written() {
+    let bytes = golden(PART);
+    assert_eq!(part_now(), bytes, "this version writes something else: raise the version");
+    let file = PartFile::open(part_header().name, &bytes).expect("undamaged");
+    assert_eq!(*file.header(), part_header());
+    let (mut found, mut room) = (Vec::new(), Unpacked::default());
+    for block in file.blocks() {
+        let rows = block.rows(&mut room).expect("undamaged");
+        let (p, table, schema) = (rows.partition.0, rows.table.0, rows.schema.0);
+        found.extend(rows.map(|row| (p, table, schema, row.key.len(), row.value.len())));
+    }
+    assert_eq!(found, [(17, 3, 1, 3, 5), (17, 3, 1, 5, 40), (17, 4, 2, 1, 1)]);
+}
+
+#[test]
+fn the_golden_manifest_reads_as_it_was_written() {
+    let bytes = golden(MANIFEST);
+    assert_eq!(manifest().to_file(), bytes, "another format: raise the version");
+    assert_eq!(Manifest::from_file(&bytes).expect("undamaged"), manifest());
+    for bit in 0..bytes.len() * 8 {
+        let mut bad = bytes.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        Manifest::from_file(&bad).expect_err("a flipped bit");
+    }
+    for length in 0..bytes.len() {
+        Manifest::from_file(&bytes[..length]).expect_err("a cut");
+    }
+    let mut later = bytes.clone();
+    later[5] = 2;
+    assert_eq!(Manifest::from_file(&later), Err(StoredError::WrongVersion { found: 2 }));
+    // Whole, and still no backup: a partition that nobody has, and one that two have.
+    for partitions in [vec![PartitionId(0)], vec![PartitionId(0), PartitionId(0)]] {
+        let mut short = manifest();
+        short.parts[0].partitions = partitions;
+        assert_eq!(Manifest::from_file(&short.to_file()), Err(StoredError::Unreadable));
+    }
+}
+
 fn content(disk: &SimulatedDisk, name: &str) -> Vec<u8> {
     let name = FileName::parse(name);
     let file = disk.files().find(|(file, _)| Some(*file) == name);
@@ -212,7 +307,7 @@ fn dumped(name: &str) -> Vec<(usize, Vec<u8>, String)> {
 
 #[test]
 fn the_page_shows_every_byte() {
-    for name in [SEGMENT, CHECKPOINT] {
+    for name in [SEGMENT, CHECKPOINT, PART, MANIFEST] {
         let mut shown = Vec::new();
         for (offset, bytes, _) in dumped(name) {
             assert_eq!(offset, shown.len(), "{name}");
@@ -275,5 +370,25 @@ fn fields_are_where_the_page_says() {
         ("file bytes", golden(CHECKPOINT).len() as u64),
     ] {
         assert_eq!(field(CHECKPOINT, what), value, "{what}");
+    }
+    for (what, value) in [
+        ("version", 1),
+        ("header bytes", 96),
+        ("node", 3),
+        ("shard", 1),
+        ("backup", 1795),
+        ("piece", 2),
+        ("incarnation", 7),
+        ("epoch", 1009),
+        ("restart generation", 1),
+        ("partitions", 64),
+        ("has a base", 0),
+        ("rows in the block", 2),
+        ("blocks", 2),
+        ("rows of the part", 3),
+        ("row bytes", 55),
+        ("file bytes", golden(PART).len() as u64),
+    ] {
+        assert_eq!(field(PART, what), value, "{what}");
     }
 }

@@ -64,6 +64,11 @@ fn the_power_goes_at_steps_of_checkpoints() {
 }
 
 #[test]
+fn a_node_or_its_manager_fails_at_each_step_of_a_backup() {
+    check(Swept::Backup, 97, &["backup_done", "backup_files_removed"]);
+}
+
+#[test]
 fn a_node_or_all_power_fails_while_a_cluster_starts_again() {
     check(Swept::Restart, 89, &["restart_of_all", "restart_of_a_part"]);
 }

@@ -57,6 +57,8 @@ pub enum Canary {
     ConfigWithoutCompare,
     /// A view with a new arbitrator is acted in before that one has it.
     HandOverBeforeRegister,
+    /// A backup has the newest versions of rows, not those of its epoch.
+    BackupOfNow,
 }
 
 impl Canary {
@@ -88,6 +90,7 @@ impl Canary {
         Self::IgnoreCopied,
         Self::ConfigWithoutCompare,
         Self::HandOverBeforeRegister,
+        Self::BackupOfNow,
     ];
 
     /// The name on the command line and in reports.
@@ -120,6 +123,7 @@ impl Canary {
             Self::IgnoreCopied => "ignore_copied",
             Self::ConfigWithoutCompare => "config_without_compare",
             Self::HandOverBeforeRegister => "hand_over_before_register",
+            Self::BackupOfNow => "backup_of_now",
         }
     }
 }

@@ -49,6 +49,8 @@ id!(/// A management server.
     MgmtId(u16), "m");
 id!(/// The version of one table's schema.
     SchemaVersion(u32), "sv");
+id!(/// A backup; drawn by whoever asks for one, from the time, so that later ones are greater.
+    BackupId(u64), "b");
 id!(/// How often the whole cluster has been restarted from its disks; each time some epochs may
     /// have been dropped, and the generation tells them from those that took their numbers.
     RestartGeneration(u32), "r");

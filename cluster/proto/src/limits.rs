@@ -141,3 +141,13 @@ pub const CONFIG_HISTORY_MAX: usize = 32;
 
 /// Longest name and longest reason of a change of the configuration: they travel in every view.
 pub const CONFIG_TEXT_BYTES_MAX: usize = 120;
+
+/// Bytes of rows in a block of a backup, before it is compressed: so little that compressing one
+/// between two commits is not felt.
+pub const BACKUP_BLOCK_BYTES: usize = 64 << 10;
+
+/// Bytes that a block of a backup may unpack to: one that is nearly full, and the longest row.
+pub const BACKUP_BLOCK_BYTES_MAX: usize = BACKUP_BLOCK_BYTES + ROW_BYTES_MAX + KEY_BYTES_MAX + 64;
+
+/// Backups a management server remembers.
+pub const BACKUPS_REMEMBERED_MAX: usize = 256;

@@ -221,6 +221,8 @@ pub enum StoredFile {
     View,
     /// The arbitrator's register.
     Register,
+    /// What a management server knows of backups it made.
+    Backups,
 }
 
 /// Why a process ends itself.

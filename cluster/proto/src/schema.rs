@@ -42,6 +42,9 @@ pub mod catalog_column {
 /// First byte of an encoded definition.
 const FORMAT: u8 = 1;
 
+/// First byte of one that is being loaded: the rest is the same.
+const FORMAT_LOADING: u8 = 2;
+
 /// Schema versions fit the header of a row block.
 const VERSION_MAX: u32 = (1 << 24) - 1;
 
@@ -159,6 +162,7 @@ pub struct TableDef {
     columns: Vec<ColumnDef>,
     key: Vec<u16>,
     partition_key: Vec<u16>,
+    loading: bool,
     layout: RowLayout,
 }
 
@@ -221,7 +225,8 @@ impl TableDef {
             };
         }
         let layout = RowLayout::new(&columns, &key, &partition_key);
-        Ok(Self { id, version, name, columns, key, partition_key, layout })
+        let loading = false;
+        Ok(Self { id, version, name, columns, key, partition_key, loading, layout })
     }
 
     /// The definition as bytes.
@@ -235,7 +240,7 @@ impl TableDef {
             key: self.key.clone(),
             partition_key: self.partition_key.clone(),
         };
-        let mut bytes = vec![FORMAT];
+        let mut bytes = vec![if self.loading { FORMAT_LOADING } else { FORMAT }];
         bytes.extend_from_slice(&codec::encode(&parts));
         bytes
     }
@@ -246,11 +251,24 @@ impl TableDef {
     /// [`SchemaError`] if the bytes are none, or not a valid one.
     pub fn decode(bytes: &[u8]) -> Result<Self, SchemaError> {
         match bytes {
-            [FORMAT, rest @ ..] => {
-                Self::from_parts(codec::decode(rest).map_err(|_| SchemaError::Malformed)?)
+            [format @ (FORMAT | FORMAT_LOADING), rest @ ..] => {
+                let parts = codec::decode(rest).map_err(|_| SchemaError::Malformed)?;
+                Ok(Self::from_parts(parts)?.being_loaded(*format == FORMAT_LOADING))
             }
             _ => Err(SchemaError::Malformed),
         }
+    }
+
+    /// The same table while it is being loaded, or when it is.
+    #[must_use]
+    pub fn being_loaded(self, loading: bool) -> Self {
+        Self { loading, ..self }
+    }
+
+    /// Whether it is still being loaded: its name is taken, and nobody sees it but who loads it.
+    #[must_use]
+    pub fn is_loading(&self) -> bool {
+        self.loading
     }
 
     /// The table's name.

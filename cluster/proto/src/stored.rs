@@ -16,6 +16,7 @@ use crate::ids::{ClusterId, NodeId, NodeInstance};
 use crate::process::StoredFile;
 use crate::register::Register;
 use crate::view::View;
+use crate::wire::backup::{BackupRecord, Manifest};
 use crate::wire::bytes::Reader;
 use crate::wire::{WireError, codec};
 
@@ -56,15 +57,7 @@ pub trait Stored: Serialize + DeserializeOwned {
     /// The file's bytes.
     #[must_use]
     fn to_file(&self) -> Vec<u8> {
-        let body = codec::encode(self);
-        let mut bytes = Vec::with_capacity(HEAD_BYTES + body.len());
-        bytes.put_slice(MAGIC);
-        bytes.put_u8(Self::KIND);
-        bytes.put_u8(VERSION);
-        bytes.put_u32_le(u32::try_from(body.len()).expect("small files are small"));
-        bytes.put_u32_le(crc32c::crc32c(&body));
-        bytes.put_slice(&body);
-        bytes
+        file_of(Self::KIND, &codec::encode(self))
     }
 
     /// Reads a file's bytes.
@@ -135,6 +128,51 @@ impl Stored for StoredRegister {
 impl Stored for StoredCluster {
     const FILE: StoredFile = StoredFile::View;
     const KIND: u8 = 4;
+}
+
+/// What a management server knows of the backups it made, oldest first.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct StoredBackups {
+    /// The newest ones.
+    pub list: Vec<BackupRecord>,
+}
+
+impl Stored for StoredBackups {
+    const FILE: StoredFile = StoredFile::Backups;
+    const KIND: u8 = 5;
+}
+
+/// A backup's manifest lies among its parts.
+impl Manifest {
+    /// Its kind byte.
+    const KIND: u8 = 6;
+
+    /// The file's bytes.
+    #[must_use]
+    pub fn to_file(&self) -> Vec<u8> {
+        file_of(Self::KIND, &codec::encode(self))
+    }
+
+    /// Reads a file's bytes.
+    ///
+    /// # Errors
+    /// [`StoredError`], for the operator to tell what to do about the file.
+    pub fn from_file(bytes: &[u8]) -> Result<Self, StoredError> {
+        let manifest: Self =
+            codec::decode(checked_body(bytes, Self::KIND)?).map_err(|_| StoredError::Unreadable)?;
+        if manifest.is_whole() { Ok(manifest) } else { Err(StoredError::Unreadable) }
+    }
+}
+
+fn file_of(kind: u8, body: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEAD_BYTES + body.len());
+    bytes.put_slice(MAGIC);
+    bytes.put_u8(kind);
+    bytes.put_u8(VERSION);
+    bytes.put_u32_le(u32::try_from(body.len()).expect("small files are small"));
+    bytes.put_u32_le(crc32c::crc32c(body));
+    bytes.put_slice(body);
+    bytes
 }
 
 fn checked_body(bytes: &[u8], kind: u8) -> Result<&[u8], StoredError> {

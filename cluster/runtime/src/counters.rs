@@ -81,6 +81,7 @@ pub struct Counters {
     edge: [AtomicU64; Count::ALL.len()],
     redo: DiskCounts,
     checkpoint: DiskCounts,
+    backup: DiskCounts,
 }
 
 impl Counters {
@@ -98,6 +99,7 @@ impl Counters {
         match lane {
             Lane::Redo => &self.redo,
             Lane::Checkpoint => &self.checkpoint,
+            Lane::Backup => &self.backup,
         }
     }
 

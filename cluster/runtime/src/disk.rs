@@ -1,5 +1,6 @@
 //! The threads that write a data node's redo and checkpoints: one per shard for its redo log, so
-//! that a sync of one shard never waits for another's, and one for all checkpoints.
+//! that a sync of one shard never waits for another's, one for all checkpoints, and one for
+//! backups, which lie where the operator says.
 //!
 //! Invariant: the steps of a request are taken in order up to the first that fails, and a thread
 //! answers every request it was given; no thread that drives a core waits for one of these.
@@ -12,7 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
-use lockstep_proto::disk::{Completion, Directory, DiskError, FileName, Lane, Op, Request};
+use lockstep_proto::disk::{
+    Completion, Directory, DiskError, FileName, Lane, Op, PartName, Request,
+};
+use lockstep_proto::ids::BackupId;
 
 use crate::clock;
 use crate::counters::{Counters, DiskCounts};
@@ -25,6 +29,9 @@ use crate::ready::{Notice, ReadyQueue};
 /// thread serves several writers.
 const OPEN_FILES_MAX: usize = 8;
 
+/// Backups whose place a thread remembers: the one that is made, and a few that are removed.
+const BACKUPS_LOCATED_MAX: usize = 8;
+
 struct Job {
     lane: Lane,
     request: Request,
@@ -36,6 +43,7 @@ struct Job {
 pub(crate) struct Lanes {
     redo: Option<Sender<Job>>,
     checkpoint: Option<Sender<Job>>,
+    backup: Option<Sender<Job>>,
 }
 
 impl Lanes {
@@ -44,6 +52,7 @@ impl Lanes {
         let thread = match lane {
             Lane::Redo => &self.redo,
             Lane::Checkpoint => &self.checkpoint,
+            Lane::Backup => &self.backup,
         };
         let job = Job { lane, request, answer_to };
         let refused = match thread {
@@ -97,19 +106,40 @@ impl DiskThreads {
             std::fs::create_dir_all(dir.join(directory.name()))?;
         }
         File::open(dir)?.sync_all()?;
-        let mut start = |name: String| -> io::Result<Sender<Job>> {
-            let (jobs, incoming) = unbounded();
-            let (dir, counters) = (dir.to_owned(), Arc::clone(counters));
-            self.start(name, move || serve(DataFiles::new(dir), &incoming, &counters))?;
-            Ok(jobs)
-        };
-        let checkpoint = start("checkpoint".into())?;
+        let checkpoint = self.start_lane("checkpoint".into(), dir, counters)?;
+        let backup = self.start_lane("backup".into(), dir, counters)?;
         (0..shards)
             .map(|shard| {
-                let redo = start(format!("redo {shard}"))?;
-                Ok(Lanes { redo: Some(redo), checkpoint: Some(checkpoint.clone()) })
+                let redo = self.start_lane(format!("redo {shard}"), dir, counters)?;
+                Ok(Lanes {
+                    redo: Some(redo),
+                    checkpoint: Some(checkpoint.clone()),
+                    backup: Some(backup.clone()),
+                })
             })
             .collect()
+    }
+
+    /// Starts what a process without data files of its own writes: manifests of backups.
+    pub(crate) fn start_backup_lane(
+        &mut self,
+        dir: &Path,
+        counters: &Arc<Counters>,
+    ) -> io::Result<Lanes> {
+        let backup = self.start_lane("backup".into(), dir, counters)?;
+        Ok(Lanes { backup: Some(backup), ..Lanes::default() })
+    }
+
+    fn start_lane(
+        &mut self,
+        name: String,
+        dir: &Path,
+        counters: &Arc<Counters>,
+    ) -> io::Result<Sender<Job>> {
+        let (jobs, incoming) = unbounded();
+        let (dir, counters) = (dir.to_owned(), Arc::clone(counters));
+        self.start(name, move || serve(DataFiles::new(dir), &incoming, &counters))?;
+        Ok(jobs)
     }
 
     /// Waits until all have ended; not for ever, because a disk may never answer.
@@ -133,11 +163,13 @@ struct DataFiles {
     dir: PathBuf,
     /// Most recently used last.
     open: Vec<(FileName, File)>,
+    /// Where backups lie, the newest last.
+    backups: Vec<(BackupId, PathBuf)>,
 }
 
 impl DataFiles {
     fn new(dir: PathBuf) -> Self {
-        Self { dir, open: Vec::new() }
+        Self { dir, open: Vec::new(), backups: Vec::new() }
     }
 
     fn execute(&mut self, request: Request, counts: &DiskCounts) -> Completion {
@@ -146,11 +178,12 @@ impl DataFiles {
             if let Err(error) = self.step(op, counts) {
                 counts.failed.fetch_add(1, Ordering::Relaxed);
                 let what = op.file().map_or("a directory".into(), |file| file.to_string());
-                let dir = self.dir.display();
+                let dir = self.place_of(op);
+                let dir = dir.display();
                 let error_kind = error_of(&error);
                 match error_kind {
                     DiskError::Full => tracing::warn!("writing {what} in {dir}: {error}"),
-                    DiskError::Failed => tracing::error!("writing {what} in {dir}: {error}"),
+                    _ => tracing::error!("writing {what} in {dir}: {error}"),
                 }
                 done.failed = Some((at, error_kind));
                 break;
@@ -162,7 +195,7 @@ impl DataFiles {
     fn step(&mut self, op: &Op, counts: &DiskCounts) -> io::Result<()> {
         match op {
             Op::Create(name) => {
-                let path = self.path(*name);
+                let path = self.path(*name)?;
                 let file = OpenOptions::new().write(true).create_new(true).open(path)?;
                 self.keep(*name, file);
             }
@@ -180,26 +213,107 @@ impl DataFiles {
             }
             Op::Rename { from, to } => {
                 self.open.retain(|(open, _)| open != from && open != to);
-                std::fs::rename(self.path(*from), self.path(*to))?;
+                std::fs::rename(self.path(*from)?, self.path(*to)?)?;
             }
             Op::Remove(name) => {
                 self.open.retain(|(open, _)| open != name);
-                match std::fs::remove_file(self.path(*name)) {
+                match std::fs::remove_file(self.path(*name)?) {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     other => other?,
                 }
             }
-            Op::SyncDirectory(directory) => File::open(self.directory(*directory))?.sync_all()?,
+            Op::SyncDirectory(directory) => File::open(self.directory(*directory)?)?.sync_all()?,
+            Op::Locate { backup, at } => self.locate(*backup, at.as_deref())?,
+            Op::Clear { backup, node, shard } => {
+                let own = |part: PartName| {
+                    (part.backup, part.node) == (*backup, *node)
+                        && shard.is_none_or(|shard| part.shard == shard)
+                };
+                self.clear(*backup, own)?;
+            }
+            Op::RemoveEmpty(backup) => {
+                // What others have in it stays, and with it the directory.
+                match std::fs::remove_dir(self.directory(Directory::Backup(*backup))?) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+                    other => other?,
+                }
+            }
         }
         Ok(())
     }
 
-    fn directory(&self, directory: Directory) -> PathBuf {
-        self.dir.join(directory.name())
+    /// For the log: where a step has to do with.
+    fn place_of(&self, op: &Op) -> PathBuf {
+        let directory = match op {
+            Op::Locate { at: Some(at), .. } => return PathBuf::from(at),
+            Op::Clear { backup, .. } | Op::RemoveEmpty(backup) => Directory::Backup(*backup),
+            Op::SyncDirectory(directory) => *directory,
+            _ => match op.file() {
+                Some(file) => file.directory(),
+                None => return self.dir.clone(),
+            },
+        };
+        self.directory(directory).unwrap_or_else(|_| self.dir.clone())
     }
 
-    fn path(&self, name: FileName) -> PathBuf {
-        self.directory(name.directory()).join(name.to_string())
+    /// Finds the place of a backup, and makes its directory there.
+    fn locate(&mut self, backup: BackupId, at: Option<&str>) -> io::Result<()> {
+        let place = match at {
+            Some(at) if !Path::new(at).is_absolute() => {
+                return Err(io::Error::new(io::ErrorKind::NotFound, "not an absolute path"));
+            }
+            Some(at) => PathBuf::from(at),
+            None => {
+                let own = self.dir.join(Directory::Backup(backup).name());
+                std::fs::create_dir_all(&own)?;
+                own
+            }
+        };
+        let dir = place.join(format!("lockstep-{backup}"));
+        match std::fs::create_dir(&dir) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => other?,
+        }
+        File::open(&place)?.sync_all()?;
+        self.backups.retain(|(other, _)| *other != backup);
+        if self.backups.len() >= BACKUPS_LOCATED_MAX {
+            self.backups.remove(0);
+        }
+        self.backups.push((backup, dir));
+        Ok(())
+    }
+
+    fn clear(&mut self, backup: BackupId, own: impl Fn(PartName) -> bool) -> io::Result<()> {
+        let directory = Directory::Backup(backup);
+        self.open.retain(|(open, _)| open.directory() != directory);
+        for entry in std::fs::read_dir(self.directory(directory)?)? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).and_then(FileName::parse);
+            match name {
+                Some(FileName::Part(part) | FileName::Unfinished(part)) if own(part) => {
+                    match std::fs::remove_file(&path) {
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                        other => other?,
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn directory(&self, directory: Directory) -> io::Result<PathBuf> {
+        let Directory::Backup(backup) = directory else {
+            return Ok(self.dir.join(directory.name()));
+        };
+        let place = self.backups.iter().find(|(other, _)| *other == backup);
+        let unknown = || io::Error::new(io::ErrorKind::NotFound, "a backup without a place");
+        place.map(|(_, dir)| dir.clone()).ok_or_else(unknown)
+    }
+
+    fn path(&self, name: FileName) -> io::Result<PathBuf> {
+        Ok(self.directory(name.directory())?.join(name.to_string()))
     }
 
     fn keep(&mut self, name: FileName, file: File) {
@@ -213,7 +327,7 @@ impl DataFiles {
         let at = self.open.iter().position(|(open, _)| *open == name);
         let (name, file) = match at {
             Some(at) => self.open.remove(at),
-            None => (name, OpenOptions::new().write(true).open(self.path(name))?),
+            None => (name, OpenOptions::new().write(true).open(self.path(name)?)?),
         };
         self.keep(name, file);
         Ok(&self.open[self.open.len() - 1].1)
@@ -221,12 +335,20 @@ impl DataFiles {
 }
 
 fn error_of(error: &io::Error) -> DiskError {
-    if is_full(error) { DiskError::Full } else { DiskError::Failed }
+    use io::ErrorKind;
+    match error.kind() {
+        _ if is_full(error) => DiskError::Full,
+        ErrorKind::NotFound | ErrorKind::NotADirectory => DiskError::Missing,
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => DiskError::Denied,
+        _ => DiskError::Failed,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicU64;
+
+    use lockstep_proto::ids::{NodeId, ShardId};
 
     use super::*;
 
@@ -257,7 +379,7 @@ mod tests {
             write(3, b"two"),
         ];
         let done = files.execute(Request { ops }, &counts);
-        assert_eq!(done.failed, Some((5, DiskError::Failed)));
+        assert_eq!(done.failed, Some((5, DiskError::Missing)));
         assert_eq!(done.ops.len(), 7);
         let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
         assert_eq!((count(&counts.written_bytes), count(&counts.syncs)), (8, 1));
@@ -300,5 +422,49 @@ mod tests {
         let ops = all.iter().map(write).collect();
         assert_eq!(files.execute(Request { ops }, &counts).failed, None);
         assert!(files.open.len() <= OPEN_FILES_MAX);
+    }
+
+    #[test]
+    fn a_backup_lies_where_it_was_said_and_only_its_own_files_are_removed() {
+        let (dir, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut files = DataFiles::new(dir.path().to_owned());
+        let counts = DiskCounts::default();
+        let backup = BackupId(7);
+        let at = |path: &Path| Some(path.to_str().unwrap().to_owned());
+        let part = |text: &str| Op::Create(name(text));
+        let gone = Op::Locate { backup, at: at(&place.path().join("not mounted")) };
+        let failed = files.execute(Request { ops: vec![gone] }, &counts).failed;
+        assert_eq!(failed, Some((0, DiskError::Missing)));
+        let relative = Op::Locate { backup, at: Some("here".into()) };
+        let failed = files.execute(Request { ops: vec![relative] }, &counts).failed;
+        assert_eq!(failed, Some((0, DiskError::Missing)));
+        let failed = files.execute(Request { ops: vec![part("b7-n1-s0-1.part")] }, &counts).failed;
+        assert_eq!(failed, Some((0, DiskError::Missing)), "nobody has said where");
+        let ops = vec![
+            Op::Locate { backup, at: at(place.path()) },
+            part("b7-n1-s0-1.unfinished"),
+            part("b7-n1-s0-2.part"),
+            part("b7-n1-s1-3.part"),
+            part("b7-n2-s0-4.part"),
+            Op::SyncDirectory(Directory::Backup(backup)),
+        ];
+        assert_eq!(files.execute(Request { ops }, &counts).failed, None);
+        let all = place.path().join("lockstep-b7");
+        std::fs::write(all.join("notes.txt"), b"somebody else's").unwrap();
+        let left = || {
+            let names = std::fs::read_dir(&all).unwrap();
+            let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            names.collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>()
+        };
+        let clear = |shard| Op::Clear { backup, node: NodeId(1), shard };
+        let ops = vec![clear(Some(ShardId(0))), Op::RemoveEmpty(backup)];
+        assert_eq!(files.execute(Request { ops }, &counts).failed, None);
+        assert_eq!(left(), ["b7-n1-s1-3.part", "b7-n2-s0-4.part", "notes.txt"]);
+        assert_eq!(files.execute(Request { ops: vec![clear(None)] }, &counts).failed, None);
+        assert_eq!(left(), ["b7-n2-s0-4.part", "notes.txt"]);
+        let own = Op::Locate { backup: BackupId(8), at: None };
+        let ops = vec![own, part("b8-n1-s0-1.part")];
+        assert_eq!(files.execute(Request { ops }, &counts).failed, None);
+        assert!(dir.path().join("backup/lockstep-b8/b8-n1-s0-1.part").exists());
     }
 }

@@ -24,6 +24,7 @@ pub fn path_of(dir: &Path, file: StoredFile) -> PathBuf {
         StoredFile::Identity => "identity",
         StoredFile::View => "view",
         StoredFile::Register => "register",
+        StoredFile::Backups => "backups",
     })
 }
 

@@ -126,7 +126,11 @@ where
 {
     let mut disk_threads = DiskThreads::new();
     let disk = Disk::start(options.dir.clone(), &mut disk_threads)?;
-    let outside = options.outside(options.speaker, &disk, Lanes::default());
+    let lanes = match options.speaker {
+        Speaker::Mgmt(_) => disk_threads.start_backup_lane(&options.dir, &options.counters)?,
+        _ => Lanes::default(),
+    };
+    let outside = options.outside(options.speaker, &disk, lanes);
     let reactor = Reactor::new(process, outside);
     drop(disk);
     let queue = reactor.queue();

@@ -82,8 +82,7 @@ struct Running {
     partition: PartitionId,
     epoch: Epoch,
     plan: Plan,
-    /// How long a row's turn is; nothing if the node cannot be in sync before it is done.
-    pace: Duration,
+    pace: Pace,
     writer: CheckpointWriter,
     /// Tables whose rows are still to be given, the current one last.
     tables: Vec<TableId>,
@@ -92,7 +91,13 @@ struct Running {
     tombstone: u64,
     /// How many tables had been dropped when it began.
     dropped: u64,
-    /// When it was given rows last.
+}
+
+/// How many rows one turn gives to what commits do not wait for.
+pub(super) struct Pace {
+    /// How long a row's turn is.
+    of_row: Duration,
+    /// When there were rows last.
     given: Instant,
 }
 
@@ -149,7 +154,7 @@ impl Checkpoints {
     /// When the core wants to go on without anything having happened.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         let running = self.running.as_ref()?;
-        running.wants_rows().then_some(running.due())
+        running.wants_rows().then_some(running.pace.due())
     }
 }
 
@@ -159,15 +164,23 @@ impl Running {
             && !self.writer.is_finished()
             && self.writer.has_room()
     }
+}
 
-    /// When it is given more rows.
-    fn due(&self) -> Instant {
-        self.given + self.pace * ROWS_PER_TURN_MIN as u32
+impl Pace {
+    /// So long for a row.
+    pub(super) fn new(of_row: Duration, now: Instant) -> Self {
+        Self { of_row, given: now }
     }
 
-    /// How many.
-    fn rows_due(&self, now: Instant) -> usize {
-        let rows = now.since(self.given).as_nanos().checked_div(self.pace.as_nanos());
+    /// When more rows are given.
+    pub(super) fn due(&self) -> Instant {
+        self.given + self.of_row * ROWS_PER_TURN_MIN as u32
+    }
+
+    /// How many are, now.
+    pub(super) fn take(&mut self, now: Instant) -> usize {
+        let rows = now.since(self.given).as_nanos().checked_div(self.of_row.as_nanos());
+        self.given = now;
         let rows =
             rows.map_or(ROWS_PER_TURN, |rows| usize::try_from(rows).unwrap_or(ROWS_PER_TURN));
         rows.clamp(ROWS_PER_TURN_MIN, ROWS_PER_TURN)
@@ -211,7 +224,7 @@ impl ShardCore {
         self.checkpoints.not_before = Instant::default();
         // The one under way is in front of it.
         if let Some(running) = &mut self.checkpoints.running {
-            running.pace = Duration::ZERO;
+            running.pace = Pace::new(Duration::ZERO, self.now);
         }
     }
 
@@ -286,13 +299,13 @@ impl ShardCore {
             partition: p,
             epoch: closed,
             plan,
-            pace,
+            // None if the node cannot be in sync before it is done.
+            pace: Pace::new(pace, now),
             writer,
             tables,
             at: Position::default(),
             tombstone: 0,
             dropped: part.tables_dropped,
-            given: now,
         };
         self.checkpoints.running = Some(Box::new(running));
     }
@@ -339,9 +352,8 @@ impl ShardCore {
         }
         if let Some(mut running) = checkpoints.running.take() {
             let part = self.parts[usize::from(running.partition.0)].as_deref_mut();
-            if running.wants_rows() && running.due() <= self.now {
-                let rows = running.rows_due(self.now);
-                running.given = self.now;
+            if running.wants_rows() && running.pace.due() <= self.now {
+                let rows = running.pace.take(self.now);
                 running.give_rows(part, rows, out);
             }
             self.checkpoints.running = Some(running);

@@ -78,6 +78,12 @@ impl ShardCore {
         self.me.instance
     }
 
+    /// Whether it keeps what is as of an epoch for somebody.
+    #[must_use]
+    pub fn has_pinned(&self, epoch: Epoch) -> bool {
+        self.snapshots.has_pinned(epoch)
+    }
+
     /// How far it is, or how it went, and how many of its partitions are not in sync; `None` unless
     /// the node has come back in this life.
     #[must_use]

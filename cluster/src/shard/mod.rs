@@ -25,6 +25,7 @@
 
 mod answers;
 mod apply;
+mod backup;
 mod checkpoint;
 mod client;
 mod coordinate;
@@ -78,6 +79,7 @@ pub use inspect::{PartitionInspection, RowsAt, ShardInspection};
 pub use restore::{Restored, RestoredPartition, RestoredShard, restore, restore_lane};
 
 use answers::Owed;
+use backup::Backups;
 use checkpoint::Checkpoints;
 use coordinate::CoordTx;
 use donor::Donor;
@@ -159,6 +161,7 @@ pub struct ShardCore {
     leases: BTreeMap<NodeId, (NodeInstance, Instant)>,
     lease_waiting: Vec<(PartitionId, Owed)>,
     checkpoints: Checkpoints,
+    backups: Backups,
     snapshots: Snapshots,
     /// An invariant is broken: the process is ending.
     ended: bool,
@@ -217,6 +220,7 @@ impl ShardCore {
             leases: BTreeMap::new(),
             lease_waiting: Vec::new(),
             checkpoints: Checkpoints::default(),
+            backups: Backups::default(),
             snapshots: Snapshots::default(),
             ended: false,
             watermarks_due: Vec::new(),
@@ -313,6 +317,7 @@ impl ShardCore {
                 Ok(message) => self.on_client_request(link, message, out),
                 Err(_) => self.on_malformed(link, out),
             },
+            (Peer::Mgmt(_), kind::BACKUP) => self.on_backup_frame(link, bytes, out),
             (Peer::Control(_), kind::SHARD_CONTROL) => self.on_control_frame(bytes, out),
             (Peer::Shard(instance, shard), _) => {
                 self.on_shard_frame(link, ShardAddr { instance, shard }, bytes, out);
@@ -437,6 +442,7 @@ impl ShardCore {
                 return;
             }
             Peer::Client => self.links.clients += 1,
+            Peer::Mgmt(_) => {}
             _ => {
                 out.effect(Effect::Close { link, why: "a shard has no business with this peer" });
                 return;
@@ -453,6 +459,7 @@ impl ShardCore {
                 self.snapshots.forget_link(link);
                 self.on_client_gone(link, out);
             }
+            Peer::Mgmt(_) => self.forget_backup_of(link, out),
             Peer::Shard(instance, shard) => {
                 let addr = ShardAddr { instance, shard };
                 if self.links.shards.get(&addr) == Some(&link) {
@@ -493,6 +500,7 @@ impl ShardCore {
             self.watch_streams(out);
             self.watch_redo(out);
             self.watch_joins(out);
+            self.watch_backup(out);
         }
     }
 
@@ -533,6 +541,7 @@ impl Process for ShardCore {
             Input::Timeout => self.on_timeout(out),
             Input::Disk { lane: Lane::Redo, done } => self.on_redo_done(done, out),
             Input::Disk { lane: Lane::Checkpoint, done } => self.on_checkpoint_done(done, out),
+            Input::Disk { lane: Lane::Backup, done } => self.on_backup_done(done, out),
             Input::Measured { cpu_us, rss_bytes, .. } => {
                 self.on_measured(cpu_us, rss_bytes, out);
             }
@@ -550,12 +559,13 @@ impl Process for ShardCore {
         self.finish_in_time(out);
         self.settle_redo(out);
         self.settle_checkpoint(out);
+        self.settle_backup(out);
     }
 
     fn next_timeout(&self) -> Option<Instant> {
         let redial = self.links.redial.values().flatten().min().copied();
         let checkpoint = self.checkpoints.next_timeout();
-        let timers = [redial, checkpoint, self.donor.due()];
+        let timers = [redial, checkpoint, self.backups.next_timeout(), self.donor.due()];
         timers.into_iter().flatten().chain([self.sweep_at]).min()
     }
 

@@ -17,7 +17,9 @@ use lockstep_proto::canary::Canary;
 use lockstep_proto::error::Code;
 use lockstep_proto::ids::{Epoch, PartitionId, SchemaVersion, StartOrder, TableId};
 use lockstep_proto::limits::{ANSWERS_OWED_MAX, SCAN_PAGE_BYTES_MAX, SCAN_PAGE_ROWS_MAX};
+use lockstep_proto::placement::key_hash;
 use lockstep_proto::process::{LinkId, Outputs};
+use lockstep_proto::schema::CATALOG;
 use lockstep_proto::time::Instant;
 use lockstep_proto::wire::client::ClientMessage;
 use lockstep_proto::wire::codec;
@@ -27,9 +29,11 @@ use lockstep_proto::wire::op::{OpKind, OpResult, Ops};
 use lockstep_storage::{Position, Row};
 
 use super::ShardCore;
+use super::apply::catalog_table;
 use super::evaluate::table_of;
-use super::partition::Table;
+use super::partition::{Partition, Table};
 use super::read::bounded;
+use super::redo::Redo;
 
 /// How long a pinned epoch stays pinned after the last read at it.
 const PIN_IDLE: Duration = Duration::from_secs(15);
@@ -84,6 +88,11 @@ impl Snapshots {
         self.pins.first_key_value().map(|((epoch, _), _)| *epoch)
     }
 
+    /// Whether somebody has pinned an epoch.
+    pub(super) fn has_pinned(&self, epoch: Epoch) -> bool {
+        self.pins.keys().any(|(pinned, _)| *pinned == epoch)
+    }
+
     /// Versions replaced up to `horizon` are freed from now on.
     pub(super) fn freed(&mut self, horizon: Epoch) {
         self.freed = self.freed.max(horizon);
@@ -104,7 +113,29 @@ impl Snapshots {
         self.pins.retain(|(_, of), _| *of != link);
     }
 
-    fn touch(&mut self, epoch: Epoch, link: LinkId, now: Instant) {
+    /// Keeps older versions as of a closed epoch for the one at the other end of a link, until
+    /// that ends or is silent; false if they are gone.
+    pub(super) fn pin(&mut self, epoch: Epoch, link: LinkId, now: Instant) -> bool {
+        let kept = epoch >= self.freed;
+        if kept {
+            self.pins.insert((epoch, link), now);
+        }
+        kept
+    }
+
+    /// A frame is to be handled once an epoch is closed.
+    pub(super) fn wait_with_frame(
+        &mut self,
+        at: Epoch,
+        link: LinkId,
+        frame: &[u8],
+        redo: &mut Redo,
+    ) {
+        self.wait(at, Waiting::Frame(link, frame.into()));
+        redo.need_closed(at);
+    }
+
+    pub(super) fn touch(&mut self, epoch: Epoch, link: LinkId, now: Instant) {
         if let Some(used) = self.pins.get_mut(&(epoch, link)) {
             *used = now;
         }
@@ -134,8 +165,7 @@ impl ShardCore {
             out.mark("read_waits_for_close");
             let mut frame = BytesMut::new();
             message.encode(&mut frame);
-            self.snapshots.wait(at, Waiting::Frame(link, frame[4..].into()));
-            self.redo.need_closed(at);
+            self.snapshots.wait_with_frame(at, link, &frame[4..], &mut self.redo);
             return;
         }
         self.snapshots.touch(at, link, self.now);
@@ -157,7 +187,7 @@ impl ShardCore {
         }
     }
 
-    fn admit_past(&mut self, at: Epoch) -> Result<(), Code> {
+    pub(super) fn admit_past(&mut self, at: Epoch) -> Result<(), Code> {
         if self.view.is_none() {
             return Err(Code::NotServing);
         }
@@ -171,7 +201,7 @@ impl ShardCore {
     }
 
     /// Whether this shard can tell a partition's rows as of a closed epoch.
-    fn has_past(&self, p: PartitionId, at: Epoch) -> Result<(), Code> {
+    pub(super) fn has_past(&self, p: PartitionId, at: Epoch) -> Result<(), Code> {
         let placement = self.view.as_ref().and_then(|view| view.placement(p));
         let in_sync = placement.is_some_and(|at| at.replicas.contains(&self.me.instance.node));
         let part = self.parts.get(usize::from(p.0)).and_then(Option::as_ref);
@@ -194,12 +224,19 @@ impl ShardCore {
         self.results.clear();
         let count = u16::try_from(ops.len()).expect("bounded by BATCH_OPS_MAX");
         self.results.extend_from_slice(&count.to_le_bytes());
+        let mut looked_at = None;
         for op in ops.iter() {
             if op.kind != OpKind::Read {
                 return Err(Code::Malformed);
             }
             self.has_past(op.partition, at)?;
             let part = self.parts[usize::from(op.partition.0)].as_mut().expect("just looked");
+            if looked_at != Some((op.partition, op.table)) {
+                if part.was_unseen(op.table, at) {
+                    return Err(Code::NoSuchTable);
+                }
+                looked_at = Some((op.partition, op.table));
+            }
             let held = self.results.len();
             let result = match table_of(part, partitions, &op) {
                 Err(code) => OpResult::Failed(code),
@@ -226,6 +263,9 @@ impl ShardCore {
         let part = self.parts[usize::from(place.partition.0)].as_mut().expect("just looked");
         if !part.tables.contains_key(&place.table) {
             return Err(part.why_no_table());
+        }
+        if part.was_unseen(place.table, at) {
+            return Err(Code::NoSuchTable);
         }
         let table = part.tables.get_mut(&place.table).expect("just looked");
         if table.def.version == place.schema { Ok(table) } else { Err(Code::WrongSchema) }
@@ -313,12 +353,9 @@ impl ShardCore {
             self.redo.need_closed(at_least);
             return;
         }
-        if pin {
-            if at_least < self.snapshots.freed {
-                self.refuse_request(link, request, Code::SnapshotTooOld, out);
-                return;
-            }
-            self.snapshots.pins.insert((at_least, link), self.now);
+        if pin && !self.snapshots.pin(at_least, link, self.now) {
+            self.refuse_request(link, request, Code::SnapshotTooOld, out);
+            return;
         }
         let (closed, epoch) = (if hasty { self.epoch } else { self.closed }, self.epoch);
         if let Some(buffer) = out.buffer(link) {
@@ -344,5 +381,26 @@ impl ShardCore {
                 }
             }
         }
+    }
+}
+
+impl Partition {
+    /// Whether a table was being loaded as of a closed epoch: then it was not there for anybody.
+    fn was_unseen(&mut self, table: TableId, at: Epoch) -> bool {
+        let Some(key) = self.tables.get(&table).map(|table| &table.catalog_key) else {
+            return false;
+        };
+        let hash = key_hash(key);
+        let newest = self.tables.get(&CATALOG).and_then(|catalog| catalog.rows.get(hash, key));
+        // Nearly always: what its definition says now it has said then.
+        if newest.is_none_or(|row| row.epoch() <= at) {
+            return false;
+        }
+        let key = key.clone();
+        let Some(catalog) = self.tables.get_mut(&CATALOG).map(|catalog| &mut catalog.rows) else {
+            return false;
+        };
+        let then = catalog.row_at(at, hash, &key).and_then(|row| catalog_table(row.value()));
+        then.is_some_and(|def| def.is_loading())
     }
 }

@@ -160,7 +160,11 @@ impl Samples<'_> {
             Read::Join(of) => self.of_shards(at, |shard| of(shard.join.as_ref()?)),
             Read::Lane(of, unit) => {
                 if at.shards().next().is_some() {
-                    for (files, lane) in [("redo", Lane::Redo), ("checkpoint", Lane::Checkpoint)] {
+                    for (files, lane) in [
+                        ("redo", Lane::Redo),
+                        ("checkpoint", Lane::Checkpoint),
+                        ("backup", Lane::Backup),
+                    ] {
                         let number = of(at.counters.disk(lane)).load(Ordering::Relaxed);
                         self.add(&[files], number as f64 * unit);
                     }

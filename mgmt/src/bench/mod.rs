@@ -6,8 +6,10 @@
 //! * [`memory`]: what a row costs;
 //! * [`restart`]: loading checkpoints and replaying redo; [`durable`] and [`rejoin`]: what
 //!   it costs a cluster that works;
+//! * [`backup`]: what a backup and a restore cost;
 //! * [`failover`]: how long clients wait when a node is lost; [`gap`] around any fault.
 
+pub mod backup;
 pub mod cpu;
 pub mod dice;
 pub mod durable;

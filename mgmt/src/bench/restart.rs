@@ -85,7 +85,11 @@ impl Memory {
                 Op::Remove(name) => {
                     self.0.remove(name);
                 }
-                Op::Sync(_) | Op::SyncDirectory(_) => {}
+                Op::Sync(_)
+                | Op::SyncDirectory(_)
+                | Op::Locate { .. }
+                | Op::Clear { .. }
+                | Op::RemoveEmpty(_) => {}
             }
         }
         Completion { ops: request.ops, failed: None }

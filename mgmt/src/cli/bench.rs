@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::error::{CliResult, ExitKind};
 use super::output::{Voice, table, thousands};
 use super::{Global, block_on, connect, duration, interrupt, stdout_error};
+use crate::bench::backup;
 use crate::bench::load::{self, Loaded};
 use crate::bench::measure::{Measured, round_to};
 use crate::bench::pace::WAKE_INTERVAL;
@@ -40,6 +41,24 @@ pub(super) enum BenchCommand {
     Failover(FailoverArgs),
     /// What coming back costs: loading, replaying, and writing; uses fresh clusters of its own
     Restart(RestartArgs),
+    /// What a backup under load and a restore cost; uses fresh clusters of its own
+    Backup(BackupArgs),
+}
+
+/// Arguments of `lockstep bench backup`.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct BackupArgs {
+    /// Rows of the table
+    #[arg(long, default_value_t = 1_000_000, value_name = "K")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1000..=100_000_000))]
+    pub(super) keys: u64,
+    /// How long each turn of the load takes
+    #[arg(long, default_value = "15", value_name = "TIME", value_parser = duration::parse)]
+    pub(super) seconds: Duration,
+    /// Turns with a backup, and as many without
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub(super) turns: u32,
 }
 
 /// What every load has.
@@ -228,6 +247,7 @@ pub(super) fn run(global: &Global, command: &BenchCommand) -> CliResult<ExitKind
         BenchCommand::Memory(args) => run_memory(global, args),
         BenchCommand::Failover(args) => run_failover(global, args),
         BenchCommand::Restart(args) => run_restart(global, args),
+        BenchCommand::Backup(args) => run_backup(global, args),
     }
 }
 
@@ -304,6 +324,27 @@ fn run_memory(global: &Global, args: &MemoryArgs) -> CliResult<ExitKind> {
     report.set("counted_bytes_per_row", filled.counted_per_row());
     report.set("overhead_bytes_per_row", round_to(filled.overhead_per_row(), 2));
     report.print(&global.voice())
+}
+
+fn run_backup(global: &Global, args: &BackupArgs) -> CliResult<ExitKind> {
+    let voice = global.voice();
+    let BackupArgs { keys, seconds: time, turns } = *args;
+    let plan = backup::Plan { keys, time, turns };
+    let figures = block_on(interrupt::or_interrupted(backup::run(&voice, &plan)))?;
+    let mut report = Report::new("backup");
+    report.set("rows", keys);
+    report.set("row_bytes", figures.row_bytes);
+    report.set("file_bytes", figures.file_bytes);
+    report.set("peak_per_s", round_to(figures.peak_per_s, 1));
+    report.set("backup_s", round_to(figures.backup_s, 3));
+    report.set("backup_mb_per_cpu_second", round_to(figures.backup_mb_per_cpu_s, 1));
+    report.set("p99_ratio", round_to(figures.p99_ratio, 3));
+    let [one, two] = figures.restore_mb_per_cpu_s;
+    report.set("restore_mb_per_cpu_second_r1", round_to(one, 1));
+    report.set("restore_mb_per_cpu_second_r2", round_to(two, 1));
+    report.set("restore_s_r1", round_to(figures.restore_s[0], 3));
+    report.set("restore_s_r2", round_to(figures.restore_s[1], 3));
+    report.print(&voice)
 }
 
 fn run_restart(global: &Global, args: &RestartArgs) -> CliResult<ExitKind> {

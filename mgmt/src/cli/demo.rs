@@ -85,6 +85,12 @@ fn to_json(plan: &Plan, ending: &Ending) -> serde_json::Value {
         "durable": ending.cut.durable,
         "durable_lost": ending.cut.durable_lost,
         "memory_lost": ending.cut.memory_lost,
+        "backup_epoch": ending.copied.epoch.0,
+        "backup_rows": ending.copied.rows,
+        "backup_bytes": ending.copied.file_bytes,
+        "backup_s": round_to(ending.copied.backup.as_secs_f64(), 3),
+        "restore_s": round_to(ending.copied.restore.as_secs_f64(), 3),
+        "restore_verified": ending.copied.equal,
         "out_of_order": ending.cut.out_of_order,
         "failover_gap_ms": round_to(ending.failover_gap.as_secs_f64() * 1e3, 2),
         "throughput_per_s": ending.throughput(),
@@ -107,6 +113,8 @@ fn describe(plan: &Plan, ending: &Ending) -> String {
   power loss     all processes killed at once; served again after {:.2} s, as of epoch {}
   on disk        {} transfers acknowledged as on disk, {} of them lost
   in memory      the last {} transfers acknowledged in memory are gone, as a whole
+  backup         {} rows as of epoch {}, made in {:.2} s under load
+  restored       into 3 groups of 1 in {:.2} s; the same row by row: {}
 ",
         thousands(ending.committed),
         ending.time.as_secs_f64(),
@@ -127,6 +135,11 @@ fn describe(plan: &Plan, ending: &Ending) -> String {
         thousands(ending.cut.durable),
         ending.cut.durable_lost,
         thousands(ending.cut.memory_lost),
+        thousands(ending.copied.rows),
+        ending.copied.epoch.0,
+        ending.copied.backup.as_secs_f64(),
+        ending.copied.restore.as_secs_f64(),
+        if ending.copied.equal { "yes" } else { "NO" },
     );
     if !ending.verified {
         text += &format!(

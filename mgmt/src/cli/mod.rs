@@ -6,6 +6,7 @@ pub mod error;
 pub mod output;
 
 mod arbitrate;
+pub mod backup;
 mod bench;
 mod check;
 mod config;
@@ -21,6 +22,7 @@ mod loglevel;
 mod manual;
 mod node;
 mod parts;
+mod restore;
 mod show;
 mod status;
 mod table;
@@ -181,6 +183,12 @@ enum Command {
     /// Make, list, show, import and export tables
     #[command(subcommand)]
     Table(table::TableCommand),
+    /// Backups of the running cluster: make, look at, verify and remove them
+    #[command(subcommand)]
+    Backup(backup::BackupCommand),
+    /// The rows of a backup into the running cluster
+    #[command(subcommand)]
+    Restore(restore::RestoreCommand),
     /// Measure a running cluster, beside the floor of the same journey
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -241,6 +249,8 @@ fn dispatch(cli: Cli) -> CliResult<ExitKind> {
         Command::Cluster(command) => node::run_cluster(&global, &command),
         Command::Config(command) => config::run(&global, &command),
         Command::Table(command) => table::run(&global, &command),
+        Command::Backup(command) => backup::run(&global, &command),
+        Command::Restore(command) => restore::run(&global, &command),
         Command::Bench(command) => bench::run(&global, &command),
         Command::Run(command) => match &*command {
             crate::run::args::RunCommand::Arbitrator(args) => arbitrate::run(&global, args),
@@ -284,7 +294,7 @@ fn format_wanted(args: &[OsString]) -> Format {
 }
 
 /// The runtime of a command: one thread, so that its CPU time is one core's. Tasks may be local.
-fn block_on<T>(work: impl Future<Output = CliResult<T>>) -> CliResult<T> {
+pub(crate) fn block_on<T>(work: impl Future<Output = CliResult<T>>) -> CliResult<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| {
         CliError::new(error::Trouble::Process, "cannot start").why(error.to_string())

@@ -4,6 +4,7 @@
 //! * [`plan`]: from newcomers to the first view;
 //! * `creation`: collecting the newcomers;
 //! * `created`: what is kept of an existing cluster, and the rules for changing it;
+//! * `backup`: backups, which it runs;
 //! * `vault`: answers that wait for the disk.
 //!
 //! The database lives without it: only creation and an even split need it. Where several
@@ -13,6 +14,7 @@
 //! Invariants: nothing is told before what it follows from is on disk; a register that should be
 //! here but is not is never made up.
 
+mod backup;
 mod created;
 mod creation;
 pub mod plan;
@@ -25,21 +27,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use lockstep_proto::canary::Canary;
-use lockstep_proto::ids::{ClusterId, MgmtId};
+use lockstep_proto::disk::Lane;
+use lockstep_proto::ids::{BackupId, ClusterId, Epoch, MgmtId};
 use lockstep_proto::limits::ANSWERS_HELD_MAX;
 use lockstep_proto::process::{
-    Effect, Exit, Input, LinkId, LogLevel, Outputs, Peer, Process, StoredFile,
+    Effect, Exit, Input, LinkId, LogLevel, Outputs, Peer, Process, StoredFile, Target,
 };
 use lockstep_proto::register::Register;
 use lockstep_proto::report::Report;
-use lockstep_proto::stored::{Admission, Stored, StoredCluster, StoredError, StoredRegister};
+use lockstep_proto::stored::{
+    Admission, Stored, StoredBackups, StoredCluster, StoredError, StoredRegister,
+};
 use lockstep_proto::time::Instant;
 use lockstep_proto::view::{Arbitrator, View, ViewIdentity};
+use lockstep_proto::wire::backup::{BackupMessage, BackupRecord};
 use lockstep_proto::wire::client::ClientMessage;
 use lockstep_proto::wire::codec::{decode, frame_cold};
 use lockstep_proto::wire::control::{ControlMessage, Returned};
 use lockstep_proto::wire::kind;
 
+use backup::Backups;
 use created::{Created, Registration};
 use creation::Creation;
 use plan::{ClusterPlan, Newcomer};
@@ -71,6 +78,8 @@ pub struct MgmtStored {
     pub cluster: Option<StoredCluster>,
     /// The arbitrator's register.
     pub register: Option<StoredRegister>,
+    /// What it knows of backups.
+    pub backups: Option<StoredBackups>,
 }
 
 impl MgmtStored {
@@ -83,7 +92,8 @@ impl MgmtStored {
     ) -> Result<Self, (StoredFile, StoredError)> {
         let cluster = read_file(&mut read)?;
         let register = read_file(&mut read)?;
-        Ok(Self { cluster, register })
+        let backups = read_file(&mut read)?;
+        Ok(Self { cluster, register, backups })
     }
 
     /// The cluster these files belong to, for the handshake.
@@ -110,6 +120,8 @@ pub struct MgmtCore {
     vault: Vault<Told>,
     peers: BTreeMap<LinkId, Peer>,
     watchers: BTreeSet<LinkId>,
+    now: Instant,
+    backups: Backups,
 }
 
 /// ```text
@@ -122,10 +134,10 @@ enum State {
 }
 
 /// Something to say, now or when the disk is done.
-#[expect(clippy::large_enum_variant, reason = "few at a time, and gone with the next write")]
 enum Told {
     Control { link: LinkId, message: ControlMessage },
     View { link: LinkId, view: Arc<View> },
+    Backup { link: LinkId, message: BackupMessage },
 }
 
 impl MgmtCore {
@@ -151,6 +163,8 @@ impl MgmtCore {
             vault: Vault::new(),
             peers: BTreeMap::new(),
             watchers: BTreeSet::new(),
+            now: Instant::default(),
+            backups: Backups::restore(stored.backups.unwrap_or_default()),
         }
     }
 
@@ -178,6 +192,18 @@ impl MgmtCore {
         }
     }
 
+    /// The backup whose parts are being written, and as of when it is: for whoever checks it.
+    #[must_use]
+    pub fn backup_pinned(&self) -> Option<(BackupId, Epoch)> {
+        self.backups.pinned()
+    }
+
+    /// What it knows of backups.
+    #[must_use]
+    pub fn backup_records(&self) -> &[BackupRecord] {
+        self.backups.records()
+    }
+
     fn on_frame(&mut self, link: LinkId, bytes: &[u8], out: &mut Outputs) {
         let (Some(peer), Some((&kind, body))) = (self.peers.get(&link), bytes.split_first()) else {
             return close(link, "malformed frame", out);
@@ -193,8 +219,56 @@ impl MgmtCore {
                 Ok(message) => self.on_client_message(link, message, out),
                 Err(_) => close(link, "malformed client message", out),
             },
+            (kind::BACKUP, peer @ (Peer::Client | Peer::Shard(..))) => {
+                match BackupMessage::parse(body) {
+                    Ok(message) => self.on_backup_message(link, peer, message, out),
+                    Err(_) => close(link, "malformed message about backups", out),
+                }
+            }
             _ => close(link, "a message that is none of a management server's", out),
         }
+    }
+
+    fn on_backup_message(
+        &mut self,
+        link: LinkId,
+        peer: Peer,
+        message: BackupMessage,
+        out: &mut Outputs,
+    ) {
+        let now = self.now;
+        if peer != Peer::Client {
+            let changed = self.backups.on_shard(now, link, message, out);
+            return self.store_backups(changed, out);
+        }
+        let view = match &self.state {
+            State::Creating(_) => None,
+            State::Created(created) => Some(created.view()),
+        };
+        match self.backups.on_operator(now, message, view, out) {
+            Some(backup::Outcome { changed, answer }) => {
+                self.store_backups(changed, out);
+                if let Some(message) = answer {
+                    self.tell(Told::Backup { link, message }, out);
+                }
+            }
+            None => close(link, "a message about backups that is none of an operator's", out),
+        }
+    }
+
+    fn store_backups(&mut self, changed: bool, out: &mut Outputs) {
+        if changed {
+            self.vault.store(self.backups.stored(), out);
+        }
+    }
+
+    fn on_link_up(&mut self, link: LinkId, peer: Peer, out: &mut Outputs) {
+        if let Peer::Shard(instance, shard) = peer
+            && !self.backups.on_shard_up(self.now, link, (instance, shard), out)
+        {
+            return close(link, "", out);
+        }
+        self.peers.insert(link, peer);
     }
 
     fn on_control_message(&mut self, link: LinkId, message: ControlMessage, out: &mut Outputs) {
@@ -368,6 +442,10 @@ impl MgmtCore {
         self.tell(Told::Control { link, message }, out);
         if view_changed {
             self.tell_watchers(out);
+            if let State::Created(created) = &self.state {
+                let changed = self.backups.on_view(self.now, created.view(), out);
+                self.store_backups(changed, out);
+            }
         }
     }
 
@@ -404,8 +482,11 @@ impl MgmtCore {
         }
     }
 
-    fn on_link_down(&mut self, link: LinkId) {
-        self.peers.remove(&link);
+    fn on_link_down(&mut self, link: LinkId, out: &mut Outputs) {
+        if let Some(Peer::Shard(..)) = self.peers.remove(&link) {
+            let changed = self.backups.on_link_down(self.now, link, out);
+            self.store_backups(changed, out);
+        }
         self.watchers.remove(&link);
         if let State::Creating(creation) = &mut self.state {
             creation.on_link_down(link);
@@ -414,31 +495,41 @@ impl MgmtCore {
 }
 
 impl Process for MgmtCore {
-    fn handle(&mut self, _now: Instant, input: Input<'_>, out: &mut Outputs) {
+    fn handle(&mut self, now: Instant, input: Input<'_>, out: &mut Outputs) {
+        self.now = self.now.max(now);
         match input {
-            Input::LinkUp { link, peer } => {
-                self.peers.insert(link, peer);
-            }
-            Input::LinkDown { link, .. } => self.on_link_down(link),
+            Input::LinkUp { link, peer } => self.on_link_up(link, peer, out),
+            Input::LinkDown { link, .. } => self.on_link_down(link, out),
             Input::Frame { link, bytes } => self.on_frame(link, bytes, out),
             Input::Stored { token, ok } => self.on_stored(token, ok, out),
             Input::Terminate => out.effect(Effect::Exit(Exit {
                 code: 0,
                 reason: "stopped by its operator".to_owned(),
             })),
-            // It dials nobody, has no data files, measures nothing and waits for no time.
+            Input::DialFailed { to: Target::Shard(instance, shard), .. } => {
+                let changed = self.backups.on_shard_lost(self.now, (instance, shard), out);
+                self.store_backups(changed, out);
+            }
+            Input::Disk { lane: Lane::Backup, done } => {
+                let changed = self.backups.on_disk(self.now, &done, out);
+                self.store_backups(changed, out);
+            }
+            Input::Timeout => {
+                let changed = self.backups.on_timeout(self.now, out);
+                self.store_backups(changed, out);
+            }
+            // It dials nobody else, has no other files, and measures nothing.
             Input::DialFailed { .. }
             | Input::Disk { .. }
             | Input::Measured { .. }
-            | Input::Recovered { .. }
-            | Input::Timeout => {}
+            | Input::Recovered { .. } => {}
         }
     }
 
     fn settle(&mut self, _now: Instant, _out: &mut Outputs) {}
 
     fn next_timeout(&self) -> Option<Instant> {
-        None
+        self.backups.next_timeout()
     }
 
     fn report(&self, _now: Instant) -> Option<Report> {
@@ -457,6 +548,11 @@ fn send(told: Told, out: &mut Outputs) {
             if let Some(buffer) = out.buffer(link) {
                 let message = ClientMessage::View { view: Box::new(View::clone(&view)) };
                 frame_cold(buffer, kind::CLIENT, &message);
+            }
+        }
+        Told::Backup { link, message } => {
+            if let Some(buffer) = out.buffer(link) {
+                frame_cold(buffer, kind::BACKUP, &message);
             }
         }
     }

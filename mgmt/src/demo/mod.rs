@@ -7,8 +7,10 @@
 //! * [`power`]: what must be there after everything was killed at once;
 //! * [`replicas`]: reads every in-sync replica of every partition;
 //! * [`soak`]: minutes of nodes that die and come back;
+//! * [`backup`]: a backup under load, restored into a cluster of another shape;
 //! * [`story`]: the demo from start to end.
 
+pub mod backup;
 pub mod bank;
 pub mod power;
 pub mod replicas;

@@ -1,5 +1,5 @@
 //! The demo from start to end: a node dies under load and comes back, then everything dies at once
-//! and comes back.
+//! and comes back, then a backup of it becomes another cluster.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use lockstep_proto::value::Value;
 use lockstep_proto::view::{Standing, View};
 use lockstep_proto::wire::op::OpKind;
 
+use super::backup::{Copied, copy};
 use super::bank::{Account, BALANCE_AT_START, Books, Finding, Ledger, Told, Transfer, audit};
 use super::power::{Cut, examine};
 use super::replicas::{self, Holdings};
@@ -28,7 +29,7 @@ use crate::dev::process::{Signal, Tie};
 const VICTIM: u16 = 1;
 
 /// How long processes may take to serve, and calls may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long backups may take to apply what is committed already.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -87,6 +88,8 @@ pub struct Ending {
     pub restored_epoch: Epoch,
     /// What came back.
     pub cut: Cut,
+    /// The backup and what was restored from it.
+    pub copied: Copied,
     /// Whether everything is as it must be.
     pub verified: bool,
 }
@@ -137,10 +140,12 @@ async fn play_in(voice: &Voice, plan: &Plan, dir: &Path) -> CliResult<Ending> {
     let (holdings, finding) = verify(&client, &ledger, plan.accounts).await?;
     let told = told_of(&first.reports, &ledger);
     let all = all_die(client, voice, plan, &mut cluster, &mut ledger).await?;
+    let client = connect::connect(&cluster.url(), PATIENCE).await?;
+    let copied = copy(&client, voice, plan, plan.tasks * 2..plan.tasks * 3, dir).await?;
     let replicas_equal = first.unequal.is_empty() && all.unequal.is_empty();
     let different = [holdings.different, first.unequal, all.different, all.unequal].concat();
-    let verified =
-        finding.is_clean(plan.accounts) && all.cut.is_clean(plan.accounts) && different.is_empty();
+    let clean = finding.is_clean(plan.accounts) && all.cut.is_clean(plan.accounts);
+    let verified = clean && different.is_empty() && copied.equal;
     Ok(Ending {
         nodes: shape.nodes(),
         time: first.time,
@@ -152,6 +157,7 @@ async fn play_in(voice: &Voice, plan: &Plan, dir: &Path) -> CliResult<Ending> {
         restart: all.restart,
         restored_epoch: all.restored_epoch,
         cut: all.cut,
+        copied,
         verified,
         ..told
     })
@@ -178,6 +184,7 @@ fn told_of(reports: &[Report], ledger: &Ledger) -> Ending {
         restart: Duration::ZERO,
         restored_epoch: Epoch(0),
         cut: Cut::default(),
+        copied: Copied::default(),
         verified: false,
     }
 }

@@ -1,6 +1,6 @@
 //! `lockstep run mgmt`: one management server.
 
-use lockstep_proto::stored::{StoredCluster, StoredRegister};
+use lockstep_proto::stored::{StoredBackups, StoredCluster, StoredRegister};
 use lockstep_proto::wire::hello::Speaker;
 use lockstep_runtime::{HostOptions, run_single};
 
@@ -28,6 +28,7 @@ pub fn run_mgmt(args: &RunMgmtArgs) -> CliResult<ExitKind> {
     let stored = MgmtStored {
         cluster: home.stored::<StoredCluster>()?,
         register: home.stored::<StoredRegister>()?,
+        backups: home.stored::<StoredBackups>()?,
     };
     let door = Door::open(&place)?;
     let admin = Admin::open(place.admin.as_deref(), Kind::Mgmt)?;

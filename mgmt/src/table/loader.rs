@@ -97,7 +97,28 @@ impl Loader {
     /// # Errors
     /// If this row cannot be encoded, or an earlier batch failed.
     pub async fn add(&mut self, values: &[Value], tag: u64) -> Result<(), LoadFailed> {
-        let at = self.put(values).map_err(|code| LoadFailed {
+        let def = &*self.def;
+        let of_key = def.key().iter().map(|at| values[usize::from(*at)].clone());
+        let failed = |code: Code| LoadFailed {
+            tag: Some(tag),
+            error: CliError::from_code(code, code.text()),
+        };
+        let key = encode_key(def, &of_key.collect::<Vec<Value>>()).map_err(failed)?;
+        let body = encode_row(def, values).map_err(failed)?;
+        self.add_encoded(&key, &body, tag).await
+    }
+
+    /// Adds a row as it is kept: its key and its value, encoded by the definition of the table.
+    ///
+    /// # Errors
+    /// If the key is none, or an earlier batch failed.
+    pub async fn add_encoded(
+        &mut self,
+        key: &[u8],
+        body: &[u8],
+        tag: u64,
+    ) -> Result<(), LoadFailed> {
+        let at = self.put(key, body).map_err(|code| LoadFailed {
             tag: Some(tag),
             error: CliError::from_code(code, code.text()),
         })?;
@@ -135,12 +156,9 @@ impl Loader {
     }
 
     /// Puts a row into the batch of its partition; returns which.
-    fn put(&mut self, values: &[Value]) -> Result<usize, Code> {
+    fn put(&mut self, key: &[u8], body: &[u8]) -> Result<usize, Code> {
         let def = &*self.def;
-        let of_key = def.key().iter().map(|at| values[usize::from(*at)].clone());
-        let key = encode_key(def, &of_key.collect::<Vec<Value>>())?;
-        let body = encode_row(def, values)?;
-        let partition = partition_of(def.partition_hash(&key)?, self.partitions);
+        let partition = partition_of(def.partition_hash(key)?, self.partitions);
         let at = usize::from(partition.0);
         let bucket = &mut self.buckets[at];
         bucket.ops.push(&Op {
@@ -149,8 +167,8 @@ impl Loader {
             table: def.id,
             schema: def.version,
             partition,
-            key: &key,
-            body: &body,
+            key,
+            body,
         });
         bucket.bytes += key.len() + body.len();
         Ok(at)

@@ -6,7 +6,7 @@ mod simulated;
 
 pub use fault::{FaultKind, FileFault};
 pub use lockstep_proto::disk::{
-    CheckpointName, Completion, Directory, DiskError, FileName, Op, Request, SegmentName,
+    CheckpointName, Completion, Directory, DiskError, FileName, Op, PartName, Request, SegmentName,
 };
 pub use simulated::{Fate, SimulatedDisk};
 

@@ -180,6 +180,21 @@ impl SimulatedDisk {
                 failing.map_or(Ok(()), Err)?;
                 self.change(Change::Remove(*name));
             }
+            // The operator's directory is always there.
+            Op::Locate { .. } | Op::RemoveEmpty(_) => failing.map_or(Ok(()), Err)?,
+            Op::Clear { backup, node, shard } => {
+                failing.map_or(Ok(()), Err)?;
+                let own = |name: &FileName| match name {
+                    FileName::Part(part) | FileName::Unfinished(part) => {
+                        part.backup == *backup
+                            && part.node == *node
+                            && shard.is_none_or(|shard| part.shard == shard)
+                    }
+                    _ => false,
+                };
+                let names: Vec<FileName> = self.seen.keys().copied().filter(own).collect();
+                names.into_iter().for_each(|name| self.change(Change::Remove(name)));
+            }
             Op::SyncDirectory(directory) => {
                 failing.map_or(Ok(()), Err)?;
                 if self.lies {
@@ -280,6 +295,18 @@ impl SimulatedDisk {
         self.contents.push(content);
         self.seen.insert(file, self.contents.len() - 1);
         self.durable.insert(file, self.contents.len() - 1);
+    }
+
+    /// Takes the data files of a node away, from the disk itself. Backups stay: they do not lie
+    /// among them.
+    pub fn set_data_aside(&mut self) {
+        let stays = |directory| matches!(directory, Directory::Backup(_));
+        self.seen.retain(|name, _| stays(name.directory()));
+        self.durable.retain(|name, _| stays(name.directory()));
+        self.changes.retain(|change| stays(change.directory()));
+        self.fault = None;
+        self.capacity = None;
+        self.lies = false;
     }
 
     /// Takes a file away, from the disk itself.

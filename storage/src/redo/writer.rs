@@ -379,7 +379,11 @@ impl RedoWriter {
             }
             Op::SyncDirectory(_) => self.finished.extend(self.replaced.take()),
             Op::Write { .. } | Op::Create(_) => {}
-            Op::Rename { .. } | Op::Remove(_) => unreachable!("never asked for"),
+            Op::Rename { .. }
+            | Op::Remove(_)
+            | Op::Locate { .. }
+            | Op::Clear { .. }
+            | Op::RemoveEmpty(_) => unreachable!("never asked for"),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! must be one moment of it (`check::cut`). In a sweep one more thing may go wrong while they come
 //! back, up to all power failing once more.
 
+use lockstep_proto::disk::Directory;
 use lockstep_proto::ids::NodeId;
 use lockstep_proto::view::Member;
 
@@ -69,6 +70,7 @@ impl Run {
             return;
         }
         check::durable::look_at_all(&mut self.world, &self.cluster);
+        self.watchman.backups.look_at_all(&mut self.world, &self.cluster);
         let mut found = self.notes.borrow().complaints.clone();
         found.extend(cut::check(&self.notes.borrow(), told));
         found.extend(check::at_rest(self));
@@ -78,14 +80,14 @@ impl Run {
     /// Bits flip in the files of one node that is not the last in sync of its group.
     fn let_files_rot(&mut self) {
         let Some(view) = self.cluster.newest_view_on_disk(&self.world) else { return };
-        // One that has just been started without files is in sync by a view that others still have.
-        let has_files = |member: &&Member| {
-            let host = self.cluster.node(member.instance.node);
-            self.world.host(host).disk.files.files().next().is_some()
+        // Who was replaced a moment ago may still count as in sync, and has nothing.
+        let has_files = |other: &Member| {
+            let disk = &self.world.host(self.cluster.node(other.instance.node)).disk;
+            disk.files.files().any(|(name, _)| !matches!(name.directory(), Directory::Backup(_)))
         };
         let has_mate = |member: &&Member| {
             let mates = view.in_sync().filter(|other| other.group == member.group);
-            mates.filter(has_files).count() > 1
+            mates.filter(|other| has_files(other)).count() > 1
         };
         let all: Vec<NodeId> = view.in_sync().filter(has_mate).map(|m| m.instance.node).collect();
         if all.is_empty() {
@@ -116,7 +118,9 @@ impl Run {
         self.world.heal();
         self.world.fate = None;
         // What was acted in before is over; what comes has nothing to follow but the disks.
+        let backups = std::mem::take(&mut self.watchman.backups);
         self.watchman = Watchman::default();
+        self.watchman.backups = backups;
         self.advance(200 * MS);
     }
 

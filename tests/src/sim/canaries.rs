@@ -47,7 +47,9 @@ fn hunt(canary: Canary) -> Hunt {
         Canary::JoinerVotes | Canary::CopyBeforeStream | Canary::CopyWithoutPrepares => {
             Hunt::Drawn(Profile::Crash)
         }
-        Canary::SnapshotOfOpenEpoch | Canary::ConfigWithoutCompare => Hunt::Drawn(Profile::Calm),
+        Canary::SnapshotOfOpenEpoch | Canary::ConfigWithoutCompare | Canary::BackupOfNow => {
+            Hunt::Drawn(Profile::Calm)
+        }
         Canary::SkipFsync | Canary::TrimRedoTooEarly => Hunt::Drawn(Profile::Disk),
         Canary::HandOverBeforeRegister => scripted!("api_node_arbitrates"),
         Canary::NoFencing => scripted!("live_coordinator_loses_a_participant"),

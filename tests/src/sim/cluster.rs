@@ -28,6 +28,7 @@ use super::core::Core;
 use super::disk::HostDisk;
 use super::host::{Host, HostId, Life, Role};
 use super::rng::Rng;
+use super::workload::operator::Operator;
 use super::workload::{ClientProcess, Notebook};
 use super::world::World;
 
@@ -441,6 +442,22 @@ impl Cluster {
         world.host_mut(host).procs.clear();
         world.host_mut(host).life = Life::Running;
         let proc = world.add_proc(host, name, Core::Client(Box::new(process)));
+        world.plan_next_turn(proc);
+    }
+
+    /// Adds an operator, who has nothing to do with the chances of the rest.
+    pub fn add_operator(&self, world: &mut World, notes: &Rc<RefCell<Notebook>>, own: bool) {
+        const DELAY_NS: u64 = 100_000;
+        let clock = HostClock { offset_ns: 1_000_000_000, drift_ppm: 0 };
+        let operator = world.add_host(host("o0".into(), Role::Toy, 0, String::new(), clock));
+        let count = u16::try_from(world.hosts.len()).expect("at most HOSTS_MAX hosts");
+        for other in (0..count).map(HostId) {
+            world.net.path_mut(operator, other).delay_ns = DELAY_NS;
+            world.net.path_mut(other, operator).delay_ns = DELAY_NS;
+        }
+        let rng = Rng::new(world.hash ^ 0xbac0);
+        let core = Operator::new(self.mgmt_list(), rng, notes.clone(), own);
+        let proc = world.add_proc(operator, "o0".into(), Core::Toy(Box::new(core)));
         world.plan_next_turn(proc);
     }
 

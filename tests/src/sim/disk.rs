@@ -43,6 +43,8 @@ pub struct HostDisk {
     pub rot: Vec<(FileName, u64)>,
     /// It says that it has synced, and has not.
     pub lies: bool,
+    /// It is not the disk it was: the machine was replaced.
+    pub replaced: bool,
     waiting: VecDeque<Waiting>,
     next: u32,
 }
@@ -59,6 +61,7 @@ impl Default for HostDisk {
             stalled_until: 0,
             rot: Vec::new(),
             lies: false,
+            replaced: false,
             waiting: VecDeque::new(),
             next: 0,
         }
@@ -66,6 +69,15 @@ impl Default for HostDisk {
 }
 
 impl HostDisk {
+    /// Its data files are set aside; it is as good as new.
+    pub fn set_data_aside(&mut self) {
+        let mut files = std::mem::take(&mut self.files);
+        files.set_data_aside();
+        // Parts of backups whose disk has lied stay what they are.
+        let replaced = self.replaced || self.lies;
+        *self = Self { files, replaced, ..Self::default() };
+    }
+
     /// Whether a fault is the disk's: it names a file that has rotted, and a place not behind the
     /// flipped bit, or the disk has lied.
     #[must_use]

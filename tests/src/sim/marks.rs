@@ -10,6 +10,13 @@ use super::plan::Profile;
 const ALWAYS: &[&str] = &[
     "abort_after_prepare",
     "answered_when_durable",
+    "backup_begun",
+    "backup_done",
+    "backup_ends_with_its_link",
+    "backup_given_up",
+    "backup_part_written",
+    "backup_removal_begun",
+    "backup_waits_for_close",
     "checkpoint_begun",
     "checkpoint_done",
     "client_link_probed",

@@ -62,12 +62,12 @@ impl World {
             Err(faults) if faults.is_empty() => {
                 // Its only life has not come as far as to a log of its own. As in production, the
                 // files are set aside.
-                self.host_mut(host).disk = HostDisk::default();
+                self.host_mut(host).disk.set_data_aside();
                 Ok(Epoch(0))
             }
             Err(faults) if faults.iter().any(|fault| entry.disk.explains(fault)) => {
                 *self.tally.marks.entry("rot_named").or_default() += 1;
-                self.host_mut(host).disk = HostDisk::default();
+                self.host_mut(host).disk.set_data_aside();
                 Ok(Epoch(0))
             }
             Err(faults) => {
@@ -138,6 +138,7 @@ impl Cluster {
         entry.restored = None;
         if empty {
             entry.disk = HostDisk::default();
+            entry.disk.replaced = true;
         }
         let core = RestartCore::new(RestartOptions {
             member,

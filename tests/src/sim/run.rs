@@ -222,6 +222,7 @@ impl Run {
         }
         let notes = Rc::new(RefCell::new(notes));
         let cluster = Cluster::build(&mut world, shape, options.canary, &notes, &mut rng);
+        cluster.add_operator(&mut world, &notes, options.script.is_none());
         if options.profile != Profile::Calm {
             let loss = *rng.pick(&[0, 0, 500, 5_000]);
             let hosts = u16::try_from(world.hosts.len()).expect("at most HOSTS_MAX hosts");
@@ -429,7 +430,11 @@ impl Run {
             match event {
                 Some(Event::Fault) => self.on_fault(),
                 Some(Event::Check) => self.on_check(),
-                Some(event) => self.watchman.after_event(&mut self.world, event),
+                Some(event) => {
+                    let backups = &mut self.watchman.backups;
+                    backups.after_event(&mut self.world, &self.cluster, &event);
+                    self.watchman.after_event(&mut self.world, event);
+                }
                 None => {}
             }
         }
@@ -475,6 +480,7 @@ impl Run {
             Deed::Revive(host, empty) => self.cluster.revive(&mut self.world, host, empty),
             Deed::Rot(host, kind) => self.world.rot(host, kind),
             Deed::Lie(host) => self.world.let_disk_lie(host),
+            Deed::Backup => self.notes.borrow_mut().backups_wanted = true,
             Deed::Ghost(host) => ghost::raise(&mut self.world, &self.cluster, host),
         }
     }

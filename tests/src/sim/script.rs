@@ -11,7 +11,7 @@
 //!   `at MS stall HOST HOST MS`, `at MS mute HOST HOST MS`, `at MS linger HOST HOST MS`,
 //!   `at MS disk_slow HOST FACTOR MS`, `at MS disk_stall HOST MS`, `at MS disk_full HOST BYTES MS`,
 //!   `at MS disk_fails HOST STEP`,
-//!   `at MS break HOST HOST`, `at MS burden HOST FACTOR MS`, `at MS ghost NODE`,
+//!   `at MS break HOST HOST`, `at MS burden HOST FACTOR MS`, `at MS ghost NODE`, `at MS backup`,
 //!   `at MS revive NODE [empty]`, `at MS rot NODE [redo]` (a bit flips in each of its checkpoints,
 //!   or files of its redo log), `at MS lie NODE` (from then on its disk syncs nothing and says it
 //!   has): what happens, counted from the start of the work;
@@ -105,6 +105,8 @@ pub enum Deed {
     Lie(HostId),
     /// What an earlier life of this node said arrives late.
     Ghost(HostId),
+    /// An operator wants a backup.
+    Backup,
 }
 
 impl Script {
@@ -274,6 +276,7 @@ impl Act {
                 return Some(Deed::Rot(one(1)?, kind));
             }
             "lie" => return Some(Deed::Lie(one(1)?)),
+            "backup" => return Some(Deed::Backup),
             "ghost" => return Some(Deed::Ghost(one(1)?)),
             _ => return None,
         }))

@@ -57,6 +57,16 @@ const RESTARTS: &[Blow] = &[
     Blow::Blackout(Fate::Any),
 ];
 
+/// The ways to fail while a backup is made.
+const BACKUPS: &[Blow] = &[
+    Blow::Before,
+    Blow::OutputsLost,
+    Blow::Prefix(1),
+    Blow::Pause(700 * MS),
+    Blow::PowerOff,
+    Blow::Blackout(Fate::Nothing),
+];
+
 /// A protocol whose every step is swept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Swept {
@@ -82,6 +92,8 @@ pub enum Swept {
     Config,
     /// Epochs sealed, closed and durable, at the node that ticks.
     Epoch,
+    /// A backup, from its beginning until its manifest is there.
+    Backup,
 }
 
 impl Swept {
@@ -98,6 +110,7 @@ impl Swept {
         Self::Restart,
         Self::Config,
         Self::Handover,
+        Self::Backup,
     ];
 
     /// The protocol of this name.
@@ -127,6 +140,7 @@ impl Swept {
             Self::Rejoin => "rejoin",
             Self::Checkpoint => "checkpoint",
             Self::Restart => "restart",
+            Self::Backup => "backup",
         }
     }
 
@@ -156,6 +170,10 @@ impl Swept {
                 "shape 2x2\nclients 1\nlists 2\npause_us 30000\nseconds 1\n\
                  checkpoint_ms 100\nblackout\n"
             }
+            Self::Backup => {
+                "shape 2x2\nclients 2\nlists 2\npause_us 3000\nseconds 1\n\
+                 at 90 backup\nat 700 backup\n"
+            }
             // Three replicas, so that the cluster lives on when one more node fails.
             Self::View => {
                 "shape 2x3\nclients 2\nlists 2\npause_us 3000\nseconds 1\nat 20 kill n6\n"
@@ -176,6 +194,7 @@ impl Swept {
             Self::Redo => POWER,
             Self::Checkpoint => CHECKPOINTS,
             Self::Restart => RESTARTS,
+            Self::Backup => BACKUPS,
             _ => BLOWS,
         }
     }
@@ -183,7 +202,7 @@ impl Swept {
     /// The ways to fail between two steps on the disk.
     fn blows_at_disk(self) -> &'static [Blow] {
         match self {
-            Self::Checkpoint | Self::Restart => AT_DISK,
+            Self::Checkpoint | Self::Restart | Self::Backup => AT_DISK,
             _ => &[],
         }
     }
@@ -199,6 +218,7 @@ impl Swept {
             Self::Silence => (440 * MS, 480 * MS),
             Self::Arbitration => (480 * MS, 560 * MS),
             Self::Checkpoint => (100 * MS, 130 * MS),
+            Self::Backup => (90 * MS, 125 * MS),
             Self::Restart => return None,
         })
     }
@@ -211,6 +231,7 @@ impl Swept {
             }
             Self::Handover => &["n1", "n2", "n4", "m2"],
             Self::Epoch => &["n1"],
+            Self::Backup => &["m1", "n1", "n2", "n4"],
             // The president, the donors, and the one that comes back.
             Self::Rejoin => &["n1", "n4", "n5", "n6"],
             Self::View | Self::Silence => &["n1", "n2", "n3", "n4", "n5"],

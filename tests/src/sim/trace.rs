@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 
 use lockstep_proto::process::LinkId;
+use lockstep_proto::wire::backup::BackupMessage;
 use lockstep_proto::wire::client::ClientMessage;
 use lockstep_proto::wire::codec::decode;
 use lockstep_proto::wire::control::ControlMessage;
@@ -90,6 +91,7 @@ pub fn words(frame: &[u8]) -> String {
         kind::CLIENT => decode::<ClientMessage>(body).map(|message| format!("{message:?}")),
         kind::SHARD_CONTROL => decode::<ShardControl>(body).map(|message| format!("{message:?}")),
         kind::CONTROL => decode::<ControlMessage>(body).map(|message| format!("{message:?}")),
+        kind::BACKUP => BackupMessage::parse(body).map(|message| format!("Backup{message:?}")),
         kind::JOIN => JoinMessage::parse(body.get(8..).unwrap_or_default())
             .map(|message| format!("{message:?}")),
         _ => Message::decode(frame).map(|message| format!("{message:?}")),

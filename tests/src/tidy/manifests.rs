@@ -11,7 +11,7 @@ const PURE: &[(&str, &[&str])] = &[
     ),
     (
         "storage/Cargo.toml",
-        &["lockstep-proto", "bytes", "hashbrown", "crc32c", "thiserror", "xxhash-rust"],
+        &["lockstep-proto", "bytes", "hashbrown", "crc32c", "lz4_flex", "thiserror", "xxhash-rust"],
     ),
     (
         "cluster/Cargo.toml",

@@ -13,7 +13,11 @@ mod names;
 
 use std::fmt;
 
-pub use names::{CheckpointName, Directory, FileName, SegmentName};
+use serde::{Deserialize, Serialize};
+
+pub use names::{CheckpointName, Directory, FileName, PartName, SegmentName};
+
+use crate::ids::{BackupId, NodeId, ShardId};
 
 /// Which queue a request waits in. A core has at most one request out in each, and those of one
 /// never wait for those of another: a commit must not wait for a checkpoint.
@@ -23,6 +27,8 @@ pub enum Lane {
     Redo,
     /// Checkpoints, and the removal of files that are not needed any more.
     Checkpoint,
+    /// Backups: they may lie on another device, which may be slow, or gone.
+    Backup,
 }
 
 /// One step.
@@ -52,6 +58,26 @@ pub enum Op {
     Remove(FileName),
     /// Makes the names in a directory durable.
     SyncDirectory(Directory),
+    /// From now on the files of a backup lie in a directory of its name below `at`, or below this
+    /// process's own for backups if none is given. The directory is made if it is not there; `at`
+    /// must be there, be absolute, and can be written: a share that is not mounted is no place.
+    Locate {
+        /// The backup.
+        backup: BackupId,
+        /// The operator's directory.
+        at: Option<String>,
+    },
+    /// Removes all parts of a backup that a node, or one shard of it, has written or begun.
+    Clear {
+        /// The backup.
+        backup: BackupId,
+        /// Whose parts.
+        node: NodeId,
+        /// Which of its shards; `None` for all.
+        shard: Option<ShardId>,
+    },
+    /// Removes the directory of a backup if nothing is in it.
+    RemoveEmpty(BackupId),
 }
 
 /// Steps to be taken in order, up to the first that fails.
@@ -71,12 +97,16 @@ pub struct Completion {
 }
 
 /// Why a step failed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum DiskError {
     /// No space, or no quota (`ENOSPC`, `EDQUOT`): may go away.
     Full,
     /// Anything else: what is on the disk is not known.
     Failed,
+    /// A file or directory is not there (`ENOENT`, `ENOTDIR`).
+    Missing,
+    /// It may not be written (`EACCES`, `EPERM`, `EROFS`).
+    Denied,
 }
 
 impl fmt::Display for DiskError {
@@ -84,6 +114,8 @@ impl fmt::Display for DiskError {
         f.write_str(match self {
             Self::Full => "no space left on the device",
             Self::Failed => "the device reports an error",
+            Self::Missing => "a file or directory is not there",
+            Self::Denied => "it may not be written: read-only, or no permission",
         })
     }
 }
@@ -96,7 +128,10 @@ impl Op {
             Self::Create(file) | Self::Sync(file) | Self::Remove(file) => Some(*file),
             Self::Write { file, .. } => Some(*file),
             Self::Rename { to, .. } => Some(*to),
-            Self::SyncDirectory(_) => None,
+            Self::SyncDirectory(_)
+            | Self::Locate { .. }
+            | Self::Clear { .. }
+            | Self::RemoveEmpty(_) => None,
         }
     }
 }

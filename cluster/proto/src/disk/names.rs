@@ -5,15 +5,17 @@
 
 use std::fmt;
 
-use crate::ids::{Epoch, Incarnation, PartitionId, RestartGeneration, ShardId};
+use crate::ids::{BackupId, Epoch, Incarnation, NodeId, PartitionId, RestartGeneration, ShardId};
 
-/// The directories a data node writes to, inside its own.
+/// The directories a process writes to; all but those of backups are inside its own.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Directory {
     /// Redo segments.
     Redo,
     /// Checkpoints.
     Checkpoint,
+    /// What this process writes of a backup: where [`super::Op::Locate`] has said.
+    Backup(BackupId),
 }
 
 impl Directory {
@@ -23,6 +25,8 @@ impl Directory {
         match self {
             Self::Redo => "redo",
             Self::Checkpoint => "checkpoint",
+            // Below it, one for each.
+            Self::Backup(_) => "backup",
         }
     }
 }
@@ -49,6 +53,19 @@ pub struct CheckpointName {
     pub epoch: Epoch,
 }
 
+/// A part of a backup: what one shard wrote in one go.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PartName {
+    /// The backup.
+    pub backup: BackupId,
+    /// Who wrote it.
+    pub node: NodeId,
+    /// Which of its shards.
+    pub shard: ShardId,
+    /// Counts all parts of the backup that were ever begun.
+    pub piece: u32,
+}
+
 /// A file.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum FileName {
@@ -58,6 +75,14 @@ pub enum FileName {
     Checkpoint(CheckpointName),
     /// `p17-r2-e1009.partial`: a checkpoint that is not finished; worth nothing after a restart.
     Partial(CheckpointName),
+    /// `b1795-n1-s0-3.part`: a part of a backup.
+    Part(PartName),
+    /// `b1795-n1-s0-3.unfinished`: a part that is being written.
+    Unfinished(PartName),
+    /// `b1795.manifest`: what makes the parts of a backup one.
+    Manifest(BackupId),
+    /// `b1795.draft`: a manifest that is being written.
+    Draft(BackupId),
 }
 
 impl FileName {
@@ -67,6 +92,8 @@ impl FileName {
         match self {
             Self::Segment(_) => Directory::Redo,
             Self::Checkpoint(_) | Self::Partial(_) => Directory::Checkpoint,
+            Self::Part(name) | Self::Unfinished(name) => Directory::Backup(name.backup),
+            Self::Manifest(backup) | Self::Draft(backup) => Directory::Backup(backup),
         }
     }
 
@@ -78,6 +105,10 @@ impl FileName {
             "redo" => Self::Segment(segment(stem)?),
             "checkpoint" => Self::Checkpoint(checkpoint(stem)?),
             "partial" => Self::Partial(checkpoint(stem)?),
+            "part" => Self::Part(part(stem)?),
+            "unfinished" => Self::Unfinished(part(stem)?),
+            "manifest" => Self::Manifest(backup(stem)?),
+            "draft" => Self::Draft(backup(stem)?),
             _ => return None,
         };
         (name.to_string() == text).then_some(name)
@@ -96,6 +127,21 @@ fn segment(stem: &str) -> Option<SegmentName> {
         incarnation: Incarnation(incarnation.strip_prefix('i')?.parse().ok()?),
         shard: ShardId(shard.strip_prefix('s')?.parse().ok()?),
         segment: segment.parse().ok()?,
+    })
+}
+
+fn backup(text: &str) -> Option<BackupId> {
+    Some(BackupId(text.strip_prefix('b')?.parse().ok()?))
+}
+
+fn part(stem: &str) -> Option<PartName> {
+    let (first, rest) = stem.split_once('-')?;
+    let [node, shard, piece] = three(rest)?;
+    Some(PartName {
+        backup: backup(first)?,
+        node: NodeId(node.strip_prefix('n')?.parse().ok()?),
+        shard: ShardId(shard.strip_prefix('s')?.parse().ok()?),
+        piece: piece.parse().ok()?,
     })
 }
 
@@ -120,12 +166,22 @@ impl fmt::Display for CheckpointName {
     }
 }
 
+impl fmt::Display for PartName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}-{}-{}", self.backup, self.node, self.shard, self.piece)
+    }
+}
+
 impl fmt::Display for FileName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Segment(name) => name.fmt(f),
             Self::Checkpoint(name) => write!(f, "{name}.checkpoint"),
             Self::Partial(name) => write!(f, "{name}.partial"),
+            Self::Part(name) => write!(f, "{name}.part"),
+            Self::Unfinished(name) => write!(f, "{name}.unfinished"),
+            Self::Manifest(backup) => write!(f, "{backup}.manifest"),
+            Self::Draft(backup) => write!(f, "{backup}.draft"),
         }
     }
 }
@@ -136,7 +192,15 @@ mod tests {
 
     #[test]
     fn a_name_reads_back_and_has_one_spelling() {
-        for text in ["i7-s3-12.redo", "p17-r2-e1009.checkpoint", "p17-r2-e1009.partial"] {
+        for text in [
+            "i7-s3-12.redo",
+            "p17-r2-e1009.checkpoint",
+            "p17-r2-e1009.partial",
+            "b1795-n1-s0-3.part",
+            "b1795-n1-s0-3.unfinished",
+            "b1795.manifest",
+            "b1795.draft",
+        ] {
             assert_eq!(FileName::parse(text).unwrap().to_string(), text);
         }
         for text in [
@@ -148,6 +212,10 @@ mod tests {
             "7-s3-12.redo",
             "p17-r2-e1009.redo",
             "p17-r2-e1009.checkpoint~",
+            "b1795.part",
+            "b01795-n1-s0-3.part",
+            "b1795-n1-s0.part",
+            "1795.manifest",
             "",
         ] {
             assert_eq!(FileName::parse(text), None, "{text}");

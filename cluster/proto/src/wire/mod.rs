@@ -4,6 +4,7 @@
 //! A frame is `length: u32` (of what follows), `kind: u8`, body; all integers little-endian.
 //! Decoders return a valid value or an error; they never panic and never allocate by claim.
 
+pub mod backup;
 pub mod bytes;
 pub mod client;
 pub mod codec;
@@ -59,4 +60,6 @@ pub mod kind {
     pub const HELLO: u8 = 131;
     /// [`super::join::JoinMessage`], between a joining shard and a primary, after the view.
     pub const JOIN: u8 = 132;
+    /// [`super::backup::BackupMessage`], between a management server and shards, and operators.
+    pub const BACKUP: u8 = 133;
 }

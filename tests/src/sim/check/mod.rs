@@ -1,5 +1,6 @@
 //! What must hold: after every event, at samples, and when a run is over.
 
+pub mod backup;
 pub mod config;
 pub mod cut;
 pub mod durable;
@@ -20,6 +21,7 @@ use super::host::{HostId, Life, Role};
 use super::run::Run;
 use super::world::World;
 
+use backup::BackupBook;
 use durable::DiskBook;
 use progress::ProgressBook;
 use replicas::LogBook;
@@ -69,6 +71,8 @@ pub struct Watchman {
     logs: LogBook,
     disks: DiskBook,
     progress: ProgressBook,
+    /// What was backed up.
+    pub backups: BackupBook,
 }
 
 impl Watchman {
@@ -164,6 +168,7 @@ pub fn has_idle(run: &Run) -> bool {
 /// The checks of a run that is over.
 pub fn at_end(run: &mut Run) {
     durable::look_at_all(&mut run.world, &run.cluster);
+    run.watchman.backups.look_at_all(&mut run.world, &run.cluster);
     let mut found = run.notes.borrow().complaints.clone();
     found.extend(history::check(&run.notes.borrow(), true));
     found.extend(at_rest(run));

@@ -19,6 +19,7 @@ enum Reached {
 use Reached::{Not, Script, Test};
 
 const MGMT: Reached = Test("mgmt/src/core/tests.rs");
+const BACKUP: Reached = Test("mgmt/src/core/backup/tests.rs");
 const CONTROL: Reached = Test("cluster/tests/control.rs");
 const SHARDS: Reached = Test("cluster/tests/shards.rs");
 const RESTART: Reached = Test("cluster/tests/restart.rs");
@@ -66,6 +67,17 @@ const ELSEWHERE: &[(&str, Reached)] = &[
     ("durability_lost", Script("disk_fails_at_the_last_of_a_group")),
     ("disk_lost_of_the_last", RACE),
     ("quiet_ends", Script("quiet_cluster_wakes")),
+    // Backups.
+    ("backup_writer_lost", Script("backup_under_load_loses_a_node")),
+    ("backup_files_removed", Script("backup_is_given_up_with_its_management_server")),
+    ("backup_part_goes_to_another", BACKUP),
+    ("backup_pin_refused", BACKUP),
+    ("backup_shard_silent", BACKUP),
+    ("backup_started_anew", BACKUP),
+    ("backup_part_failed", Not("a disk that fails in the milliseconds in which a part is written")),
+    ("backup_refused_beside_another", Not("two management servers that begin at one moment")),
+    ("backup_message_too_late", Not("needs a server that was silent and is heard again")),
+    ("backup_clearing_dropped", Not("so many backups are given up only if the disk hangs")),
     // Reads without a lease.
     ("answer_waits_for_lease", SHARDS),
     ("read_check_without_lease", Script("heartbeats_alone_are_lost")),

@@ -9,6 +9,7 @@ pub mod ddl;
 pub mod finale;
 pub mod lists;
 pub mod notebook;
+pub mod operator;
 pub mod registers;
 pub mod setup;
 pub mod snapshots;

@@ -73,6 +73,8 @@ pub struct Notebook {
     pub pause_us: u64,
     /// Epochs a transaction id lives.
     pub expiry_epochs: u64,
+    /// A script wants a backup.
+    pub backups_wanted: bool,
     /// The last reads are done.
     pub finished: bool,
     /// The last balances.
@@ -113,6 +115,7 @@ impl Notebook {
             lists: 6,
             pause_us: 100_000,
             expiry_epochs: lockstep_proto::limits::TX_EXPIRY_EPOCHS,
+            backups_wanted: false,
             finished: false,
             balances: None,
             complaints: Vec::new(),

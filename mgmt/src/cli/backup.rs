@@ -1,0 +1,336 @@
+//! `lockstep backup`: make backups of the running cluster, look at them, verify and remove them.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use lockstep_proto::ids::{BackupId, MgmtId};
+use lockstep_proto::value::Value as Cell;
+use lockstep_proto::wire::backup::{BackupMessage, BackupRecord, BackupState};
+use serde_json::{Value, json};
+
+use super::error::{CliError, CliResult, ExitKind, Trouble};
+use super::output::{Voice, bytes, table, thousands};
+use super::{Global, block_on, connect, stdout_error};
+use crate::backup::ask::{self, Server};
+use crate::backup::files::Backup;
+
+/// Between two looks at how far a backup is.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+const CREATE_EXAMPLES: &str = "\
+Every data node writes its part to DIR on its own machine, and the management server the manifest
+to DIR on its own: one share that is mounted everywhere, or directories of the same name. DIR must
+be there. A backup has everything that was acknowledged before it was asked for; those who work
+meanwhile are not kept waiting.
+
+Examples:
+  lockstep backup create --to /mnt/backups --wait
+  lockstep backup list
+  lockstep backup verify /mnt/backups/lockstep-b1763769600000";
+
+/// Arguments of `lockstep backup`.
+#[derive(clap::Subcommand, Clone, Debug)]
+pub(super) enum BackupCommand {
+    /// Make a backup of everything, as of one moment
+    #[command(after_help = CREATE_EXAMPLES)]
+    Create(CreateArgs),
+    /// List the backups that the management servers know
+    List,
+    /// Show one of them
+    Show(OneArgs),
+    /// Read every byte of a backup and compare it with its checksums
+    Verify(VerifyArgs),
+    /// End a backup that is under way, and remove what there is of it
+    Abort(OneArgs),
+    /// Remove the files of a backup
+    Delete(OneArgs),
+}
+
+/// Arguments of `lockstep backup create`.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct CreateArgs {
+    /// An absolute path [default: the directory `backup` in that of each process]
+    #[arg(long, value_name = "DIR")]
+    pub(super) to: Option<PathBuf>,
+    /// Wait until it is whole
+    #[arg(long)]
+    pub(super) wait: bool,
+}
+
+/// Arguments of commands about one backup.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct OneArgs {
+    /// Its name, such as b1763769600000
+    #[arg(value_parser = backup_id)]
+    pub(super) backup: BackupId,
+}
+
+/// Arguments of `lockstep backup verify`.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct VerifyArgs {
+    /// The backup's directory, or one with a single backup in it
+    pub(super) dir: PathBuf,
+    /// Further directories in which parts may lie
+    #[arg(long, value_name = "DIR")]
+    pub(super) also: Vec<PathBuf>,
+}
+
+fn backup_id(text: &str) -> Result<BackupId, String> {
+    let digits = text.strip_prefix('b').unwrap_or(text);
+    digits.parse().map(BackupId).map_err(|_| "a backup is named like b1763769600000".to_owned())
+}
+
+pub(super) fn run(global: &Global, command: &BackupCommand) -> CliResult<ExitKind> {
+    match command {
+        BackupCommand::Create(args) => create(global, args),
+        BackupCommand::List => list(global),
+        BackupCommand::Show(args) => show(global, args.backup),
+        BackupCommand::Verify(args) => verify(global, args),
+        BackupCommand::Abort(args) => abort(global, args.backup),
+        BackupCommand::Delete(args) => delete(global, args.backup),
+    }
+}
+
+/// Asks for a backup; returns who makes it.
+///
+/// # Errors
+/// Why there will be none.
+pub async fn begin(
+    client: &lockstep_client::Client,
+    dir: Option<&std::path::Path>,
+) -> CliResult<(Server, BackupId)> {
+    let dir = dir.map(|dir| {
+        let text = dir.to_str().filter(|_| dir.is_absolute());
+        text.map(str::to_owned).ok_or_else(|| {
+            CliError::usage(format!("{} is not an absolute path", dir.display()))
+                .then("the path is one on the machines of the data nodes")
+        })
+    });
+    let dir = dir.transpose()?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let asked_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+    let backup = BackupId(asked_ms);
+    let mut server = ask::servers(client).await?.remove(0);
+    server.order(&BackupMessage::Create { backup, dir, asked_ms }).await?;
+    Ok((server, backup))
+}
+
+/// Waits until a backup is whole.
+///
+/// # Errors
+/// Why it will never be.
+pub async fn wait(server: &mut Server, backup: BackupId, voice: &Voice) -> CliResult<BackupRecord> {
+    let mut record = server.record(backup).await?;
+    let mut progress = voice.progress("backing up", u64::from(record.partitions.1), "partitions");
+    loop {
+        progress.set(u64::from(record.partitions.0));
+        match &record.state {
+            BackupState::Done => {
+                progress.finish();
+                return Ok(record);
+            }
+            BackupState::Failed(why) => {
+                progress.finish();
+                return Err(CliError::new(Trouble::Partly, format!("backup {backup} has failed"))
+                    .why(why.clone())
+                    .then("what there was of it has been removed; make another one"));
+            }
+            _ => tokio::time::sleep(LOOK_EVERY).await,
+        }
+        record = server.record(backup).await?;
+    }
+}
+
+fn create(global: &Global, args: &CreateArgs) -> CliResult<ExitKind> {
+    let voice = global.voice();
+    let (id, record) = block_on(async {
+        let client = connect::client(global).await?;
+        let (mut server, backup) = begin(&client, args.to.as_deref()).await?;
+        let record = match args.wait {
+            true => wait(&mut server, backup, &voice).await?,
+            false => server.record(backup).await?,
+        };
+        Ok((server.id, record))
+    })?;
+    voice.data(&to_json(id, &record), || describe(id, &record)).map_err(stdout_error)?;
+    Ok(ExitKind::Done)
+}
+
+fn list(global: &Global) -> CliResult<ExitKind> {
+    let all = block_on(async { ask::list(&connect::client(global).await?).await })?;
+    let json: Vec<Value> = all.iter().map(|(id, record)| to_json(*id, record)).collect();
+    let text = || {
+        let row = |(id, record): &(MgmtId, BackupRecord)| {
+            vec![
+                record.backup.to_string(),
+                state_name(&record.state).to_owned(),
+                Cell::Timestamp(micros(record.asked_ms)).to_string(),
+                thousands(record.rows),
+                bytes(record.file_bytes),
+                id.to_string(),
+                record.dir.clone().unwrap_or_else(|| "own directories".to_owned()),
+            ]
+        };
+        let rows: Vec<Vec<String>> = all.iter().map(row).collect();
+        table(&["backup", "state", "asked for", "rows", "files", "by", "directory"], &rows)
+    };
+    global.voice().list("lockstep.backups/v1", "backups", &json, text).map_err(stdout_error)?;
+    Ok(ExitKind::Done)
+}
+
+fn show(global: &Global, backup: BackupId) -> CliResult<ExitKind> {
+    let (id, record) = block_on(async {
+        let (server, record) = ask::find(&connect::client(global).await?, backup).await?;
+        Ok((server.id, record))
+    })?;
+    global.voice().data(&to_json(id, &record), || describe(id, &record)).map_err(stdout_error)?;
+    Ok(ExitKind::Done)
+}
+
+fn abort(global: &Global, backup: BackupId) -> CliResult<ExitKind> {
+    order(global, backup, &BackupMessage::Abort { backup })
+}
+
+fn delete(global: &Global, backup: BackupId) -> CliResult<ExitKind> {
+    global.confirm(&format!("remove the files of backup {backup}?"))?;
+    order(global, backup, &BackupMessage::Delete { backup })
+}
+
+/// Gives an order about a backup, and waits until there is nothing more to do.
+fn order(global: &Global, backup: BackupId, message: &BackupMessage) -> CliResult<ExitKind> {
+    let (id, record) = block_on(async {
+        let (mut server, _) = ask::find(&connect::client(global).await?, backup).await?;
+        server.order(message).await?;
+        let done = async {
+            loop {
+                let record = server.record(backup).await?;
+                match record.state {
+                    BackupState::Failed(_) | BackupState::Deleted => return Ok(record),
+                    _ => tokio::time::sleep(LOOK_EVERY).await,
+                }
+            }
+        };
+        let waited = tokio::time::timeout(global.timeout, done).await;
+        let record: CliResult<BackupRecord> = waited.map_err(|_| {
+            CliError::new(Trouble::TimedOut, format!("backup {backup} is still being removed"))
+        })?;
+        Ok((server.id, record?))
+    })?;
+    if let (BackupMessage::Delete { .. }, BackupState::Failed(why)) = (message, &record.state) {
+        let what = format!("backup {backup} could not be removed");
+        return Err(CliError::new(Trouble::Partly, what).why(why.clone()));
+    }
+    global.voice().data(&to_json(id, &record), || describe(id, &record)).map_err(stdout_error)?;
+    Ok(ExitKind::Done)
+}
+
+fn verify(global: &Global, args: &VerifyArgs) -> CliResult<ExitKind> {
+    let voice = global.voice();
+    let backup = Backup::open(&args.dir, &args.also)?;
+    let rows = verified(&backup, &voice)?;
+    let manifest = &backup.manifest;
+    let json = json!({
+        "schema": "lockstep.backup-verify/v1",
+        "backup": manifest.backup.to_string(),
+        "cluster": manifest.cluster.to_string(),
+        "epoch": manifest.epoch.0,
+        "restart_generation": manifest.generation.0,
+        "asked_ms": manifest.asked_ms,
+        "parts": manifest.parts.len(),
+        "partitions": manifest.partitions,
+        "tables": backup.tables.iter().map(|def| def.name()).collect::<Vec<_>>(),
+        "rows": rows,
+        "row_bytes": manifest.rows().1,
+        "file_bytes": manifest.file_bytes(),
+        "whole": true,
+    });
+    let text = || {
+        format!(
+            "backup {} is whole: {} rows of {} tables as of {}, {} in {} parts\n",
+            manifest.backup,
+            thousands(rows),
+            backup.tables.len(),
+            manifest.epoch,
+            bytes(manifest.file_bytes()),
+            manifest.parts.len()
+        )
+    };
+    voice.data(&json, text).map_err(stdout_error)?;
+    Ok(ExitKind::Done)
+}
+
+/// Verifies with a bar; gives the number of rows.
+///
+/// # Errors
+/// What is not as it was written.
+pub fn verified(backup: &Backup, voice: &Voice) -> CliResult<u64> {
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let done = AtomicU64::new(0);
+    let mut progress = voice.progress("verifying", backup.manifest.file_bytes(), "bytes");
+    let rows = backup.verify(threads, |bytes| {
+        done.fetch_add(bytes, Ordering::Relaxed);
+    });
+    progress.set(done.into_inner());
+    progress.finish();
+    rows
+}
+
+fn state_name(state: &BackupState) -> &'static str {
+    match state {
+        BackupState::Starting => "starting",
+        BackupState::Writing => "writing",
+        BackupState::Finishing => "finishing",
+        BackupState::Done => "done",
+        BackupState::Failed(_) => "failed",
+        BackupState::Removing => "removing",
+        BackupState::Deleted => "deleted",
+    }
+}
+
+fn micros(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX).saturating_mul(1000)
+}
+
+fn describe(id: MgmtId, record: &BackupRecord) -> String {
+    let (done, all) = record.partitions;
+    let mut text = format!(
+        "backup {}, {} ({done} of {all} partitions)\n",
+        record.backup,
+        state_name(&record.state),
+    );
+    if let BackupState::Failed(why) = &record.state {
+        text += &format!("  why        {why}\n");
+    }
+    text += &format!("  asked for  {} at {id}\n", Cell::Timestamp(micros(record.asked_ms)));
+    text += &format!(
+        "  rows       {} ({}), as of {}\n",
+        thousands(record.rows),
+        bytes(record.row_bytes),
+        record.epoch
+    );
+    let dir = record.dir.as_deref().unwrap_or("the directory `backup` of each process");
+    text + &format!("  files      {} in {dir}\n", bytes(record.file_bytes))
+}
+
+fn to_json(id: MgmtId, record: &BackupRecord) -> Value {
+    let failed = match &record.state {
+        BackupState::Failed(why) => Some(why),
+        _ => None,
+    };
+    json!({
+        "schema": "lockstep.backup/v1",
+        "backup": record.backup.to_string(),
+        "state": state_name(&record.state),
+        "failed": failed,
+        "management_server": id.to_string(),
+        "asked_ms": record.asked_ms,
+        "directory": record.dir,
+        "epoch": record.epoch.0,
+        "rows": record.rows,
+        "row_bytes": record.row_bytes,
+        "file_bytes": record.file_bytes,
+        "partitions_done": record.partitions.0,
+        "partitions": record.partitions.1,
+    })
+}

@@ -1,0 +1,574 @@
+//! One backup on its way, or one whose files are removed.
+//!
+//! ```text
+//!  Asking ─► Pinning ─► Writing ─► Keeping ─► Finishing ─► Done
+//!    ▲          │          │ ▲        │           │
+//!    └──────────┴──────────┘ └────────┘           │   a replica lost: its partitions go to others
+//!   too late for the epoch, or a table dropped:   │
+//!   anew as of a later one, a few times           │
+//!                     any reason to give up ──────┴──► Removing ─► Failed
+//!                                                      Removing ─► Deleted
+//! ```
+//! A link that ends takes with it all files its shard has written and was not told to keep: the
+//! shard removes them, and this side gives their partitions to others. So both sides agree on what
+//! there is without a word.
+
+use std::time::Duration;
+
+use lockstep_proto::disk::{Completion, Directory, DiskError, FileName, Lane, Op, Request};
+use lockstep_proto::error::Code;
+use lockstep_proto::ids::{BackupId, Epoch, NodeInstance, ShardAddr, ShardId};
+use lockstep_proto::process::{Effect, LinkId, LogLevel, Outputs, Target};
+use lockstep_proto::time::Instant;
+use lockstep_proto::view::View;
+use lockstep_proto::wire::backup::{
+    BackupMessage, BackupRecord, BackupState, Manifest, PartError, PartSum,
+};
+
+use super::shards::{Shard, Shards, Standing, tell};
+
+/// How long shards may take to be there and to pin the epoch; those that take longer are left out.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often a shard is asked how far it is, and how long it may be silent.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// Epochs that are tried before it is given up.
+const ATTEMPTS_MAX: u32 = 5;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Asking,
+    Pinning,
+    Writing,
+    Keeping,
+    Finishing,
+    /// The manifest goes, then the shards' files, then the directory.
+    Unnaming,
+    Clearing,
+    Leaving,
+    Over,
+}
+
+/// See the module text.
+pub(super) struct Job {
+    record: BackupRecord,
+    /// What the record says when everything is removed.
+    afterwards: Option<BackupState>,
+    view: View,
+    phase: Phase,
+    shards: Shards,
+    attempts: u32,
+    /// When the phase is over for those who have said nothing.
+    deadline: Instant,
+    ask_at: Instant,
+    /// There may be a manifest.
+    named: bool,
+    /// Somebody could not pin the epoch any more.
+    too_late: bool,
+    /// Why some shard could not do its part, for whoever has to be told that nobody could.
+    trouble: String,
+}
+
+impl Job {
+    /// Begins a backup.
+    pub(super) fn make(now: Instant, record: BackupRecord, view: &View, out: &mut Outputs) -> Self {
+        let mut job = Self::new(now, record, view, Phase::Asking);
+        job.dial(now, out);
+        job
+    }
+
+    /// Begins to remove one.
+    pub(super) fn remove(
+        now: Instant,
+        record: BackupRecord,
+        view: &View,
+        out: &mut Outputs,
+    ) -> Self {
+        let mut job = Self::new(now, record, view, Phase::Unnaming);
+        job.record.state = BackupState::Removing;
+        job.afterwards = Some(BackupState::Deleted);
+        job.named = true;
+        job.dial(now, out);
+        job.unname(out);
+        job
+    }
+
+    fn new(now: Instant, record: BackupRecord, view: &View, phase: Phase) -> Self {
+        Self {
+            record,
+            afterwards: None,
+            view: view.clone(),
+            phase,
+            shards: Shards::default(),
+            attempts: 1,
+            deadline: now + PATIENCE,
+            ask_at: now + ASK_EVERY,
+            named: false,
+            too_late: false,
+            trouble: String::new(),
+        }
+    }
+
+    /// Whom it is about.
+    pub(super) fn backup(&self) -> BackupId {
+        self.record.backup
+    }
+
+    /// How far it is.
+    pub(super) fn record(&self) -> &BackupRecord {
+        &self.record
+    }
+
+    /// Whether it removes files.
+    pub(super) fn removes(&self) -> bool {
+        matches!(self.phase, Phase::Unnaming | Phase::Clearing | Phase::Leaving)
+    }
+
+    /// Whether there is nothing more to do.
+    pub(super) fn is_over(&self) -> bool {
+        self.phase == Phase::Over
+    }
+
+    /// The epoch that is written.
+    pub(super) fn pinned(&self) -> Option<(BackupId, Epoch)> {
+        let written = matches!(self.phase, Phase::Writing | Phase::Keeping | Phase::Finishing);
+        written.then_some((self.record.backup, self.record.epoch))
+    }
+
+    fn dial(&mut self, now: Instant, out: &mut Outputs) {
+        for member in self.view.in_sync() {
+            for shard in (0..member.shards).map(ShardId) {
+                let addr = ShardAddr { instance: member.instance, shard };
+                let to = Target::Shard(addr.instance, addr.shard);
+                out.effect(Effect::Dial { to, addr: member.addr.clone() });
+                let standing = Standing::Dialled;
+                let new = Shard { link: None, standing, heard: now, rows: (0, 0), kept: false };
+                self.shards.all.insert(addr, new);
+            }
+        }
+    }
+
+    /// A dialled shard is there; false if nobody waits for it.
+    pub(super) fn on_shard_up(
+        &mut self,
+        now: Instant,
+        link: LinkId,
+        instance: NodeInstance,
+        shard: ShardId,
+        out: &mut Outputs,
+    ) -> bool {
+        let (backup, removes) = (self.record.backup, self.removes());
+        let Some(shard) = self.shards.all.get_mut(&ShardAddr { instance, shard }) else {
+            return false;
+        };
+        if shard.standing != Standing::Dialled || self.phase == Phase::Over {
+            return false;
+        }
+        (shard.link, shard.heard) = (Some(link), now);
+        match self.phase {
+            Phase::Asking => {
+                shard.standing = Standing::Asked;
+                tell(Some(link), &BackupMessage::Ask { backup }, out);
+            }
+            Phase::Clearing => {
+                shard.standing = Standing::Asked;
+                let dir = self.record.dir.clone();
+                tell(Some(link), &BackupMessage::Clear { backup, dir }, out);
+            }
+            // It is told when it is its turn.
+            _ if removes => {}
+            // Too late: the epoch is chosen.
+            _ => return false,
+        }
+        true
+    }
+
+    /// A shard cannot be reached, or its link has ended.
+    pub(super) fn on_shard_lost(
+        &mut self,
+        now: Instant,
+        instance: NodeInstance,
+        shard: ShardId,
+        out: &mut Outputs,
+    ) {
+        let addr = ShardAddr { instance, shard };
+        let Some(shard) = self.shards.all.get_mut(&addr) else { return };
+        if shard.standing == Standing::Out {
+            return;
+        }
+        (shard.standing, shard.link, shard.rows) = (Standing::Out, None, (0, 0));
+        if matches!(self.phase, Phase::Writing | Phase::Keeping) && self.shards.has_pieces(addr) {
+            out.mark("backup_writer_lost");
+            self.trouble = format!("{addr} is gone");
+            self.shards.pieces.retain(|_, piece| piece.shard != addr);
+            self.phase = Phase::Writing;
+        }
+        self.go_on(now, out);
+    }
+
+    /// A link has ended.
+    pub(super) fn on_link_down(&mut self, now: Instant, link: LinkId, out: &mut Outputs) {
+        if let Some((addr, _)) = self.shards.find(link) {
+            self.on_shard_lost(now, addr.instance, addr.shard, out);
+        }
+    }
+
+    /// A shard's message.
+    pub(super) fn on_shard(
+        &mut self,
+        now: Instant,
+        link: LinkId,
+        message: BackupMessage,
+        out: &mut Outputs,
+    ) {
+        let own = self.record.backup;
+        let Some((addr, shard)) = self.shards.find(link) else { return };
+        shard.heard = now;
+        match message {
+            BackupMessage::Epoch { backup, epoch }
+                if backup == own && shard.standing == Standing::Asked =>
+            {
+                shard.standing = Standing::Told(epoch);
+            }
+            BackupMessage::Pinned { backup, epoch, refused }
+                if (backup, epoch) == (own, self.record.epoch)
+                    && shard.standing == Standing::Pinning =>
+            {
+                shard.standing = Standing::Pinned;
+                if let Some(error) = refused {
+                    out.mark("backup_pin_refused");
+                    shard.standing = Standing::Spent;
+                    self.trouble = format!("{addr}: {error}");
+                    self.too_late |= error == PartError::Refused(Code::SnapshotTooOld);
+                    if let PartError::Other(other) = error {
+                        let text = format!("backup {other} is under way at {addr}; one at a time");
+                        return self.give_up(text, out);
+                    }
+                }
+            }
+            BackupMessage::Wrote { backup, piece, result } if backup == own => {
+                self.on_wrote(now, addr, piece, result, out);
+            }
+            BackupMessage::Going { backup, rows, row_bytes } if backup == own => {
+                shard.rows = (rows, row_bytes);
+                self.count();
+            }
+            BackupMessage::Kept { backup } if backup == own => shard.kept = true,
+            BackupMessage::Cleared { backup, failed }
+                if backup == own && self.phase == Phase::Clearing =>
+            {
+                shard.standing = Standing::Out;
+                if let Some(error) = failed {
+                    let text = format!("files of backup {own} may be left at {addr}: {error}");
+                    out.log(LogLevel::Warn, text);
+                }
+            }
+            _ => {}
+        }
+        self.go_on(now, out);
+    }
+
+    fn on_wrote(
+        &mut self,
+        now: Instant,
+        addr: ShardAddr,
+        piece: u32,
+        result: Result<PartSum, PartError>,
+        out: &mut Outputs,
+    ) {
+        let Some(wanted) = self.shards.pieces.get_mut(&piece) else { return };
+        let error = match result {
+            Ok(sum) => {
+                wanted.sum = Some(sum);
+                return self.count();
+            }
+            Err(error) => error,
+        };
+        out.mark("backup_part_goes_to_another");
+        out.log(LogLevel::Warn, format!("backup {}: {addr}: {error}", self.record.backup));
+        self.trouble = format!("{addr}: {error}");
+        self.shards.pieces.remove(&piece);
+        if let Some(shard) = self.shards.all.get_mut(&addr) {
+            shard.standing = Standing::Spent;
+        }
+        if matches!(error, PartError::Dropped | PartError::Refused(Code::SnapshotTooOld)) {
+            self.start_anew(now, out);
+        }
+    }
+
+    fn count(&mut self) {
+        let (partitions, sum) = self.shards.finished();
+        let going = self.shards.all.values().map(|shard| shard.rows);
+        let (rows, bytes) = going.fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
+        self.record.partitions.0 = partitions;
+        self.record.rows = sum.rows.max(rows);
+        self.record.row_bytes = sum.row_bytes.max(bytes);
+        self.record.file_bytes = sum.file_bytes;
+    }
+
+    /// As of a later epoch, if that has not been tried too often.
+    fn start_anew(&mut self, now: Instant, out: &mut Outputs) {
+        if self.attempts >= ATTEMPTS_MAX {
+            let text = format!("{} epochs were tried; the last: {}", self.attempts, self.trouble);
+            return self.give_up(text, out);
+        }
+        out.mark("backup_started_anew");
+        self.attempts += 1;
+        self.too_late = false;
+        self.phase = Phase::Asking;
+        self.record.state = BackupState::Starting;
+        self.deadline = now + PATIENCE;
+        self.shards.pieces.clear();
+        self.shards.all.values_mut().for_each(|shard| shard.rows = (0, 0));
+        let ask = BackupMessage::Ask { backup: self.record.backup };
+        let there = |standing| !matches!(standing, Standing::Out | Standing::Dialled);
+        self.shards.tell_all(there, Standing::Asked, &ask, out);
+    }
+
+    /// Takes the steps that can be taken now.
+    fn go_on(&mut self, now: Instant, out: &mut Outputs) {
+        if self.phase == Phase::Asking
+            && !self.shards.any(|s| matches!(s, Standing::Dialled | Standing::Asked))
+        {
+            self.pin(now, out);
+        }
+        if self.phase == Phase::Pinning && !self.shards.any(|s| s == Standing::Pinning) {
+            self.phase = Phase::Writing;
+            self.record.state = BackupState::Writing;
+        }
+        if self.phase == Phase::Writing {
+            self.write(now, out);
+        }
+        if self.phase == Phase::Keeping
+            && self
+                .shards
+                .pieces
+                .values()
+                .all(|piece| self.shards.all.get(&piece.shard).is_some_and(|shard| shard.kept))
+        {
+            self.finish(out);
+        }
+        if self.phase == Phase::Clearing
+            && !self.shards.any(|s| matches!(s, Standing::Dialled | Standing::Asked))
+        {
+            self.phase = Phase::Leaving;
+            self.ask_disk(vec![self.locate(), Op::RemoveEmpty(self.record.backup)], out);
+        }
+    }
+
+    fn pin(&mut self, now: Instant, out: &mut Outputs) {
+        let told = self.shards.all.values().filter_map(|shard| match shard.standing {
+            Standing::Told(epoch) => Some(epoch),
+            _ => None,
+        });
+        // Whatever anybody has been told is of this epoch or an earlier one.
+        let Some(epoch) = told.max() else {
+            return self.give_up("no data node can be reached".to_owned(), out);
+        };
+        self.record.epoch = epoch;
+        self.phase = Phase::Pinning;
+        self.deadline = now + PATIENCE;
+        let (backup, dir) = (self.record.backup, self.record.dir.clone());
+        let pin = BackupMessage::Pin { backup, epoch, dir };
+        let told = |standing| matches!(standing, Standing::Told(_));
+        self.shards.tell_all(told, Standing::Pinning, &pin, out);
+    }
+
+    fn write(&mut self, now: Instant, out: &mut Outputs) {
+        let missing = self.shards.missing(self.view.config.partitions);
+        if let Err(p) = self.shards.assign(self.record.backup, &missing, &self.view, out) {
+            // Another epoch helps where this one was gone already, not where a disk is full.
+            if self.too_late {
+                return self.start_anew(now, out);
+            }
+            let text = format!("no replica of {p} can write it; {}", self.trouble);
+            return self.give_up(text, out);
+        }
+        if self.shards.pieces.values().all(|piece| piece.sum.is_some()) {
+            self.phase = Phase::Keeping;
+            self.deadline = now + PATIENCE;
+            let keep = BackupMessage::Keep { backup: self.record.backup };
+            for (addr, shard) in &self.shards.all {
+                if self.shards.has_pieces(*addr) && !shard.kept {
+                    tell(shard.link, &keep, out);
+                }
+            }
+        }
+    }
+
+    /// All parts are there, and will stay: the manifest makes them a backup.
+    fn finish(&mut self, out: &mut Outputs) {
+        self.phase = Phase::Finishing;
+        self.record.state = BackupState::Finishing;
+        self.named = true;
+        self.count();
+        let backup = self.record.backup;
+        let nodes = self.view.members.iter().map(|member| (member.instance.node, member.group));
+        let manifest = Manifest {
+            backup,
+            cluster: self.view.cluster,
+            asked_ms: self.record.asked_ms,
+            epoch: self.record.epoch,
+            generation: self.view.restart_generation,
+            base: None,
+            partitions: self.view.config.partitions,
+            replicas: self.view.config.replicas,
+            nodes: nodes.collect(),
+            parts: self.shards.parts(),
+        };
+        let (draft, file) = (FileName::Draft(backup), FileName::Manifest(backup));
+        let ops = vec![
+            self.locate(),
+            Op::Remove(draft),
+            Op::Create(draft),
+            Op::Write { file: draft, offset: 0, bytes: super::manifest_file(&manifest) },
+            Op::Sync(draft),
+            Op::Rename { from: draft, to: file },
+            Op::SyncDirectory(Directory::Backup(backup)),
+        ];
+        self.ask_disk(ops, out);
+    }
+
+    /// A request of the lane for backups was executed.
+    pub(super) fn on_disk(&mut self, now: Instant, done: &Completion, out: &mut Outputs) {
+        match (self.phase, done.failed) {
+            (Phase::Finishing, None) => {
+                out.mark("backup_done");
+                let end = BackupMessage::End { backup: self.record.backup };
+                self.shards.tell_all(|_| true, Standing::Out, &end, out);
+                self.record.state = BackupState::Done;
+                self.phase = Phase::Over;
+                out.log(LogLevel::Info, format!("backup {} is whole", self.record.backup));
+            }
+            (Phase::Finishing, Some((_, error))) => {
+                self.give_up(format!("its manifest cannot be written here: {error}"), out);
+            }
+            // Parts without a manifest are no backup; a manifest without its parts must not be.
+            (Phase::Unnaming, Some((_, error))) if self.named && error != DiskError::Missing => {
+                let text = format!("its manifest cannot be removed: {error}; delete it again");
+                out.log(LogLevel::Error, format!("backup {}: {text}", self.record.backup));
+                self.record.state = BackupState::Failed(text);
+                self.phase = Phase::Over;
+            }
+            (Phase::Unnaming, _) => {
+                self.phase = Phase::Clearing;
+                self.deadline = now + PATIENCE;
+                let (backup, dir) = (self.record.backup, self.record.dir.clone());
+                let clear = BackupMessage::Clear { backup, dir };
+                for shard in self.shards.all.values_mut().filter(|shard| shard.link.is_some()) {
+                    shard.standing = Standing::Asked;
+                    tell(shard.link, &clear, out);
+                }
+                self.go_on(now, out);
+            }
+            (Phase::Leaving, _) => {
+                self.record.state = self.afterwards.take().unwrap_or(BackupState::Deleted);
+                self.phase = Phase::Over;
+            }
+            _ => {}
+        }
+    }
+
+    /// An operator does not want it any more.
+    pub(super) fn abort(&mut self, out: &mut Outputs) -> Result<(), String> {
+        match self.phase {
+            Phase::Asking | Phase::Pinning | Phase::Writing | Phase::Keeping => {
+                self.give_up("an operator has aborted it".to_owned(), out);
+                Ok(())
+            }
+            _ => Err(format!("backup {} cannot be aborted any more", self.record.backup)),
+        }
+    }
+
+    /// It comes to nothing: whatever there is of it is removed.
+    fn give_up(&mut self, why: String, out: &mut Outputs) {
+        if self.removes() || self.phase == Phase::Over {
+            return;
+        }
+        out.mark("backup_given_up");
+        out.log(LogLevel::Warn, format!("backup {} has failed: {why}", self.record.backup));
+        self.record.state = BackupState::Failed(why.clone());
+        self.afterwards = Some(BackupState::Failed(why));
+        self.phase = Phase::Unnaming;
+        self.unname(out);
+    }
+
+    fn unname(&mut self, out: &mut Outputs) {
+        let backup = self.record.backup;
+        let ops = vec![
+            self.locate(),
+            Op::Remove(FileName::Manifest(backup)),
+            Op::Remove(FileName::Draft(backup)),
+            Op::SyncDirectory(Directory::Backup(backup)),
+        ];
+        self.ask_disk(ops, out);
+    }
+
+    fn locate(&self) -> Op {
+        Op::Locate { backup: self.record.backup, at: self.record.dir.clone() }
+    }
+
+    #[expect(clippy::unused_self, reason = "one request at a time, by the phases of the job")]
+    fn ask_disk(&self, ops: Vec<Op>, out: &mut Outputs) {
+        out.effect(Effect::Disk { lane: Lane::Backup, request: Request { ops } });
+    }
+
+    /// There is a newer view.
+    pub(super) fn on_view(&mut self, now: Instant, view: &View, out: &mut Outputs) {
+        let restarted = view.restart_generation != self.view.restart_generation;
+        self.view = view.clone();
+        if restarted && self.phase != Phase::Finishing {
+            self.give_up("the cluster was restarted meanwhile".to_owned(), out);
+        } else {
+            self.go_on(now, out);
+        }
+    }
+
+    /// The time has come for something.
+    pub(super) fn on_timeout(&mut self, now: Instant, out: &mut Outputs) {
+        if now >= self.ask_at {
+            self.ask_at = now + ASK_EVERY;
+            let alive = BackupMessage::Alive { backup: self.record.backup };
+            let there = |s: &&Shard| matches!(s.standing, Standing::Pinned | Standing::Spent);
+            let there = self.shards.all.values().filter(there);
+            there.for_each(|shard| tell(shard.link, &alive, out));
+        }
+        let late = now >= self.deadline;
+        let lost: Vec<ShardAddr> = self
+            .shards
+            .all
+            .iter()
+            .filter(|(_, shard)| match shard.standing {
+                Standing::Dialled | Standing::Asked | Standing::Pinning => late,
+                Standing::Pinned | Standing::Spent => now.since(shard.heard) >= SILENCE,
+                Standing::Told(_) | Standing::Out => false,
+            })
+            .map(|(addr, _)| *addr)
+            .collect();
+        for addr in lost {
+            out.mark("backup_shard_silent");
+            if let Some(link) = self.shards.all.get(&addr).and_then(|shard| shard.link) {
+                let why = "it does not answer about a backup";
+                out.effect(Effect::Close { link, why });
+            }
+            self.on_shard_lost(now, addr.instance, addr.shard, out);
+        }
+    }
+
+    /// When the time comes.
+    pub(super) fn next_timeout(&self) -> Instant {
+        let waits = self
+            .shards
+            .any(|s| matches!(s, Standing::Dialled | Standing::Asked | Standing::Pinning));
+        if waits { self.ask_at.min(self.deadline) } else { self.ask_at }
+    }
+
+    /// Lets go of the shards.
+    pub(super) fn end(&mut self, _now: Instant, out: &mut Outputs) {
+        for link in self.shards.all.values().filter_map(|shard| shard.link) {
+            out.effect(Effect::Close { link, why: "" });
+        }
+    }
+}
