@@ -1,5 +1,5 @@
-//! Both management servers are gone: load, the death of a data node and a split between zones go on,
-//! decided by an API node; then the servers come back, one of them on nothing, and work again.
+//! Both management servers are gone: load, the death of a data node and a split between zones go
+//! on, decided by an API node; then the servers come back, one of them on nothing, and work again.
 
 use std::collections::BTreeMap;
 use std::path::Path;

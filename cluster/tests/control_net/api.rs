@@ -1,4 +1,5 @@
-//! API nodes that arbitrate: the real machine on links of the test's network.
+//! Who arbitrates: API nodes, the real machine on links of the test's network, and the registers of
+//! management servers.
 
 use std::time::Duration;
 
@@ -6,9 +7,13 @@ use bytes::BytesMut;
 
 use lockstep_proto::arbitrator::{ApiArbitrator, ApiArbitratorOptions};
 use lockstep_proto::ids::{ClusterId, Incarnation, MgmtId, NodeId};
-use lockstep_proto::process::{Input, Outputs, Process};
+use lockstep_proto::process::{Input, LinkId, Outputs, Process};
 
-use super::{Event, Id, MGMT, Net};
+use lockstep_proto::register::Register;
+use lockstep_proto::view::Arbitrator;
+use lockstep_proto::wire::control::{ControlMessage, Verdict};
+
+use super::{DELAY, Event, Id, MGMT, Net};
 
 impl Net {
     /// Starts a process of an API node, another than any before.
@@ -75,6 +80,50 @@ impl Net {
         }
         if let Some(at) = wake {
             self.at(at.since(self.now), Event::Wake(id));
+        }
+    }
+
+    pub(super) fn mgmt_frame(&mut self, id: Id, link: LinkId, bytes: &[u8]) {
+        if self.mgmt_down.contains(&id) {
+            return;
+        }
+        let message = ControlMessage::parse(&bytes[1..]).expect("own bytes");
+        if self.registers_lost.contains(&id) {
+            let ControlMessage::RegisterView { view, .. } = message else { return };
+            let me = MgmtId(id - MGMT);
+            let named = matches!(&view.arbitrator, Some(Arbitrator::Mgmt { id, .. }) if *id == me);
+            if !named {
+                // What a later view that names it brings is its register.
+                self.registers_lost.remove(&id);
+                self.registers.insert(id, Register::new(view.identity()));
+            }
+            let (view, registered, lost) = (view.identity(), !named, named);
+            let answer = ControlMessage::RegisteredView { view, registered, lost };
+            return self.mgmt_answers(id, link, &answer);
+        }
+        let register = self.registers.get_mut(&id).expect("known");
+        let answer = match message {
+            ControlMessage::AskArbitrator { request, counted, wanted, .. } => {
+                let verdict = register.ask(&counted, &wanted, None).verdict;
+                ControlMessage::ArbitratorVerdict { request, verdict }
+            }
+            ControlMessage::RegisterView { view, counted } => {
+                let verdict = register.ask(&counted, &view.identity(), None).verdict;
+                let registered = verdict == Verdict::Granted;
+                ControlMessage::RegisteredView { view: view.identity(), registered, lost: false }
+            }
+            other => panic!("not for an arbitrator: {other:?}"),
+        };
+        self.mgmt_answers(id, link, &answer);
+    }
+
+    fn mgmt_answers(&mut self, id: Id, link: LinkId, answer: &ControlMessage) {
+        let mut frame = BytesMut::new();
+        answer.frame(&mut frame);
+        if let Some((to, there)) = self.conns.get(&(id, link)).copied()
+            && !self.is_cut(id, to)
+        {
+            self.at(DELAY, Event::Frame(to, there, frame[4..].to_vec()));
         }
     }
 }

@@ -38,8 +38,8 @@ pub(super) fn log_register_lost(view: &View, out: &mut Outputs) {
     out.mark("arbitrator_without_register");
     let text = format!(
         "cluster {} counts on this server as arbitrator (view {}), but its register is not in this \
-         directory: it answers no side of a split until a view names it anew, or another one, which \
-         takes some seconds",
+         directory: it answers no side of a split until a view names it anew, or another one; \
+         that takes some seconds",
         view.cluster, view.number
     );
     out.log(LogLevel::Error, text);

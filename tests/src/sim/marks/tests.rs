@@ -21,6 +21,7 @@ use Reached::{Not, Script, Test};
 const MGMT: Reached = Test("mgmt/src/core/tests.rs");
 const BACKUP: Reached = Test("mgmt/src/core/backup/tests.rs");
 const CONTROL: Reached = Test("cluster/tests/control.rs");
+const ARBITRATORS: Reached = Test("cluster/tests/control_net/arbitrators.rs");
 const SHARDS: Reached = Test("cluster/tests/shards.rs");
 const RESTART: Reached = Test("cluster/tests/restart.rs");
 const BORN: Reached = Not("simulated clusters begin with view 1 on disk; creation has unit tests");
@@ -41,7 +42,7 @@ const ELSEWHERE: &[(&str, Reached)] = &[
     ("api_node_offers_itself", Script("api_node_arbitrates")),
     ("api_arbitrator_appointed", Script("api_node_arbitrates")),
     ("api_arbitrator_granted", Script("api_node_arbitrates")),
-    ("api_arbitrator_refused", CONTROL),
+    ("api_arbitrator_refused", ARBITRATORS),
     ("api_arbitrator_silent", Script("api_node_restarts_between_two_requests")),
     // Birth of a cluster.
     ("cluster_created", MGMT),
