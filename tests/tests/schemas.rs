@@ -79,6 +79,7 @@ fn every_command_prints_what_its_schema_says_and_ends_as_it_should() {
     judge.fails(5, "dev start");
     judge.runs(0, "dev status");
     with_tables(&mut judge);
+    with_backups(&mut judge);
     for words in ["status", "health", "node show 1", "group list", "cluster info"] {
         judge.runs(0, words);
     }
@@ -104,6 +105,23 @@ fn every_command_prints_what_its_schema_says_and_ends_as_it_should() {
     let seen: BTreeSet<&str> = judge.seen.iter().map(String::as_str).collect();
     let unseen: Vec<&str> = judge.schemas.names().filter(|name| !seen.contains(name)).collect();
     assert_eq!(unseen, ELSEWHERE, "nothing here prints them");
+}
+
+fn with_backups(judge: &mut Judge) {
+    let place = judge.user.home().join("backups");
+    fs::create_dir(&place).expect("a fresh directory");
+    let place = place.display();
+    let made = judge.runs(0, &format!("backup create --to {place} --wait"));
+    let name = made["backup"].as_str().expect("a name").to_owned();
+    judge.runs(0, "backup list");
+    judge.runs(0, &format!("backup show {name}"));
+    judge.runs(0, &format!("backup verify {place}"));
+    judge.runs(5, &format!("restore plan {place}"));
+    judge.fails(5, &format!("restore run {place}"));
+    judge.runs(0, &format!("restore run {place} --tables people --rename people=others"));
+    judge.fails(5, "backup show b1");
+    judge.runs(0, &format!("backup delete {name} --yes"));
+    judge.fails(1, &format!("backup verify {place}"));
 }
 
 fn with_tables(judge: &mut Judge) {
