@@ -16,7 +16,7 @@ pub fn unregistered(world: &World, before: &View, view: &View) -> Option<String>
         return None;
     }
     let cores = world.procs.iter().filter_map(|proc| proc.core.as_ref());
-    let held = cores.filter_map(|core| match (core, named) {
+    let mut held = cores.filter_map(|core| match (core, named) {
         (Core::Api(api), Arbitrator::Api { id, incarnation, .. }) => {
             (api.id() == *id && api.incarnation() == *incarnation).then(|| api.register())
         }
@@ -26,7 +26,7 @@ pub fn unregistered(world: &World, before: &View, view: &View) -> Option<String>
         _ => None,
     });
     // One that has died meanwhile is a death like any other.
-    let held = held.last()?;
+    let held = held.next_back()?;
     let number = view.number;
     if held.is_some_and(|held| held.number >= number) {
         return None;
