@@ -74,6 +74,8 @@ async fn converse(
     let conversation = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME_MAX)
+        // Who has said all it wants to say, and closes its half, is to be answered.
+        .half_close(true)
         .max_headers(HEADERS_MAX)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), answer);

@@ -395,8 +395,10 @@ mod tests {
             let quoted = one.then.split('`').skip(1).step_by(2);
             for words in quoted.filter_map(|quoted| quoted.strip_prefix("lockstep ")) {
                 let mut at = &command;
-                for word in
-                    words.split(' ').take_while(|word| word.starts_with(|c: char| c.is_lowercase()))
+                for word in words
+                    .split(' ')
+                    .filter(|word| *word != "help")
+                    .take_while(|word| word.starts_with(|c: char| c.is_lowercase()))
                 {
                     at = at.find_subcommand(word).unwrap_or_else(|| {
                         panic!("LS-{}: there is no `lockstep {words}`", one.number)
