@@ -149,8 +149,16 @@ impl ControlCore {
 
     /// Starts a proposal higher than everything seen.
     pub(super) fn propose(&mut self, now: Instant, change: ViewChange, out: &mut Outputs) {
-        if self.proposing.is_some() {
+        if let Some(earlier) = &self.proposing {
             out.mark("proposal_superseded");
+            let named = &earlier.collection.change().arbitrator;
+            let shown = matches!(earlier.phase, Phase::Registering(_) | Phase::WaitingLeases(_));
+            if shown && named.is_some() && *named != self.view.arbitrator {
+                // The new arbitrator has been sent that view, and tells its clients of it: another
+                // one of its number would be no news to them.
+                let number = earlier.collection.proposal().number;
+                self.number_told = self.number_told.max(number);
+            }
         }
         let proposal = self.book.next(self.view.number, self.number_told, self.me);
         let collection = Collection::new(proposal, change.clone(), &self.view);
