@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use lockstep_tests::harness::commands::{Ran, User};
+use lockstep_tests::harness::wait::until;
 use serde_json::Value;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_lockstep-under-test");
@@ -75,6 +76,11 @@ fn the_configuration_needs_no_management_server_and_survives_a_restart_of_everyt
     let url = format!("lockstep://{}", node.as_str().expect("an address"));
     let applied = user.asked(&format!("config apply --set tick=15ms --url {url}"));
     assert_eq!(applied["version"], 1);
+    // What is to come back must be on disk.
+    until("an epoch to be durable", || {
+        let status = user.asked(&format!("status --url {url}"));
+        status["durable_epoch"].as_u64().filter(|epoch| *epoch > 0)
+    });
     drop(user.asked("dev kill --all"));
     drop(user.asked("dev revive --all"));
     let show = user.asked("config show");

@@ -235,6 +235,8 @@ impl Links {
             Peer::Watch(node) => self.peer_mut(node).and_then(|p| p.watch.came_up(link)),
             Peer::Mgmt(id) => self.mgmt_mut(id).and_then(|mgmt| {
                 (mgmt.since, mgmt.sent, mgmt.life, mgmt.lost) = (now, None, None, false);
+                // It may have been started anew, with less than it had, or with nothing.
+                mgmt.registered = ViewNumber(0);
                 mgmt.route.came_up(link)
             }),
             Peer::Newcomer | Peer::Client => None,

@@ -86,6 +86,8 @@ impl ProcessId {
     pub fn condition(self) -> Condition {
         match Stat::read(self.pid) {
             Ok(stat) if stat.start_ticks != self.start_ticks => Condition::Gone,
+            // Its files are held for as long as one of its threads is on its way out.
+            Ok(Stat { state: b'Z' | b'X', .. }) if threads(self.pid) > 1 => Condition::Running,
             Ok(Stat { state: b'Z' | b'X', .. }) | Err(_) => Condition::Gone,
             Ok(Stat { state: b'T' | b't', .. }) => Condition::Stopped,
             Ok(_) => Condition::Running,
@@ -152,6 +154,11 @@ impl ProcessId {
         // Opened first, compared second: whatever is alive now cannot be replaced behind the pidfd.
         Ok((self.condition() != Condition::Gone).then_some(pidfd))
     }
+}
+
+/// How many threads a process has that are not gone.
+fn threads(pid: i32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
 }
 
 /// The fields of `/proc/PID/stat` that matter here.
