@@ -53,7 +53,7 @@ pub(super) struct ShowArgs {
 /// A file of settings.
 #[derive(clap::Args, Clone, Debug)]
 pub(super) struct FileArgs {
-    /// TOML with a [cluster] section
+    /// TOML with a section `cluster`
     #[arg(value_name = "FILE")]
     file: PathBuf,
 }
@@ -61,7 +61,7 @@ pub(super) struct FileArgs {
 /// Arguments of `lockstep config apply`.
 #[derive(clap::Args, Clone, Debug)]
 pub(super) struct ApplyArgs {
-    /// TOML with a [cluster] section
+    /// TOML with a section `cluster`
     #[arg(value_name = "FILE", required_unless_present = "set")]
     file: Option<PathBuf>,
     /// One setting; wins over the file
