@@ -1,7 +1,9 @@
 //! Tables: creating, dropping, listing them, and knowing their definitions.
 //!
 //! The catalog is a table of its own with a copy of every row in every partition, so a definition
-//! is read wherever it is near, and changes in an ordinary transaction over all partitions.
+//! is read wherever it is near, and changes in an ordinary transaction over all partitions. That is
+//! on disk when it is acknowledged, wherever there is one, whatever the handle's durability: whoever
+//! has made a table writes to it next, and must not find it gone with what was written to disk.
 //!
 //! Invariant: a cached definition is only a guess; servers refuse operations under another version,
 //! and the cache is then filled anew.
@@ -11,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockstep_proto::change::{Action, Assignment, encode_update};
+use lockstep_proto::durability::Durability;
 use lockstep_proto::error::Code;
 use lockstep_proto::ids::{PartitionId, SchemaVersion, StartOrder, TableId};
 use lockstep_proto::key::encode_key;
@@ -128,8 +131,14 @@ impl TableBuilder {
     }
 }
 
+/// Whether a change of definitions was refused because no disk of a group works, or none is used.
+fn is_without_disk(error: &CallError, durability: Durability) -> bool {
+    durability == Durability::Disk && error.code == Code::NotDurable
+}
+
 impl Client {
-    /// Creates a table, while others work. Survives the failure of nodes in the middle.
+    /// Creates a table, while others work. Survives the failure of nodes in the middle, and once it
+    /// has returned, of everything at once: definitions are on disk, where there is any.
     ///
     /// Cancel safety: a dropped future may have created the table.
     ///
@@ -144,10 +153,10 @@ impl Client {
         if self.0.load_def(&name).await.is_ok() {
             return Err(Error::new(Code::TableExists, "").on_table(&name));
         }
-        let mut order = StartOrder::default();
+        let (mut order, mut durability) = (StartOrder::default(), Durability::Disk);
         let mut tries = 0;
         loop {
-            match self.0.create_once(&def, order).await {
+            match self.0.create_once(&def, order, durability).await {
                 Ok(def) => {
                     let def = Arc::new(def);
                     if !def.is_loading() {
@@ -159,6 +168,9 @@ impl Client {
                     order = error.order;
                     tokio::time::sleep(RETRY_AFTER * (1 << tries.min(6))).await;
                     tries += 1;
+                }
+                Err(error) if is_without_disk(&error, durability) => {
+                    durability = Durability::Memory
                 }
                 Err(error) if error.code == Code::DuplicateKey => {
                     return Err(Error::new(Code::TableExists, "").on_table(&name));
@@ -183,11 +195,14 @@ impl Client {
     /// # Errors
     /// [`crate::ErrorKind::Schema`] if one of them is not there any more.
     pub async fn reveal_tables(&self, tables: &[Arc<TableDef>]) -> Result<()> {
-        let mut order = StartOrder::default();
+        let (mut order, mut durability) = (StartOrder::default(), Durability::Disk);
         let mut tries = 0;
         loop {
-            match self.0.reveal_once(tables, order).await {
+            match self.0.reveal_once(tables, order, durability).await {
                 Ok(()) => return Ok(()),
+                Err(error) if is_without_disk(&error, durability) => {
+                    durability = Durability::Memory
+                }
                 Err(error) if error.is_retryable() && tries < TRIES_MAX => {
                     order = error.order;
                     tokio::time::sleep(RETRY_AFTER * (1 << tries.min(6))).await;
@@ -228,7 +243,12 @@ impl Client {
             ops.push(&catalog_op(OpKind::Delete, partition, &key, &[]));
         }
         self.0.catalog.known.write().remove(name);
-        match self.call(Call::Batch { ops, durability: self.0.durability }).await {
+        let mut dropped =
+            self.call(Call::Batch { ops: ops.clone(), durability: Durability::Disk }).await;
+        if dropped.as_ref().is_err_and(|error| is_without_disk(error, Durability::Disk)) {
+            dropped = self.call(Call::Batch { ops, durability: Durability::Memory }).await;
+        }
+        match dropped {
             Ok(_) => Ok(()),
             Err(error) if error.code == Code::NotFound => {
                 Err(Error::new(Code::NoSuchTable, "").on_table(&name.into()))
@@ -325,7 +345,12 @@ impl Shared {
     }
 
     /// One attempt at creating a table: a new id from the counter, then the definition everywhere.
-    async fn create_once(&self, def: &TableDef, order: StartOrder) -> Result<TableDef, CallError> {
+    async fn create_once(
+        &self,
+        def: &TableDef,
+        order: StartOrder,
+        durability: Durability,
+    ) -> Result<TableDef, CallError> {
         let Reply::Begun(tx) = self.connection.call(Call::Begin { order }).await? else {
             return Err(CallError::refused(Code::Malformed, "no transaction was begun"));
         };
@@ -337,7 +362,6 @@ impl Shared {
             Ok(def) => (true, self.definition_everywhere(def)?),
             Err(_) => (false, OpList::default()),
         };
-        let durability = self.durability;
         let finished = self.connection.call(Call::Finish { tx, commit, ops, durability }).await;
         match (numbered, finished) {
             (Ok(def), Ok(_)) => Ok(def),
@@ -379,6 +403,7 @@ impl Shared {
         &self,
         tables: &[Arc<TableDef>],
         order: StartOrder,
+        durability: Durability,
     ) -> Result<(), CallError> {
         let Reply::Begun(tx) = self.connection.call(Call::Begin { order }).await? else {
             return Err(CallError::refused(Code::Malformed, "no transaction was begun"));
@@ -413,7 +438,7 @@ impl Shared {
                 break;
             }
         }
-        let (commit, ops, durability) = (failed.is_none(), OpList::default(), self.durability);
+        let (commit, ops) = (failed.is_none(), OpList::default());
         let finished = self.connection.call(Call::Finish { tx, commit, ops, durability }).await;
         match failed {
             Some(error) => Err(error),

@@ -278,6 +278,7 @@ fn rows(restored: &mut Restored) -> RowsAt {
         shards: 1,
         wall_offset_ms: 1,
         redo: None,
+        kept_max: lockstep_proto::limits::KEPT_BYTES_MAX,
         canary: None,
     })
     .with_restored(shard);

@@ -114,10 +114,29 @@ fn both_halves_stop_when_each_has_lost_a_group() {
     let mut net = Net::started(2, 2, 1);
     net.split(&[1, 3], &[2, 4]);
     net.run(ms(3000));
+    // Each half waits for the other, but not for ever.
+    assert!((1..=4).all(|id| net.exit(id).is_none()));
+    net.run(ms(4000));
     for id in 1..=4 {
         assert_eq!(net.exit(id), Some(exit_code::LOST), "n{id}");
     }
     assert!(net.marks.contains("group_lost"));
+    net.check();
+}
+
+#[test]
+fn the_last_of_a_group_may_pause_for_seconds_and_all_go_on() {
+    let mut net = Net::started(2, 2, 1);
+    net.kill(4);
+    net.run_until(ms(1000), |net| net.acts_alone(&[1, 2, 3]));
+    net.split(&[2], &[1, 3, MGMT]);
+    net.run(ms(4500));
+    net.heal();
+    net.run(ms(1000));
+    assert!(net.acts_alone(&[1, 2, 3]));
+    net.split(&[2], &[1, 3, MGMT]);
+    net.run(ms(7000));
+    assert_eq!([1, 2, 3].map(|id| net.exit(id)), [Some(exit_code::LOST); 3]);
     net.check();
 }
 

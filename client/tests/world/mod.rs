@@ -53,6 +53,7 @@ fn start_node(view: &View, instance: NodeInstance, listener: TcpListener, dir: &
             shards: count,
             wall_offset_ms,
             redo: None,
+            kept_max: lockstep_proto::limits::KEPT_BYTES_MAX,
             canary: None,
         })
     });

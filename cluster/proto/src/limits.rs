@@ -100,6 +100,15 @@ pub const REDO_RETRY: Duration = Duration::from_secs(1);
 /// A disk that has not answered for this long counts as gone.
 pub const REDO_STALL: Duration = Duration::from_secs(5);
 
+/// Stable records kept of one partition for its joiners, in bytes: one that falls behind by more
+/// has less to do if it copies what has changed.
+pub const KEPT_BYTES_MAX: usize = 8 << 20;
+
+/// How long the last replica of a node group may be silent before it is dropped, and the cluster
+/// stops for want of it. As long as a member may take to answer a proposal: a machine that takes
+/// longer to come to itself is not coming.
+pub const LAST_REPLICA_WAIT: Duration = Duration::from_secs(5);
+
 /// Bytes of records that may wait for the disk of a shard before its group refuses writes: a
 /// second of a fast disk, and what a node can spare beside its rows.
 pub const REDO_WAITING_BYTES_MAX: usize = 256 << 20;

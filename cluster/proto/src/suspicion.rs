@@ -8,6 +8,11 @@
 //! heartbeats drop the same ones, and the one that should go waits for the others to say so (not
 //! for ever: they may be gone themselves).
 //!
+//! The last replica of a node group is waited for longer, if it is merely silent and those that are
+//! here hold all of another group: neither side can go on without the other, so there is nothing to
+//! be won by being fast. A process that its machine did not run for a second must not cost the
+//! whole cluster a restart.
+//!
 //! Known dead means: the death-watch link ended with FIN, which only the kernel of a dead process
 //! sends, *and* a new dial was refused or met a later incarnation; or a later life of the node has
 //! said that it is back.
@@ -18,6 +23,7 @@
 use std::time::Duration;
 
 use crate::ids::{GroupId, NodeId, NodeInstance};
+use crate::limits::LAST_REPLICA_WAIT;
 use crate::time::Instant;
 use crate::view::{Standing, View};
 
@@ -40,6 +46,8 @@ struct PeerState {
     group: GroupId,
     in_sync: bool,
     heard: Instant,
+    /// When it was heard again after it had been silent.
+    back: Instant,
     evidence: Evidence,
     /// Its shard links are dead although heartbeats may pass.
     links_dead: bool,
@@ -116,9 +124,10 @@ impl Suspicion {
                 continue;
             }
             let known = before.iter().position(|p| p.instance == member.instance);
-            let (heard, evidence, leaving) = known.map_or((heard, Evidence::None, false), |at| {
+            let new = (heard, Instant::default(), Evidence::None, false);
+            let (heard, back, evidence, leaving) = known.map_or(new, |at| {
                 let peer = before.swap_remove(at);
-                (peer.heard, peer.evidence, peer.leaving)
+                (peer.heard, peer.back, peer.evidence, peer.leaving)
             });
             self.peers.push(PeerState {
                 instance: member.instance,
@@ -126,6 +135,7 @@ impl Suspicion {
                 group: member.group,
                 in_sync: member.standing == Standing::InSync,
                 heard,
+                back,
                 evidence,
                 links_dead: false,
                 refused: false,
@@ -146,7 +156,11 @@ impl Suspicion {
 
     /// Something came from `peer`.
     pub fn heard(&mut self, peer: NodeInstance, now: Instant) {
+        let silence = self.silence;
         if let Some(peer) = self.peer_mut(peer) {
+            if now.since(peer.heard) > silence {
+                peer.back = now;
+            }
             // May be earlier than the start-up grace, which ends with the first word.
             peer.heard = now;
         }
@@ -259,8 +273,9 @@ impl Suspicion {
     /// When the next peer falls silent if nothing more is heard.
     #[must_use]
     pub fn next_silence(&self, now: Instant) -> Option<Instant> {
-        let due = self.peers.iter().map(|p| (p.heard + self.silence).max(self.grace_until));
-        due.filter(|at| *at >= now).min()
+        let waits = [self.silence, self.silence.max(LAST_REPLICA_WAIT)];
+        let due = self.peers.iter().flat_map(|p| waits.map(|wait| p.heard + wait));
+        due.map(|at| at.max(self.grace_until)).filter(|at| *at >= now).min()
     }
 
     /// Who is gone.
@@ -273,6 +288,8 @@ impl Suspicion {
         let mut there: Vec<&PeerState> = Vec::new();
         for peer in &self.peers {
             match self.gone_for_sure(peer, now) {
+                // Neither gone nor there: what is not heard from it is nobody's broken pair.
+                Some(Reason::Silent) if self.is_waited_for(peer, now) => {}
                 Some(reason) => gone.push((peer.instance, reason)),
                 None => there.push(peer),
             }
@@ -316,6 +333,29 @@ impl Suspicion {
             (self.is_silent(peer, now) && !vouched).then_some(Reason::Silent)
         };
         self.gone_but_for_silence(peer).or_else(silent)
+    }
+
+    /// Whether a silent peer is in sync, nobody else of its group is left, nobody can go on without
+    /// those that are here, and it has not been silent for long.
+    fn is_waited_for(&self, peer: &PeerState, now: Instant) -> bool {
+        let mate = |p: &&PeerState| p.in_sync && p.group == peer.group;
+        let mine = self.in_sync && self.my_group == peer.group;
+        peer.in_sync
+            && !mine
+            && now.since(peer.heard) <= self.silence.max(LAST_REPLICA_WAIT)
+            && self.peers.iter().filter(mate).all(|p| self.gone_for_sure(p, now).is_some())
+            && self.is_a_group_here(now)
+    }
+
+    /// Whether all of some group that live are here: nobody else can have a view without them.
+    fn is_a_group_here(&self, now: Instant) -> bool {
+        let is_here = |p: &PeerState| self.hears(p, now) && self.gone_but_for_silence(p).is_none();
+        let whole = |group: GroupId| {
+            let members = self.peers.iter().filter(|p| p.in_sync && p.group == group);
+            members.into_iter().all(|p| p.evidence == Evidence::Dead || is_here(p))
+        };
+        let mut others = self.peers.iter().filter(|p| p.in_sync && is_here(p));
+        self.in_sync && whole(self.my_group) || others.any(|p| whole(p.group))
     }
 
     fn gone_but_for_silence(&self, peer: &PeerState) -> Option<Reason> {
@@ -370,9 +410,12 @@ impl Suspicion {
     /// Whether one of the two (`None` is this node) does not hear the other. A node that this one
     /// does not hear says nothing. What it says about a third counts only once the third is known
     /// to live on: otherwise it may simply have fallen silent, and blaming the one who noticed
-    /// first would cost a healthy node.
+    /// first would cost a healthy node. What one says that was silent until just now, or is said of
+    /// it, is about the past.
     fn is_pair_broken(&self, a: Option<&PeerState>, b: Option<&PeerState>, now: Instant) -> bool {
-        let lost = |by: &PeerState, of: NodeId| self.hears(by, now) && by.unheard.contains(&of);
+        let settled = |p: &PeerState| p.back == Instant::default() || now > p.back + self.silence;
+        let says = |by: &PeerState, of: NodeId| settled(by) && by.unheard.contains(&of);
+        let lost = |by: &PeerState, of: NodeId| self.hears(by, now) && says(by, of);
         match (a, b) {
             (None, None) => false,
             (None, Some(peer)) | (Some(peer), None) => {
@@ -381,8 +424,10 @@ impl Suspicion {
                     || self.never_heard_but_missed(peer, now)
             }
             (Some(a), Some(b)) => {
-                lost(a, b.instance.node) && self.lives_on(b, a.unheard_since, now)
-                    || lost(b, a.instance.node) && self.lives_on(a, b.unheard_since, now)
+                let misses = |a: &PeerState, b: &PeerState| {
+                    lost(a, b.instance.node) && self.lives_on(b, a.unheard_since, now)
+                };
+                settled(a) && settled(b) && (misses(a, b) || misses(b, a))
             }
         }
     }

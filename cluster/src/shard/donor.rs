@@ -39,8 +39,6 @@ const PIECES_PER_TURN: usize = 2;
 const STEPS_PER_TURN: usize = 512;
 /// The pause before the next turn when there is more to do.
 const NEXT_TURN: Duration = Duration::from_micros(100);
-/// Stable records kept of one partition for its joiners.
-const KEPT_BYTES_MAX: usize = 8 << 20;
 /// Bytes that wait for a joiner beyond which it is cut off from the stream.
 pub(super) const JOINER_UNSENT_MAX: usize = 16 << 20;
 
@@ -353,7 +351,8 @@ impl ShardCore {
 
     fn bound_kept(&mut self, out: &mut Outputs) {
         let parts = self.parts.iter().flatten();
-        let over = parts.filter(|part| part.kept.bytes() > KEPT_BYTES_MAX).map(|part| part.id);
+        let over =
+            parts.filter(|part| part.kept.bytes() > self.options.kept_max).map(|part| part.id);
         for p in over.collect::<Vec<_>>() {
             self.cut_joiners(p, out);
         }

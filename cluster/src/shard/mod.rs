@@ -116,6 +116,8 @@ pub struct ShardOptions {
     pub wall_offset_ms: u64,
     /// Its redo log on the node's disk; `None` for a node that keeps its data in memory only.
     pub redo: Option<LogIdentity>,
+    /// Bytes of stable records it keeps of one partition for those who join.
+    pub kept_max: usize,
     /// A known bug to run with.
     pub canary: Option<Canary>,
 }

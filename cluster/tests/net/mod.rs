@@ -217,6 +217,7 @@ impl Net {
                     base: restored.epoch(),
                     joined: false,
                 }),
+                kept_max: lockstep_proto::limits::KEPT_BYTES_MAX,
                 canary: None,
             };
             let node = member.instance.node;

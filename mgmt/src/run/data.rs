@@ -11,6 +11,7 @@ use lockstep_cluster::{
     ShardOptions,
 };
 use lockstep_proto::ids::{Epoch, MgmtId, ShardId};
+use lockstep_proto::limits::KEPT_BYTES_MAX;
 use lockstep_proto::recovery::last_cut;
 use lockstep_proto::stored::StoredIdentity;
 use lockstep_proto::view::{Member, Standing, View};
@@ -236,6 +237,7 @@ fn shards(
             shards: count,
             wall_offset_ms,
             redo,
+            kept_max: KEPT_BYTES_MAX,
             canary: None,
         });
         match &mut restored {

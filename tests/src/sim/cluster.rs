@@ -58,6 +58,8 @@ pub struct Shape {
     pub drift_ppm: i64,
     /// How often a partition is checkpointed, in ms.
     pub checkpoint_ms: u32,
+    /// Bytes of stable records kept of a partition for those who join.
+    pub kept_max: usize,
 }
 
 /// The hosts of a run by what they are.
@@ -284,6 +286,7 @@ impl Cluster {
                     joined: view.joins(member.instance.node),
                     ..self.log_identity(member)
                 }),
+                kept_max: self.shape.kept_max,
                 canary: self.canary,
             });
             let core = match &mut restored {

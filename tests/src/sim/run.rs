@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use lockstep_proto::canary::Canary;
-use lockstep_proto::limits::TX_EXPIRY_EPOCHS;
+use lockstep_proto::limits::{KEPT_BYTES_MAX, TX_EXPIRY_EPOCHS};
 use lockstep_proto::time::Instant;
 
 use super::check::{self, Watchman};
@@ -131,6 +131,7 @@ fn draw_shape(options: &Options, rng: &mut Rng) -> Shape {
         clients: *rng.pick(&[2, 3, 4]),
         drift_ppm: *rng.pick(&[0, 100, 450]),
         checkpoint_ms: 700,
+        kept_max: *rng.pick(&[KEPT_BYTES_MAX, KEPT_BYTES_MAX, 4 << 10]),
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! * `shape 2x2`, `shards 1`, `zones 2`, `mgmts 1`, `apis 0` (API nodes that offer themselves as
 //!   arbitrators), `clients 3`, `partitions 8`: the cluster;
-//! * `checkpoint_ms 700`: how often a partition is checkpointed;
+//! * `checkpoint_ms 700`: how often a partition is checkpointed; `kept_bytes 1000`: how far its
+//!   joiners may fall behind;
 //! * `seconds 3`, `seeds 5`, `pause_us 5000`, `lists 3`, `expiry 50`: the work;
 //! * `at MS kill|power_off|terminate|restart HOST`, `at MS pause HOST MS [holding]`,
 //!   `at MS cut HOST HOST MS [oneway] [reject]`, `at MS split A,B | C,D MS [reject]`,
@@ -128,6 +129,7 @@ impl Script {
                 clients: 3,
                 drift_ppm: 100,
                 checkpoint_ms: 700,
+                kept_max: lockstep_proto::limits::KEPT_BYTES_MAX,
             },
             seconds: 3,
             seeds: 3,
@@ -170,6 +172,7 @@ impl Script {
             "apis" => self.shape.apis = small()?,
             "clients" => self.shape.clients = small()?,
             "checkpoint_ms" => self.shape.checkpoint_ms = u32::try_from(number()?).ok()?,
+            "kept_bytes" => self.shape.kept_max = usize::try_from(number()?).ok()?,
             "partitions" => self.shape.partitions = small()?,
             "drift_ppm" => self.shape.drift_ppm = i64::try_from(number()?).ok()?,
             "seconds" => self.seconds = number()?,

@@ -39,7 +39,7 @@ fn view(nodes: u16) -> View {
 
 /// Node `me` of `nodes`, everybody heard at 1000 ms.
 fn suspicion(me: u16, nodes: u16) -> Suspicion {
-    let mut suspicion = Suspicion::new(node(me), &view(nodes), at(0), Duration::ZERO);
+    let mut suspicion = Suspicion::new(node(me), &view(nodes), at(1000), Duration::ZERO);
     for id in (1..=nodes).filter(|id| *id != me) {
         suspicion.heard(node(id), at(1000));
     }
@@ -83,20 +83,87 @@ fn the_node_with_most_broken_pairs_is_dropped_whatever_its_age() {
 
 #[test]
 fn the_last_node_of_a_group_is_spared_while_another_choice_is_left() {
-    // Two groups: n1 and n2, n3 and n4. n3 is dead; n2 and n4 do not hear each other.
-    let mut two_groups = view(4);
-    for member in &mut two_groups.members[2..] {
-        member.group = GroupId(1);
-    }
-    let mut s = Suspicion::new(node(1), &two_groups, at(0), Duration::ZERO);
-    for id in [2, 3, 4] {
-        s.heard(node(id), at(1000));
-    }
+    // n3 is dead; n2 and n4 do not hear each other.
+    let mut s = two_groups();
     s.says_unheard(node(2), &[NodeId(4)], at(1050));
     s.heard(node(4), at(1060));
     check(&mut s, 1100, &[(4, Reason::Asymmetric)]);
     s.refuse(node(3));
     check(&mut s, 1100, &[(2, Reason::Asymmetric), (3, Reason::Refused)]);
+}
+
+/// Two groups, n1 and n2, n3 and n4, as n1 sees them, everybody heard at 1000 ms.
+fn two_groups() -> Suspicion {
+    let mut two_groups = view(4);
+    for member in &mut two_groups.members[2..] {
+        member.group = GroupId(1);
+    }
+    let mut s = Suspicion::new(node(1), &two_groups, at(1000), Duration::ZERO);
+    for id in [2, 3, 4] {
+        s.heard(node(id), at(1000));
+    }
+    s
+}
+
+#[test]
+fn the_last_of_a_group_may_be_silent_for_longer_and_nobody_is_dropped_for_not_hearing_it() {
+    let mut s = two_groups();
+    s.watch_ended(node(3));
+    assert!(s.dial_refused(node(3)));
+    s.heard(node(2), at(1500));
+    s.says_unheard(node(2), &[NodeId(3), NodeId(4)], at(1500));
+    check(&mut s, 1501, &[(3, Reason::Dead)]);
+    s.heard(node(2), at(6000));
+    check(&mut s, 6000, &[(3, Reason::Dead)]);
+    assert_eq!(s.next_silence(at(5999)), Some(at(6000)));
+    check(&mut s, 6001, &[(3, Reason::Dead), (4, Reason::Silent)]);
+    s.heard(node(4), at(6002));
+    s.says_unheard(node(2), &[NodeId(3)], at(6002));
+    check(&mut s, 6003, &[(3, Reason::Dead)]);
+}
+
+#[test]
+fn a_group_that_falls_silent_as_a_whole_is_waited_for() {
+    let mut s = two_groups();
+    s.heard(node(2), at(1500));
+    s.says_unheard(node(2), &[NodeId(3), NodeId(4)], at(1500));
+    check(&mut s, 1501, &[]);
+    for ms in [1800, 2100, 2400, 2700, 3000] {
+        s.heard(node(2), at(ms));
+    }
+    s.heard(node(3), at(3000));
+    s.says_unheard(node(2), &[NodeId(4)], at(3000));
+    // It is not the last any more. That its mate has not said so yet does not vouch for it.
+    check(&mut s, 3001, &[(4, Reason::Asymmetric)]);
+}
+
+#[test]
+fn who_comes_back_from_silence_blames_nobody_for_it_and_is_not_blamed() {
+    let mut s = two_groups();
+    for ms in [1300, 1600, 1900, 2200, 2500] {
+        s.heard(node(2), at(ms));
+        s.heard(node(3), at(ms));
+    }
+    s.says_unheard(node(2), &[NodeId(4)], at(1500));
+    s.says_unheard(node(3), &[NodeId(4)], at(1500));
+    s.heard(node(4), at(2500));
+    s.says_unheard(node(4), &[NodeId(1), NodeId(2), NodeId(3)], at(2500));
+    check(&mut s, 2501, &[]);
+    s.says_unheard(node(4), &[], at(2550));
+    s.says_unheard(node(3), &[], at(2550));
+    (2..=4).for_each(|id| s.heard(node(id), at(2800)));
+    check(&mut s, 2900, &[]);
+    (2..=4).for_each(|id| s.heard(node(id), at(2901)));
+    // One still does not hear it: they have no link. Of the two the younger goes.
+    check(&mut s, 2901, &[(4, Reason::Asymmetric)]);
+}
+
+#[test]
+fn who_has_no_group_whole_waits_for_nobody() {
+    let mut s = two_groups();
+    check(&mut s, 1401, &[(2, Reason::Silent), (3, Reason::Silent), (4, Reason::Silent)]);
+    let mut s = suspicion(1, 2);
+    check(&mut s, 1401, &[(2, Reason::Silent)]);
 }
 
 #[test]
@@ -205,6 +272,7 @@ fn another_life_of_a_peer_is_not_the_peer() {
 fn two_that_do_not_hear_the_first(last: u64) -> Suspicion {
     let mut s = suspicion(2, 6);
     for id in 3..=6 {
+        s.heard(node(id), at(1380));
         s.heard(node(id), at(last));
     }
     s.says_unheard(node(3), &[NodeId(1)], at(1401));

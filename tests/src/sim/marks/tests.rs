@@ -95,8 +95,8 @@ const ELSEWHERE: &[(&str, Reached)] = &[
     // Nodes that come back.
     ("known_dead_by_successor", Script("rejoin_under_load")),
     ("join_message_misplaced", RUBBISH),
-    ("join_stream_cut", Not("simulated joiners are never megabytes behind: the data is small")),
-    ("joiner_cut_off", Not("simulated joiners are never megabytes behind: the data is small")),
+    ("join_stream_cut", Script("joiners_that_fall_behind")),
+    ("joiner_cut_off", Script("joiners_that_fall_behind")),
     ("join_tail_dropped", Not("needs a primary to die in the milliseconds of an attached joiner")),
     ("join_wants_checkpoint_again", Not("a checkpoint of a joiner fails only if its disk does")),
     ("attached_joiner_lost_its_place", Not("it cannot be: what is stable is stable with it")),
