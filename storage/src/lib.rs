@@ -20,6 +20,7 @@ pub mod checkpoint;
 pub mod disk;
 mod evaluate;
 mod fragment;
+mod framed;
 mod history;
 mod index;
 mod locks;

@@ -65,7 +65,8 @@ fn the_power_goes_at_steps_of_checkpoints() {
 
 #[test]
 fn a_node_or_its_manager_fails_at_each_step_of_a_backup() {
-    check(Swept::Backup, 97, &["backup_done", "backup_given_up"]);
+    let owed = ["backup_done", "backup_files_removed", "backup_given_up", "backup_writer_lost"];
+    check(Swept::Backup, 23, &owed);
 }
 
 #[test]

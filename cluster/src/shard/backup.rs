@@ -61,6 +61,8 @@ struct Active {
     running: Option<Box<Running>>,
     /// Something was written, and nobody has said that it is to be kept.
     loose: bool,
+    /// The newest file that was wanted.
+    newest: u32,
     /// In files that are done.
     rows: u64,
     row_bytes: u64,
@@ -148,10 +150,10 @@ impl ShardCore {
                 let (rows, row_bytes) = self.backed_up();
                 tell(link, &BackupMessage::Going { backup, rows, row_bytes }, out);
             }
-            BackupMessage::Keep { backup } if self.backups.is_of(link, backup) => {
+            BackupMessage::Keep { backup, newest } if self.backups.is_of(link, backup) => {
                 let Some(active) = &mut self.backups.active else { return };
-                active.loose = false;
-                tell(link, &BackupMessage::Kept { backup }, out);
+                active.loose &= active.newest != newest;
+                tell(link, &BackupMessage::Kept { backup, newest }, out);
             }
             BackupMessage::End { backup } if self.backups.is_of(link, backup) => {
                 self.backups.active = None;
@@ -202,6 +204,7 @@ impl ShardCore {
             queue: VecDeque::new(),
             running: None,
             loose: false,
+            newest: 0,
             rows: 0,
             row_bytes: 0,
             heard: self.now,
@@ -226,7 +229,7 @@ impl ShardCore {
         if partitions.len() > PARTITIONS_MAX {
             return self.on_malformed(link, out);
         }
-        active.loose = true;
+        (active.loose, active.newest) = (true, piece);
         active.queue.push_back((piece, partitions));
     }
 

@@ -40,13 +40,13 @@ const TURNS_CALM: usize = 11;
 /// Operations of the open loop come in bursts this far apart. One by one they would cost the
 /// processors more at half of the peak rate than at the peak, where they come together: a machine
 /// that is at its limit shows how its system shares the processors out, and nothing else.
-const BURSTS: Duration = Duration::from_micros(200);
+pub(super) const BURSTS: Duration = Duration::from_micros(200);
 
 /// Between checkpoints of a partition where they are to be felt: a thirtieth of the default.
 const CHECKPOINTS_OFTEN: Duration = Duration::from_secs(1);
 
 /// Between checkpoints where they are not to disturb.
-const CHECKPOINTS_NEVER: Duration = Duration::from_secs(86_400);
+pub(super) const CHECKPOINTS_NEVER: Duration = Duration::from_secs(86_400);
 
 /// How long after the last commit a cluster counts as idle: checkpoints and all.
 const IDLE_AFTER: Duration = Duration::from_secs(3);

@@ -29,11 +29,10 @@ pub struct Plan {
     pub wake: Duration,
 }
 
-impl Plan {
-    /// Time before measuring: connections, caches and allocators get warm.
-    fn warm_up(&self) -> Duration {
-        (self.time / 5).clamp(Duration::from_millis(100), Duration::from_secs(2))
-    }
+/// Time before a load of this length is measured: connections, caches and allocators get warm.
+#[must_use]
+pub fn warm_up(time: Duration) -> Duration {
+    (time / 5).clamp(Duration::from_millis(100), Duration::from_secs(2))
 }
 
 /// What one operation was, for separate percentiles.
@@ -111,7 +110,7 @@ pub async fn run<W: Work + 'static>(
     let sources = CpuSources::find(client).await?;
     let notes = Rc::new(RefCell::new(Notes::default()));
     let start = Instant::now();
-    let from = start + plan.warm_up();
+    let from = start + warm_up(plan.time);
     let deadline = from + plan.time;
     let pace = match plan.rate {
         None => Pace::closed(deadline),

@@ -71,10 +71,23 @@ impl BenchTable {
     /// # Errors
     /// Whatever the cluster refuses.
     pub async fn fill(&self, voice: &Voice, keys: u64) -> CliResult {
+        self.fill_with(voice, keys, row_of).await
+    }
+
+    /// The same with rows half of which is noise, for those who pack them: rows that are all the
+    /// same cost next to nothing to pack.
+    ///
+    /// # Errors
+    /// Whatever the cluster refuses.
+    pub async fn fill_varied(&self, voice: &Voice, keys: u64) -> CliResult {
+        self.fill_with(voice, keys, varied_row_of).await
+    }
+
+    async fn fill_with(&self, voice: &Voice, keys: u64, row: fn(u64) -> [Value; 3]) -> CliResult {
         let mut loader = Loader::new(&self.client, &self.def, OpKind::Upsert);
         let mut progress = voice.progress("loading", keys, "rows");
         for id in 0..keys {
-            loader.add(&row_of(id), id).await.map_err(|failed| failed.error)?;
+            loader.add(&row(id), id).await.map_err(|failed| failed.error)?;
             progress.set(loader.loaded());
         }
         loader.flush().await.map_err(|failed| failed.error)?;
@@ -184,6 +197,12 @@ pub async fn make_anew(
 
 fn row_of(id: u64) -> [Value; 3] {
     [Value::UInt(id), Value::Int(0), Value::Bytes(vec![0x5a; FILLER_BYTES])]
+}
+
+fn varied_row_of(id: u64) -> [Value; 3] {
+    let mut filler = vec![0x5a; FILLER_BYTES];
+    Dice::new(id).fill(&mut filler[..FILLER_BYTES / 2]);
+    [Value::UInt(id), Value::Int(0), Value::Bytes(filler)]
 }
 
 /// Every operation must have done what it was for.

@@ -55,7 +55,7 @@ pub(super) struct BackupArgs {
     /// How long each turn of the load takes
     #[arg(long, default_value = "15", value_name = "TIME", value_parser = duration::parse)]
     pub(super) seconds: Duration,
-    /// Turns with a backup, and as many without
+    /// Turns with backups, as many without, and restores of each kind
     #[arg(long, default_value_t = 3, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=99))]
     pub(super) turns: u32,
@@ -338,6 +338,8 @@ fn run_backup(global: &Global, args: &BackupArgs) -> CliResult<ExitKind> {
     report.set("peak_per_s", round_to(figures.peak_per_s, 1));
     report.set("backup_s", round_to(figures.backup_s, 3));
     report.set("backup_mb_per_cpu_second", round_to(figures.backup_mb_per_cpu_s, 1));
+    report.set("backup_share", round_to(figures.backup_share, 3));
+    report.set("rate_ratio", round_to(figures.rate_ratio, 3));
     report.set("p99_ratio", round_to(figures.p99_ratio, 3));
     let [one, two] = figures.restore_mb_per_cpu_s;
     report.set("restore_mb_per_cpu_second_r1", round_to(one, 1));

@@ -13,31 +13,21 @@ use lockstep_proto::limits::BACKUP_BLOCK_BYTES_MAX;
 use lockstep_proto::wire::backup::PartSum;
 use lockstep_proto::wire::bytes::Reader;
 
-use super::format::{
-    BLOCK_HEADER_BYTES, BlockHeader, HEADER_BYTES, INDEX_ENTRY_BYTES, IndexEntry, Packing,
-    PartHeader, ROW_HEADER_BYTES, TRAILER_BYTES, Trailer, block_checksum,
-};
+use super::format::{BlockHeader, Entry, KIND, Packing, PartHeader, ROW_HEADER_BYTES, Totals};
 use crate::disk::{FaultKind, FileFault, FileName};
+use crate::framed::{Framed, RawBlock};
 
 /// A complete part.
 #[derive(Clone, Copy, Debug)]
 pub struct PartFile<'a> {
     header: PartHeader,
-    bytes: &'a [u8],
-    index: &'a [u8],
-    checksum: u32,
-    sum: u32,
-    trailer: Trailer,
+    framed: Framed<'a, Entry, Totals>,
+    bytes: u64,
 }
 
 /// A block, not checked yet.
 #[derive(Clone, Copy, Debug)]
-pub struct PartBlock<'a> {
-    name: PartName,
-    entry: IndexEntry,
-    bytes: &'a [u8],
-    file: u32,
-}
+pub struct PartBlock<'a>(RawBlock<'a, Entry>);
 
 /// The rows of one table and version of its schema in one partition, unpacked.
 #[derive(Default, Debug)]
@@ -100,21 +90,12 @@ impl<'a> PartFile<'a> {
             let kind = FaultKind::Misnamed(FileName::Part(header.name));
             return Err(FileFault::whole(file, kind));
         }
-        let end = bytes.len().saturating_sub(TRAILER_BYTES);
-        let Some((trailer, sum)) = Trailer::decode(bytes, checksum) else {
-            return Err(FileFault::damaged(file, end, "no trailer for a file of this length"));
-        };
-        let index = usize::try_from(trailer.index_offset).ok().and_then(|at| bytes.get(at..end));
-        let Some(index) = index else {
-            return Err(FileFault::damaged(file, end, "an index outside the file"));
-        };
-        let at = end - index.len();
-        let opened = Self { header, bytes, index, checksum, sum, trailer };
-        let index_sum = crc32c::crc32c_append(checksum, index);
-        if index_sum != trailer.index_checksum || !opened.is_seamless(at) {
-            return Err(FileFault::damaged(file, at, "the index is not what was written"));
+        let framed: Framed<'a, Entry, Totals> = Framed::open(&KIND, file, bytes, checksum)?;
+        let rows: u64 = framed.entries().map(|(entry, _)| u64::from(entry.rows)).sum();
+        if rows != framed.totals.rows {
+            return Err(framed.index_fault());
         }
-        Ok(opened)
+        Ok(Self { header, framed, bytes: bytes.len() as u64 })
     }
 
     /// What it is of.
@@ -127,38 +108,16 @@ impl<'a> PartFile<'a> {
     #[must_use]
     pub fn sum(&self) -> PartSum {
         PartSum {
-            rows: self.trailer.rows,
-            row_bytes: self.trailer.row_bytes,
-            file_bytes: self.trailer.file_bytes,
-            checksum: self.sum,
+            rows: self.framed.totals.rows,
+            row_bytes: self.framed.totals.row_bytes,
+            file_bytes: self.bytes,
+            checksum: self.framed.sum,
         }
     }
 
     /// Its blocks, in the order in which they were written.
     pub fn blocks(&self) -> impl Iterator<Item = PartBlock<'a>> + use<'a> {
-        let Self { header, bytes, checksum, .. } = *self;
-        entries(self.index).map(move |entry| {
-            let start = entry.offset as usize;
-            let bytes = &bytes[start..start + entry.bytes as usize];
-            PartBlock { name: header.name, entry, bytes, file: checksum }
-        })
-    }
-
-    /// Whether the blocks fill the file from the header to the index, without gap or overlap.
-    fn is_seamless(&self, index_at: usize) -> bool {
-        let mut end = HEADER_BYTES as u64;
-        let (mut count, mut rows) = (0, 0);
-        for entry in entries(self.index) {
-            if entry.offset != end || (entry.bytes as usize) < BLOCK_HEADER_BYTES {
-                return false;
-            }
-            end += u64::from(entry.bytes);
-            rows += u64::from(entry.rows);
-            count += 1;
-        }
-        let whole = self.index.len() == count as usize * INDEX_ENTRY_BYTES;
-        let counted = count == self.trailer.blocks && rows == self.trailer.rows;
-        whole && end == index_at as u64 && counted
+        self.framed.blocks().map(PartBlock)
     }
 }
 
@@ -166,25 +125,25 @@ impl PartBlock<'_> {
     /// The partition it is of, as the index says.
     #[must_use]
     pub fn partition(&self) -> PartitionId {
-        self.entry.partition
+        self.0.entry.partition
     }
 
     /// The table it is of, as the index says.
     #[must_use]
     pub fn table(&self) -> TableId {
-        TableId(self.entry.table)
+        TableId(self.0.entry.table)
     }
 
     /// How many rows it has, as the index says.
     #[must_use]
     pub fn row_count(&self) -> u32 {
-        self.entry.rows
+        self.0.entry.rows
     }
 
     /// How long they are, unpacked, as the index says.
     #[must_use]
     pub fn unpacked_bytes(&self) -> u32 {
-        self.entry.unpacked
+        self.0.entry.unpacked
     }
 
     /// Checks the block and gives its rows, unpacked into `room`.
@@ -192,16 +151,15 @@ impl PartBlock<'_> {
     /// # Errors
     /// If it is not what was written.
     pub fn rows<'r>(&self, room: &'r mut Unpacked) -> Result<Rows<'r>, FileFault> {
-        let file = FileName::Part(self.name);
-        let fault = |what| FileFault::damaged(file, self.entry.offset as usize, what);
-        if block_checksum(self.file, self.entry.offset, self.bytes) != self.entry.checksum {
+        let fault = |what| self.0.fault(what);
+        if !self.0.is_as_written() {
             return Err(fault("a block does not match its checksum"));
         }
-        let mut reader = Reader::new(self.bytes);
+        let mut reader = Reader::new(self.0.bytes);
         let Ok(header) = BlockHeader::read(&mut reader) else {
             return Err(fault("a block of a kind that does not exist"));
         };
-        let IndexEntry { rows, table, unpacked, partition, .. } = self.entry;
+        let Entry { rows, table, unpacked, partition } = self.0.entry;
         if (header.rows, header.table, header.unpacked, header.partition)
             != (rows, table, unpacked, partition)
         {
@@ -231,10 +189,4 @@ impl PartBlock<'_> {
         let whole = walk.left == 0 && walk.rest.is_empty();
         if whole { Ok(all) } else { Err(fault("a block whose rows do not fill it")) }
     }
-}
-
-fn entries(index: &[u8]) -> impl Iterator<Item = IndexEntry> + use<'_> {
-    index
-        .chunks_exact(INDEX_ENTRY_BYTES)
-        .map_while(|bytes| IndexEntry::read(&mut Reader::new(bytes)).ok())
 }

@@ -9,9 +9,6 @@
 //!  Writing ──(finish; all written, synced, renamed, directory synced)──► Done
 //!     └──────(any failure, or abandon)──► Failed: the unfinished file is removed
 //! ```
-//! Invariant: the final name is given to a file only after all its bytes are synced.
-
-use std::collections::VecDeque;
 
 use bytes::BufMut;
 use lockstep_proto::ids::{PartitionId, SchemaVersion, TableId};
@@ -19,10 +16,10 @@ use lockstep_proto::limits::BACKUP_BLOCK_BYTES;
 use lockstep_proto::wire::backup::PartSum;
 
 use super::format::{
-    BLOCK_HEADER_BYTES, BlockHeader, INDEX_ENTRY_BYTES, IndexEntry, Packing, PartHeader,
-    ROW_HEADER_BYTES, TRAILER_BYTES, Trailer, block_checksum,
+    BLOCK_HEADER_BYTES, BlockHeader, Entry, KIND, Packing, PartHeader, ROW_HEADER_BYTES, Totals,
 };
 use crate::disk::{Completion, Directory, DiskError, FileName, Op, Request};
+use crate::framed::{Framer, Progress};
 
 /// Packed blocks that may wait for the disk.
 const BLOCKS_WAITING_MAX: usize = 8;
@@ -42,19 +39,15 @@ pub enum PartState {
 /// See the module text.
 pub struct PartWriter {
     header: PartHeader,
-    file_checksum: u32,
+    framer: Framer,
     block_bytes_max: usize,
     /// The block being filled, unpacked.
     open: BlockHeader,
     rows: Vec<u8>,
-    waiting: VecDeque<Op>,
-    spares: Vec<Vec<u8>>,
-    index: Vec<IndexEntry>,
-    totals: Trailer,
-    sum: u32,
-    end: u64,
+    totals: Totals,
+    /// Length and checksum of the file, once they are known.
+    whole: (u64, u32),
     finished: bool,
-    waits: bool,
     state: PartState,
 }
 
@@ -63,29 +56,16 @@ impl PartWriter {
     #[must_use]
     pub fn new(header: PartHeader, at: Option<String>) -> Self {
         let file = FileName::Unfinished(header.name);
-        let (bytes, file_checksum) = header.encode();
-        let end = bytes.len() as u64;
-        let backup = header.name.backup;
-        let begin = [
-            Op::Locate { backup, at },
-            Op::Remove(file),
-            Op::Create(file),
-            Op::Write { file, offset: 0, bytes },
-        ];
+        let locate = Op::Locate { backup: header.name.backup, at };
         Self {
             header,
-            file_checksum,
+            framer: Framer::new(&KIND, file, header.encode(), Some(locate)),
             block_bytes_max: BACKUP_BLOCK_BYTES,
             open: empty(PartitionId(0), TableId(0), SchemaVersion(0)),
             rows: Vec::new(),
-            waiting: VecDeque::from(begin),
-            spares: Vec::new(),
-            index: Vec::new(),
-            totals: Trailer::default(),
-            sum: 0,
-            end,
+            totals: Totals::default(),
+            whole: (0, 0),
             finished: false,
-            waits: false,
             state: PartState::Writing,
         }
     }
@@ -106,7 +86,7 @@ impl PartWriter {
     /// Whether it wants more just now. More is taken all the same, and kept in memory.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.waiting.len() < BLOCKS_WAITING_MAX
+        self.framer.waiting() < BLOCKS_WAITING_MAX
     }
 
     /// Whether it has been given everything, or wants nothing any more.
@@ -118,7 +98,7 @@ impl PartWriter {
     /// Whether nothing is out and nothing waits.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        !self.waits && self.waiting.is_empty()
+        self.framer.is_idle()
     }
 
     /// How far it is.
@@ -133,8 +113,8 @@ impl PartWriter {
         PartSum {
             rows: self.totals.rows,
             row_bytes: self.totals.row_bytes,
-            file_bytes: self.totals.file_bytes,
-            checksum: self.sum,
+            file_bytes: self.whole.0,
+            checksum: self.whole.1,
         }
     }
 
@@ -170,21 +150,9 @@ impl PartWriter {
             return;
         }
         self.seal();
-        let mut bytes = Vec::with_capacity(self.index.len() * INDEX_ENTRY_BYTES + TRAILER_BYTES);
-        self.index.iter().for_each(|entry| entry.put(&mut bytes));
-        self.totals.index_offset = self.end;
-        self.totals.index_checksum = crc32c::crc32c_append(self.file_checksum, &bytes);
-        self.totals.blocks = self.index.len() as u32;
-        self.totals.file_bytes = self.end + (bytes.len() + TRAILER_BYTES) as u64;
-        self.sum = self.totals.put(&mut bytes, self.file_checksum);
         let name = self.header.name;
-        let (from, to) = (FileName::Unfinished(name), FileName::Part(name));
-        self.waiting.extend([
-            Op::Write { file: from, offset: self.end, bytes },
-            Op::Sync(from),
-            Op::Rename { from, to },
-            Op::SyncDirectory(Directory::Backup(name.backup)),
-        ]);
+        let directory = Directory::Backup(name.backup);
+        self.whole = self.framer.finish(&self.totals, FileName::Part(name), directory);
     }
 
     /// Gives it up, unless it is done.
@@ -198,40 +166,26 @@ impl PartWriter {
     fn remove(&mut self, error: Option<DiskError>) {
         self.state = PartState::Failed(error);
         self.rows = Vec::new();
-        self.waiting.clear();
         let name = self.header.name;
-        self.waiting.push_back(Op::Remove(FileName::Unfinished(name)));
-        self.waiting.push_back(Op::Remove(FileName::Part(name)));
+        self.framer.remove([FileName::Unfinished(name), FileName::Part(name)]);
         self.finished = true;
     }
 
     /// The next thing to do, unless something is being done or nothing is to be.
     pub fn next_request(&mut self) -> Option<Request> {
-        if self.waits || self.waiting.is_empty() {
-            return None;
-        }
-        self.waits = true;
-        Some(Request { ops: self.waiting.drain(..).collect() })
+        self.framer.next_request()
     }
 
     /// A request was executed, or a part of it.
     pub fn on_done(&mut self, done: Completion) {
-        assert!(std::mem::take(&mut self.waits), "an answer to nothing");
+        let progress = self.framer.on_done(done);
         if self.state != PartState::Writing {
             return;
         }
-        if let Some((_, error)) = done.failed {
-            return self.remove(Some(error));
-        }
-        if matches!(done.ops.last(), Some(Op::SyncDirectory(_))) {
-            self.state = PartState::Done;
-        }
-        for op in done.ops {
-            if let Op::Write { bytes, .. } = op
-                && self.spares.len() < BLOCKS_WAITING_MAX
-            {
-                self.spares.push(bytes);
-            }
+        match progress {
+            Progress::Going => {}
+            Progress::Whole => self.state = PartState::Done,
+            Progress::Broken(broken) => self.remove(Some(broken.error)),
         }
     }
 
@@ -242,7 +196,7 @@ impl PartWriter {
         }
         let mut header = self.open;
         header.unpacked = self.rows.len() as u32;
-        let mut bytes = self.spares.pop().unwrap_or_default();
+        let mut bytes = self.framer.buffer();
         bytes.resize(
             BLOCK_HEADER_BYTES + lz4_flex::block::get_maximum_output_size(self.rows.len()),
             0,
@@ -260,20 +214,9 @@ impl PartWriter {
         }
         self.rows.clear();
         header.put(&mut bytes);
-        let offset = self.end;
-        self.index.push(IndexEntry {
-            offset,
-            bytes: bytes.len() as u32,
-            checksum: block_checksum(self.file_checksum, offset, &bytes),
-            rows: header.rows,
-            table: header.table,
-            unpacked: header.unpacked,
-            partition: header.partition,
-        });
+        let BlockHeader { rows, table, unpacked, partition, .. } = header;
+        self.framer.block(bytes, &Entry { rows, table, unpacked, partition });
         self.open.rows = 0;
-        self.end += bytes.len() as u64;
-        let file = FileName::Unfinished(self.header.name);
-        self.waiting.push_back(Op::Write { file, offset, bytes });
     }
 }
 

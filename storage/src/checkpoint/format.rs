@@ -1,8 +1,5 @@
-//! The bytes of a checkpoint; `docs/FORMAT.md` shows them. All integers are little-endian.
-//!
-//! Invariant: every byte is vouched for by a checksum. Those of the trailer, the index and the
-//! blocks start from the header's, those of blocks also from their place, so that no part of one
-//! file can be taken for a part of another.
+//! What a checkpoint says besides blocks and their places ([`crate::framed`]); `docs/FORMAT.md`
+//! shows the bytes. All integers are little-endian.
 
 use bytes::BufMut;
 use lockstep_proto::ids::{ClusterId, Incarnation, NodeId, RestartGeneration, Seq};
@@ -11,14 +8,10 @@ use lockstep_proto::wire::bytes::Reader;
 
 use super::plan::Plan;
 use crate::disk::{CheckpointName, FaultKind};
+use crate::framed::{self, Kind};
 
-pub(super) const MAGIC: &[u8; 4] = b"LKSC";
-pub(super) const TRAILER_MAGIC: &[u8; 4] = b"LKSE";
-pub(super) const VERSION: u16 = 1;
-pub(super) const HEADER_BYTES: usize = 96;
-pub(super) const BLOCK_HEADER_BYTES: usize = 16;
-pub(super) const INDEX_ENTRY_BYTES: usize = 24;
-pub(super) const TRAILER_BYTES: usize = 56;
+pub(super) const KIND: Kind =
+    Kind { magic: b"LKSC", trailer_magic: b"LKSE", version: 1, block_header_bytes: 16 };
 /// Bytes of a row before its key.
 pub(super) const ROW_HEADER_BYTES: usize = 14;
 /// In place of the length of a value: the row was deleted.
@@ -67,80 +60,46 @@ pub(super) struct BlockHeader {
     pub(super) items: u32,
 }
 
-/// Where a block is.
+/// What the index says of a block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct IndexEntry {
-    pub(super) offset: u64,
-    pub(super) bytes: u32,
-    pub(super) checksum: u32,
+pub(super) struct Entry {
     pub(super) items: u32,
     pub(super) table: u32,
 }
 
-/// The end of the file, without which it is none.
+/// What the trailer says.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(super) struct Trailer {
-    pub(super) index_offset: u64,
-    pub(super) blocks: u32,
-    pub(super) index_checksum: u32,
+pub(super) struct Totals {
     pub(super) rows: u64,
     pub(super) deleted: u64,
     pub(super) others: u64,
-    pub(super) file_bytes: u64,
-}
-
-/// The checksum of a block that lies at `offset` in the file with this header checksum.
-pub(super) fn block_checksum(file: u32, offset: u64, block: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c_append(file, &offset.to_le_bytes()), block)
 }
 
 impl CheckpointHeader {
     /// The header's bytes and their checksum.
     pub(super) fn encode(&self) -> (Vec<u8>, u32) {
-        let mut out = Vec::with_capacity(HEADER_BYTES);
-        out.put_slice(MAGIC);
-        out.put_u16_le(VERSION);
-        out.put_u16_le(HEADER_BYTES as u16);
-        out.put_u32_le(0);
-        out.put_u16_le(self.node.0);
-        out.put_u16_le(self.name.partition.0);
-        out.put_u128_le(self.cluster.0);
-        out.put_u32_le(self.incarnation.0);
-        out.put_u32_le(self.name.generation.0);
-        out.put_u64_le(self.name.epoch.0);
-        out.put_u64_le(self.plan.previous.map_or(0, |(_, epoch)| epoch.0));
-        out.put_u32_le(self.plan.previous.map_or(0, |(generation, _)| generation.0));
-        out.put_u16_le(self.plan.slices);
-        out.put_u16_le(self.plan.slice_first);
-        out.put_u16_le(self.plan.slice_count);
-        out.put_u16_le(self.partitions);
-        out.put_u8(u8::from(self.plan.previous.is_some()));
-        out.put_bytes(0, 3);
-        out.put_u64_le(self.seq.0);
-        out.put_bytes(0, 16);
-        debug_assert_eq!(out.len(), HEADER_BYTES);
-        let sum = crc32c::crc32c(&out[12..]);
-        out[8..12].copy_from_slice(&sum.to_le_bytes());
-        (out, sum)
+        KIND.header(|out| {
+            out.put_u16_le(self.node.0);
+            out.put_u16_le(self.name.partition.0);
+            out.put_u128_le(self.cluster.0);
+            out.put_u32_le(self.incarnation.0);
+            out.put_u32_le(self.name.generation.0);
+            out.put_u64_le(self.name.epoch.0);
+            out.put_u64_le(self.plan.previous.map_or(0, |(_, epoch)| epoch.0));
+            out.put_u32_le(self.plan.previous.map_or(0, |(generation, _)| generation.0));
+            out.put_u16_le(self.plan.slices);
+            out.put_u16_le(self.plan.slice_first);
+            out.put_u16_le(self.plan.slice_count);
+            out.put_u16_le(self.partitions);
+            out.put_u8(u8::from(self.plan.previous.is_some()));
+            out.put_bytes(0, 3);
+            out.put_u64_le(self.seq.0);
+        })
     }
 
     /// Reads the header at the start of a file.
     pub(super) fn decode(file: &[u8]) -> Result<(Self, u32), FaultKind> {
-        let cut = FaultKind::Damaged("the header is cut off");
-        if !file.starts_with(&MAGIC[..file.len().min(MAGIC.len())]) {
-            return Err(FaultKind::NotOurs);
-        }
-        let head = file.get(..HEADER_BYTES).ok_or(cut)?;
-        let version = u16::from_le_bytes([head[4], head[5]]);
-        if version != VERSION {
-            return Err(FaultKind::Version { found: version, read: VERSION });
-        }
-        let sum = u32::from_le_bytes([head[8], head[9], head[10], head[11]]);
-        let length = u16::from_le_bytes([head[6], head[7]]);
-        if sum != crc32c::crc32c(&head[12..]) || usize::from(length) != HEADER_BYTES {
-            return Err(FaultKind::Damaged("the header is not what was written"));
-        }
-        let header = Self::read(&mut Reader::new(&head[12..])).map_err(|_| cut)?;
+        let (header, sum) = KIND.read_header(file, Self::read)?;
         let sound = header.plan.is_sound() && header.partitions.is_power_of_two();
         let senseless = FaultKind::Damaged("the header makes no sense");
         if sound { Ok((header, sum)) } else { Err(senseless) }
@@ -189,63 +148,29 @@ impl BlockHeader {
     }
 }
 
-impl IndexEntry {
-    pub(super) fn put(&self, out: &mut Vec<u8>) {
-        out.put_u64_le(self.offset);
-        out.put_u32_le(self.bytes);
-        out.put_u32_le(self.checksum);
+impl framed::Entry for Entry {
+    const BYTES: usize = 8;
+
+    fn put(&self, out: &mut Vec<u8>) {
         out.put_u32_le(self.items);
         out.put_u32_le(self.table);
     }
 
-    pub(super) fn read(r: &mut Reader<'_>) -> Result<Self, WireError> {
-        Ok(Self {
-            offset: r.u64()?,
-            bytes: r.u32()?,
-            checksum: r.u32()?,
-            items: r.u32()?,
-            table: r.u32()?,
-        })
+    fn read(r: &mut Reader<'_>) -> Result<Self, WireError> {
+        Ok(Self { items: r.u32()?, table: r.u32()? })
     }
 }
 
-impl Trailer {
-    pub(super) fn put(&self, out: &mut Vec<u8>, file: u32) {
-        let start = out.len();
-        out.put_slice(TRAILER_MAGIC);
-        out.put_u32_le(0);
-        out.put_u64_le(self.index_offset);
-        out.put_u32_le(self.blocks);
-        out.put_u32_le(self.index_checksum);
+impl framed::Totals for Totals {
+    fn put(&self, file_bytes: u64, out: &mut Vec<u8>) {
         out.put_u64_le(self.rows);
         out.put_u64_le(self.deleted);
         out.put_u64_le(self.others);
-        out.put_u64_le(self.file_bytes);
-        let sum = crc32c::crc32c_append(file, &out[start + 8..]);
-        out[start + 4..start + 8].copy_from_slice(&sum.to_le_bytes());
+        out.put_u64_le(file_bytes);
     }
 
-    /// Reads the trailer at the end of a file with this header checksum.
-    pub(super) fn decode(bytes: &[u8], file: u32) -> Option<Self> {
-        let start = bytes.len().checked_sub(TRAILER_BYTES)?;
-        let own = &bytes[start..];
-        let sum = u32::from_le_bytes(*own[4..].first_chunk()?);
-        if &own[..4] != TRAILER_MAGIC || sum != crc32c::crc32c_append(file, &own[8..]) {
-            return None;
-        }
-        let trailer = Self::read(&mut Reader::new(&own[8..])).ok()?;
-        (trailer.file_bytes == bytes.len() as u64).then_some(trailer)
-    }
-
-    fn read(r: &mut Reader<'_>) -> Result<Self, WireError> {
-        Ok(Self {
-            index_offset: r.u64()?,
-            blocks: r.u32()?,
-            index_checksum: r.u32()?,
-            rows: r.u64()?,
-            deleted: r.u64()?,
-            others: r.u64()?,
-            file_bytes: r.u64()?,
-        })
+    fn read(r: &mut Reader<'_>) -> Result<(Self, u64), WireError> {
+        let totals = Self { rows: r.u64()?, deleted: r.u64()?, others: r.u64()? };
+        Ok((totals, r.u64()?))
     }
 }

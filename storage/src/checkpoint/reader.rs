@@ -13,10 +13,10 @@ use lockstep_proto::ids::{ClusterId, Epoch, NodeId, PartitionId, SchemaVersion, 
 use lockstep_proto::wire::bytes::Reader;
 
 use super::format::{
-    BLOCK_HEADER_BYTES, BlockHeader, BlockKind, CheckpointHeader, DELETED, HEADER_BYTES,
-    INDEX_ENTRY_BYTES, IndexEntry, ROW_HEADER_BYTES, TRAILER_BYTES, Trailer, block_checksum,
+    BlockHeader, BlockKind, CheckpointHeader, DELETED, Entry, KIND, ROW_HEADER_BYTES, Totals,
 };
 use crate::disk::{CheckpointName, FaultKind, FileFault, FileName};
+use crate::framed::{Framed, RawBlock};
 use lockstep_proto::generations::Generations;
 
 /// Whose files they must be.
@@ -36,23 +36,14 @@ pub struct Expected {
 #[derive(Clone, Copy, Debug)]
 pub struct CheckpointFile<'a> {
     header: CheckpointHeader,
-    bytes: &'a [u8],
-    index: &'a [u8],
-    checksum: u32,
-    trailer: Trailer,
+    framed: Framed<'a, Entry, Totals>,
     trusted: bool,
 }
 
 /// A block, not checked yet.
 #[derive(Clone, Copy, Debug)]
 pub struct Block<'a> {
-    name: CheckpointName,
-    offset: u64,
-    bytes: &'a [u8],
-    /// What its bytes must sum up to, and what the sum starts from.
-    checksum: u32,
-    file: u32,
-    items: u32,
+    raw: RawBlock<'a, Entry>,
     trusted: bool,
 }
 
@@ -147,21 +138,8 @@ impl<'a> CheckpointFile<'a> {
         if let Some(kind) = foreign(expected, name, &header) {
             return Err(whole(kind));
         }
-        let end = bytes.len().saturating_sub(TRAILER_BYTES);
-        let Some(trailer) = Trailer::decode(bytes, checksum) else {
-            return Err(FileFault::damaged(file, end, "no trailer for a file of this length"));
-        };
-        let index = usize::try_from(trailer.index_offset).ok().and_then(|at| bytes.get(at..end));
-        let Some(index) = index else {
-            return Err(FileFault::damaged(file, end, "an index outside the file"));
-        };
-        let at = end - index.len();
-        let opened = Self { header, bytes, index, checksum, trailer, trusted: false };
-        let sum = crc32c::crc32c_append(checksum, index);
-        if sum != trailer.index_checksum || !opened.is_seamless(at) {
-            return Err(FileFault::damaged(file, at, "the index is not what was written"));
-        }
-        Ok(opened)
+        let framed = Framed::open(&KIND, file, bytes, checksum)?;
+        Ok(Self { header, framed, trusted: false })
     }
 
     /// The same, its blocks taken for what was written. A bug, for the canary.
@@ -178,47 +156,22 @@ impl<'a> CheckpointFile<'a> {
     /// How many rows are in it, and how many deleted ones.
     #[must_use]
     pub fn rows(&self) -> (u64, u64) {
-        (self.trailer.rows, self.trailer.deleted)
+        (self.framed.totals.rows, self.framed.totals.deleted)
     }
 
     /// Its blocks, in the order in which they were written.
     pub fn blocks(&self) -> impl Iterator<Item = Block<'a>> + use<'a> {
-        let Self { header, bytes, checksum, trusted, .. } = *self;
-        entries(self.index).map(move |entry| {
-            let start = entry.offset as usize;
-            Block {
-                name: header.name,
-                offset: entry.offset,
-                bytes: &bytes[start..start + entry.bytes as usize],
-                checksum: entry.checksum,
-                file: checksum,
-                items: entry.items,
-                trusted,
-            }
-        })
+        let trusted = self.trusted;
+        self.framed.blocks().map(move |raw| Block { raw, trusted })
     }
 
     /// How many rows of a table there are, deleted ones among them: never more than would fit their
     /// blocks, whatever the index says.
     #[must_use]
     pub fn rows_of(&self, table: TableId) -> usize {
-        let own = entries(self.index).filter(|entry| entry.table == table.0);
-        own.map(|entry| (entry.items as usize).min(entry.bytes as usize / ROW_HEADER_BYTES)).sum()
-    }
-
-    /// Whether the blocks fill the file from the header to the index, without gap or overlap.
-    fn is_seamless(&self, index_at: usize) -> bool {
-        let mut end = HEADER_BYTES as u64;
-        let mut count = 0;
-        for entry in entries(self.index) {
-            if entry.offset != end || (entry.bytes as usize) < BLOCK_HEADER_BYTES {
-                return false;
-            }
-            end += u64::from(entry.bytes);
-            count += 1;
-        }
-        let whole = self.index.len() == count as usize * INDEX_ENTRY_BYTES;
-        whole && end == index_at as u64 && count == self.trailer.blocks
+        let own = self.framed.entries().filter(|(entry, _)| entry.table == table.0);
+        own.map(|(entry, bytes)| (entry.items as usize).min(bytes as usize / ROW_HEADER_BYTES))
+            .sum()
     }
 }
 
@@ -226,7 +179,7 @@ impl<'a> Block<'a> {
     /// Whether it has rows, if it is what was written.
     #[must_use]
     pub fn has_rows(&self) -> bool {
-        self.bytes.first() == Some(&(BlockKind::Rows as u8))
+        self.raw.bytes.first() == Some(&(BlockKind::Rows as u8))
     }
 
     /// Checks the block and gives what is in it.
@@ -234,37 +187,28 @@ impl<'a> Block<'a> {
     /// # Errors
     /// If it is not what was written.
     pub fn items(&self) -> Result<Items<'a>, FileFault> {
-        let file = FileName::Checkpoint(self.name);
-        let fault = |what| FileFault::damaged(file, self.offset as usize, what);
-        let sum = block_checksum(self.file, self.offset, self.bytes);
-        if sum != self.checksum && !self.trusted {
+        let fault = |what| self.raw.fault(what);
+        if !self.raw.is_as_written() && !self.trusted {
             return Err(fault("a block does not match its checksum"));
         }
-        let mut reader = Reader::new(self.bytes);
+        let mut reader = Reader::new(self.raw.bytes);
         let Ok(header) = BlockHeader::read(&mut reader) else {
             return Err(fault("a block of a kind that does not exist"));
         };
-        if header.items != self.items {
+        let Entry { items: count, .. } = self.raw.entry;
+        if header.items != count {
             return Err(fault("a block with another number of items than the index says"));
         }
         let bytes = reader.rest();
         let (table, schema) = (TableId(header.table), SchemaVersion(header.schema));
         let items = match header.kind {
-            BlockKind::Tables => Walk::new(bytes, self.items).map(Items::Tables),
-            BlockKind::Rows => {
-                Walk::new(bytes, self.items).map(|rows| Items::Rows(table, schema, rows))
-            }
-            BlockKind::Prepared => Walk::new(bytes, self.items).map(Items::Prepared),
-            BlockKind::Outcomes => Walk::new(bytes, self.items).map(Items::Outcomes),
+            BlockKind::Tables => Walk::new(bytes, count).map(Items::Tables),
+            BlockKind::Rows => Walk::new(bytes, count).map(|rows| Items::Rows(table, schema, rows)),
+            BlockKind::Prepared => Walk::new(bytes, count).map(Items::Prepared),
+            BlockKind::Outcomes => Walk::new(bytes, count).map(Items::Outcomes),
         };
         items.ok_or_else(|| fault("a block whose items do not fill it"))
     }
-}
-
-fn entries(index: &[u8]) -> impl Iterator<Item = IndexEntry> + use<'_> {
-    index
-        .chunks_exact(INDEX_ENTRY_BYTES)
-        .map_while(|bytes| IndexEntry::read(&mut Reader::new(bytes)).ok())
 }
 
 fn foreign(

@@ -11,19 +11,14 @@
 //!     ├──────(any failure)──► Failed: the partial file is removed, the older checkpoints stay
 //!     └──────(abandon)──────► Abandoned: likewise
 //! ```
-//! Invariant: the final name is given to a file only after all its bytes are synced.
-
-use std::collections::VecDeque;
 
 use bytes::BufMut;
 use lockstep_proto::ids::{Epoch, SchemaVersion, TableId};
 use lockstep_proto::limits::CHECKPOINT_BLOCK_BYTES;
 
-use super::format::{
-    BLOCK_HEADER_BYTES, BlockHeader, BlockKind, CheckpointHeader, DELETED, INDEX_ENTRY_BYTES,
-    IndexEntry, TRAILER_BYTES, Trailer, block_checksum,
-};
-use crate::disk::{Broken, Completion, Directory, FileName, Op, Request};
+use super::format::{BlockHeader, BlockKind, CheckpointHeader, DELETED, Entry, KIND, Totals};
+use crate::disk::{Broken, Completion, Directory, FileName, Request};
+use crate::framed::{Framer, Progress};
 
 /// Full blocks that may wait for the disk.
 const BLOCKS_WAITING_MAX: usize = 4;
@@ -45,17 +40,12 @@ pub enum CheckpointState {
 /// See the module text.
 pub struct CheckpointWriter {
     header: CheckpointHeader,
-    file_checksum: u32,
+    framer: Framer,
     block_bytes_max: usize,
     /// The block being filled; its kind, table and schema say what may be added.
     open: Option<(BlockHeader, Vec<u8>)>,
-    waiting: VecDeque<Op>,
-    spares: Vec<Vec<u8>>,
-    index: Vec<IndexEntry>,
-    totals: Trailer,
-    end: u64,
+    totals: Totals,
     finished: bool,
-    waits: bool,
     state: CheckpointState,
 }
 
@@ -64,22 +54,13 @@ impl CheckpointWriter {
     #[must_use]
     pub fn new(header: CheckpointHeader) -> Self {
         let file = FileName::Partial(header.name);
-        let (bytes, file_checksum) = header.encode();
-        let end = bytes.len() as u64;
-        // One of the same name may be left from an attempt that failed.
-        let begin = [Op::Remove(file), Op::Create(file), Op::Write { file, offset: 0, bytes }];
         Self {
             header,
-            file_checksum,
+            framer: Framer::new(&KIND, file, header.encode(), None),
             block_bytes_max: CHECKPOINT_BLOCK_BYTES,
             open: None,
-            waiting: VecDeque::from(begin),
-            spares: Vec::new(),
-            index: Vec::new(),
-            totals: Trailer::default(),
-            end,
+            totals: Totals::default(),
             finished: false,
-            waits: false,
             state: CheckpointState::Writing,
         }
     }
@@ -100,7 +81,7 @@ impl CheckpointWriter {
     /// Whether it wants more just now. More is taken all the same, and kept in memory.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.waiting.len() < BLOCKS_WAITING_MAX
+        self.framer.waiting() < BLOCKS_WAITING_MAX
     }
 
     /// Whether it has been given everything, or wants nothing any more.
@@ -112,7 +93,7 @@ impl CheckpointWriter {
     /// Whether nothing is out and nothing waits.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        !self.waits && self.waiting.is_empty()
+        self.framer.is_idle()
     }
 
     /// How far it is.
@@ -171,21 +152,8 @@ impl CheckpointWriter {
             return;
         }
         self.seal();
-        let mut bytes = Vec::with_capacity(self.index.len() * INDEX_ENTRY_BYTES + TRAILER_BYTES);
-        self.index.iter().for_each(|entry| entry.put(&mut bytes));
-        self.totals.index_offset = self.end;
-        self.totals.index_checksum = crc32c::crc32c_append(self.file_checksum, &bytes);
-        self.totals.blocks = self.index.len() as u32;
-        self.totals.file_bytes = self.end + (bytes.len() + TRAILER_BYTES) as u64;
-        self.totals.put(&mut bytes, self.file_checksum);
-        let (from, to) =
-            (FileName::Partial(self.header.name), FileName::Checkpoint(self.header.name));
-        self.waiting.extend([
-            Op::Write { file: from, offset: self.end, bytes },
-            Op::Sync(from),
-            Op::Rename { from, to },
-            Op::SyncDirectory(Directory::Checkpoint),
-        ]);
+        let name = FileName::Checkpoint(self.header.name);
+        self.framer.finish(&self.totals, name, Directory::Checkpoint);
     }
 
     /// Gives it up, unless it has been given everything.
@@ -199,41 +167,26 @@ impl CheckpointWriter {
     fn remove(&mut self, state: CheckpointState) {
         self.state = state;
         self.open = None;
-        self.waiting.clear();
-        self.waiting.push_back(Op::Remove(FileName::Partial(self.header.name)));
+        self.framer.remove([FileName::Partial(self.header.name)]);
         self.finished = true;
     }
 
     /// The next thing to do, unless something is being done or nothing is to be.
     pub fn next_request(&mut self) -> Option<Request> {
-        if self.waits || self.waiting.is_empty() {
-            return None;
-        }
-        self.waits = true;
-        Some(Request { ops: self.waiting.drain(..).collect() })
+        self.framer.next_request()
     }
 
     /// A request was executed, or a part of it.
     pub fn on_done(&mut self, done: Completion) {
-        assert!(std::mem::take(&mut self.waits), "an answer to nothing");
+        let progress = self.framer.on_done(done);
         if self.state != CheckpointState::Writing {
             // If the file cannot be removed now, the next start or the next attempt does it.
             return;
         }
-        if let Some((at, error)) = done.failed {
-            let file = done.ops[at].file();
-            self.remove(CheckpointState::Failed(Broken { file, error }));
-            return;
-        }
-        if matches!(done.ops.last(), Some(Op::SyncDirectory(_))) {
-            self.state = CheckpointState::Done;
-        }
-        for op in done.ops {
-            if let Op::Write { bytes, .. } = op
-                && self.spares.len() < BLOCKS_WAITING_MAX
-            {
-                self.spares.push(bytes);
-            }
+        match progress {
+            Progress::Going => {}
+            Progress::Whole => self.state = CheckpointState::Done,
+            Progress::Broken(broken) => self.remove(CheckpointState::Failed(broken)),
         }
     }
 
@@ -255,9 +208,7 @@ impl CheckpointWriter {
             self.seal();
         }
         let (header, bytes) = self.open.get_or_insert_with(|| {
-            let mut bytes = self.spares.pop().unwrap_or_default();
-            bytes.clear();
-            bytes.resize(BLOCK_HEADER_BYTES, 0);
+            let mut bytes = self.framer.buffer();
             bytes.reserve(self.block_bytes_max);
             (wanted, bytes)
         });
@@ -279,19 +230,6 @@ impl CheckpointWriter {
             return;
         }
         header.put(&mut bytes);
-        let offset = self.end;
-        self.index.push(IndexEntry {
-            offset,
-            bytes: bytes.len() as u32,
-            checksum: block_checksum(self.file_checksum, offset, &bytes),
-            items: header.items,
-            table: header.table,
-        });
-        self.end += bytes.len() as u64;
-        self.waiting.push_back(Op::Write {
-            file: FileName::Partial(self.header.name),
-            offset,
-            bytes,
-        });
+        self.framer.block(bytes, &Entry { items: header.items, table: header.table });
     }
 }

@@ -170,8 +170,9 @@ impl Swept {
                 "shape 2x2\nclients 1\nlists 2\npause_us 30000\nseconds 1\n\
                  checkpoint_ms 100\nblackout\n"
             }
+            // Few transactions, so that most turns are the backup's.
             Self::Backup => {
-                "shape 2x2\nclients 2\nlists 2\npause_us 3000\nseconds 1\n\
+                "shape 2x2\nclients 2\nlists 2\npause_us 12000\nseconds 1\n\
                  at 90 backup\nat 700 backup\n"
             }
             // Three replicas, so that the cluster lives on when one more node fails.
@@ -218,7 +219,7 @@ impl Swept {
             Self::Silence => (440 * MS, 480 * MS),
             Self::Arbitration => (480 * MS, 560 * MS),
             Self::Checkpoint => (100 * MS, 130 * MS),
-            Self::Backup => (90 * MS, 125 * MS),
+            Self::Backup => (90 * MS, 104 * MS),
             Self::Restart => return None,
         })
     }

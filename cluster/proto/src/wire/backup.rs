@@ -92,11 +92,16 @@ pub enum BackupMessage {
     Keep {
         /// The backup.
         backup: BackupId,
+        /// The newest of them: the shard has been told to write no other since.
+        newest: u32,
     },
-    /// They will.
+    /// They will. A file that the shard is told to write later makes all of them loose again, so
+    /// the promise says which it is.
     Kept {
         /// The backup.
         backup: BackupId,
+        /// See there.
+        newest: u32,
     },
     /// Nothing more is wanted as of the epoch.
     End {

@@ -144,7 +144,8 @@ impl Job {
                 let to = Target::Shard(addr.instance, addr.shard);
                 out.effect(Effect::Dial { to, addr: member.addr.clone() });
                 let standing = Standing::Dialled;
-                let new = Shard { link: None, standing, heard: now, rows: (0, 0), kept: false };
+                let new =
+                    Shard { link: None, standing, heard: now, rows: (0, 0), told: 0, kept: 0 };
                 self.shards.all.insert(addr, new);
             }
         }
@@ -255,7 +256,7 @@ impl Job {
                 shard.rows = (rows, row_bytes);
                 self.count();
             }
-            BackupMessage::Kept { backup } if backup == own => shard.kept = true,
+            BackupMessage::Kept { backup, newest } if backup == own => shard.kept = newest,
             BackupMessage::Cleared { backup, failed }
                 if backup == own && self.phase == Phase::Clearing =>
             {
@@ -341,13 +342,7 @@ impl Job {
         if self.phase == Phase::Writing {
             self.write(now, out);
         }
-        if self.phase == Phase::Keeping
-            && self
-                .shards
-                .pieces
-                .values()
-                .all(|piece| self.shards.all.get(&piece.shard).is_some_and(|shard| shard.kept))
-        {
+        if self.phase == Phase::Keeping && self.shards.are_kept() {
             self.finish(out);
         }
         if self.phase == Phase::Clearing
@@ -389,12 +384,7 @@ impl Job {
         if self.shards.pieces.values().all(|piece| piece.sum.is_some()) {
             self.phase = Phase::Keeping;
             self.deadline = now + PATIENCE;
-            let keep = BackupMessage::Keep { backup: self.record.backup };
-            for (addr, shard) in &self.shards.all {
-                if self.shards.has_pieces(*addr) && !shard.kept {
-                    tell(shard.link, &keep, out);
-                }
-            }
+            self.shards.ask_to_keep(self.record.backup, out);
         }
     }
 

@@ -35,7 +35,9 @@ pub(super) struct Shard {
     pub(super) heard: Instant,
     /// What it says to have in files that may not be finished.
     pub(super) rows: (u64, u64),
-    pub(super) kept: bool,
+    /// The newest file it was told to write, and up to which one it has promised to keep them.
+    pub(super) told: u32,
+    pub(super) kept: u32,
 }
 
 /// A file that was asked for.
@@ -123,7 +125,7 @@ impl Shards {
             self.piece_next += 1;
             let piece = self.piece_next;
             let link = self.all.get_mut(&shard).and_then(|shard| {
-                shard.kept = false;
+                shard.told = piece;
                 shard.link
             });
             let write = BackupMessage::Write { backup, piece, partitions: partitions.clone() };
@@ -163,6 +165,22 @@ impl Shards {
     /// Whether this shard has files that the backup is made of.
     pub(super) fn has_pieces(&self, addr: ShardAddr) -> bool {
         self.pieces.values().any(|piece| piece.shard == addr)
+    }
+
+    /// Asks for a promise to keep everything that is written.
+    pub(super) fn ask_to_keep(&self, backup: BackupId, out: &mut Outputs) {
+        for (addr, shard) in &self.all {
+            if self.has_pieces(*addr) && shard.kept != shard.told {
+                tell(shard.link, &BackupMessage::Keep { backup, newest: shard.told }, out);
+            }
+        }
+    }
+
+    /// Whether all of it will be kept. A promise that was given before a shard was told to write
+    /// more does not count: what it was told since is loose, and the rest with it.
+    pub(super) fn are_kept(&self) -> bool {
+        let mut owners = self.pieces.values().map(|piece| self.all.get(&piece.shard));
+        owners.all(|shard| shard.is_some_and(|shard| shard.kept == shard.told))
     }
 }
 

@@ -203,9 +203,10 @@ fn each_partition_is_written_by_a_backup_and_named_when_all_are_promised() {
     assert_eq!(bench.heard(1), []);
     bench.wrote(2, 2, Ok(SUM));
     for node in [1, 2] {
-        assert_eq!(bench.heard(node), [BackupMessage::Keep { backup: FIRST }]);
+        let newest = u32::from(node);
+        assert_eq!(bench.heard(node), [BackupMessage::Keep { backup: FIRST, newest }]);
         assert!(bench.disk.is_empty(), "not all have promised");
-        bench.say(node, BackupMessage::Kept { backup: FIRST });
+        bench.say(node, BackupMessage::Kept { backup: FIRST, newest });
     }
     assert_eq!(bench.state(), BackupState::Finishing);
     assert!(bench.order(BackupMessage::Abort { backup: FIRST }).is_some(), "too late");
@@ -236,17 +237,20 @@ fn a_second_backup_is_refused_while_one_is_under_way() {
 fn who_is_lost_before_the_manifest_takes_his_parts_with_him() {
     let mut bench = Bench::new();
     bench.pinned();
+    assert_eq!(bench.writes(2), [(2, both([0, 2]))]);
     bench.wrote(1, 1, Ok(SUM));
     bench.wrote(2, 2, Ok(SUM));
-    bench.say(1, BackupMessage::Kept { backup: FIRST });
-    bench.heard(2);
+    bench.say(1, BackupMessage::Kept { backup: FIRST, newest: 1 });
+    assert_eq!(bench.heard(2), [BackupMessage::Keep { backup: FIRST, newest: 2 }]);
     bench.lose(1);
     assert!(bench.disk.is_empty());
     assert_eq!(bench.writes(2), [(3, both([1, 3]))]);
+    // A promise that was on its way: for its earlier parts, which are loose again by now.
+    bench.say(2, BackupMessage::Kept { backup: FIRST, newest: 2 });
     bench.wrote(2, 3, Ok(SUM));
-    // Its earlier promise was for its earlier parts.
-    assert_eq!(bench.heard(2), [BackupMessage::Keep { backup: FIRST }]);
-    bench.say(2, BackupMessage::Kept { backup: FIRST });
+    assert_eq!(bench.heard(2), [BackupMessage::Keep { backup: FIRST, newest: 3 }]);
+    assert!(bench.disk.is_empty());
+    bench.say(2, BackupMessage::Kept { backup: FIRST, newest: 3 });
     bench.disk_done(None);
     assert_eq!(bench.state(), BackupState::Done);
     assert!(bench.marks.contains(&"backup_writer_lost"));
@@ -388,7 +392,7 @@ fn whom_and_what_it_is_about_is_checked() {
     let told = bench.backups.on_operator(bench.now, none, None, &mut bench.out);
     let answer = told.and_then(|outcome| outcome.answer);
     assert!(matches!(answer, Some(BackupMessage::Done { refused: Some(_), .. })), "no cluster");
-    let strange = BackupMessage::Kept { backup: FIRST };
+    let strange = BackupMessage::Kept { backup: FIRST, newest: 1 };
     assert!(bench.backups.on_operator(bench.now, strange, None, &mut bench.out).is_none());
     let known = bench.backups.on_shard_up(
         bench.now,
