@@ -8,6 +8,7 @@ use std::time::Duration;
 use lockstep_proto::durability::Durability;
 use lockstep_proto::error::Code;
 use lockstep_proto::ids::{NodeId, PartitionId, ShardId};
+use lockstep_proto::orders::Order;
 use lockstep_proto::view::View;
 use lockstep_proto::wire::client::ShardStatus;
 use lockstep_runtime::EmbeddedOptions;
@@ -304,6 +305,26 @@ impl Client {
     /// [`crate::ErrorKind::Unavailable`] if the node is not in the view or does not answer.
     pub async fn leave(&self, node: NodeId, again: bool) -> Result<()> {
         match self.call(Call::Leave { node, again }).await? {
+            Reply::Status(_) => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Tells the cluster what its roster should be, by one of its nodes. It was told when this
+    /// returns; that it was done, or will be, is shown by the view.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unavailable`] if no node answers.
+    pub async fn order(&self, order: Order) -> Result<()> {
+        let view = self.view().await?;
+        let mut nodes: Vec<NodeId> = view.in_sync().map(|m| m.instance.node).collect();
+        let last = nodes.pop().unwrap_or_default();
+        for node in nodes {
+            if self.call(Call::Order { node, order: order.clone() }).await.is_ok() {
+                return Ok(());
+            }
+        }
+        match self.call(Call::Order { node: last, order }).await? {
             Reply::Status(_) => Ok(()),
             other => Err(unexpected(&other)),
         }

@@ -1,9 +1,11 @@
-//! A data node without an identity: it asks the management server to be part of the cluster that
-//! is being created, and ends when identity and first view are on disk.
+//! A data node without an identity: it asks a management server to be part of the cluster that is
+//! being created, or for a seat in one that is there, and ends when identity and view are on disk.
 //!
-//! It reports to the *first* management server of its list and to no other: two servers that each
-//! collected all reports would create two clusters. A refusal ends the process with the server's
-//! words, because only an operator can mend it; silence and broken links are tried again for ever.
+//! Only the *first* management server of its list may create a cluster of those who report to it:
+//! two servers that each collected all reports would create two clusters. For a seat any of them
+//! will do, because the data nodes give it; so they are tried in turn. A refusal ends the process
+//! with the server's words, because only an operator can mend it; silence and broken links are
+//! tried again for ever.
 //!
 //! ```text
 //! Waiting ─dial─▶ Dialling ─link up─▶ Reporting ─Admitted─▶ Storing ─both stored─▶ exit 0
@@ -15,11 +17,12 @@
 
 use std::time::Duration;
 
-use lockstep_proto::ids::{ClusterId, MgmtId, NodeId, NodeInstance};
+use lockstep_proto::ids::{ClusterId, MgmtId, NodeInstance};
 use lockstep_proto::process::{
     Effect, Exit, Input, LinkId, LogLevel, Outputs, Peer, Process, Target,
 };
 use lockstep_proto::report::Report;
+use lockstep_proto::roster::Newcomer;
 use lockstep_proto::stored::{Stored, StoredIdentity};
 use lockstep_proto::time::Instant;
 use lockstep_proto::view::View;
@@ -41,24 +44,18 @@ const TOKEN_IDENTITY: u64 = 2;
 /// What a newcomer is started with.
 #[derive(Clone, Debug)]
 pub struct NewcomerOptions {
-    /// The management server that creates the cluster: the first of the configured list.
-    pub mgmt: (MgmtId, String),
-    /// `host:port` at which other nodes reach this one.
-    pub addr: String,
-    /// Its availability zone; empty if none.
-    pub zone: String,
-    /// How many shard cores it will run.
-    pub shards: u16,
-    /// The node id its operator chose.
-    pub wanted: Option<NodeId>,
-    /// A number drawn at random for this life of the process.
-    pub process: u64,
+    /// The management servers; the first may create the cluster.
+    pub mgmts: Vec<(MgmtId, String)>,
+    /// What it says about itself.
+    pub newcomer: Newcomer,
 }
 
 /// A newcomer. See the module text.
 pub struct NewcomerCore {
     options: NewcomerOptions,
     state: State,
+    /// Which server is asked now.
+    turn: usize,
     dials_failed: u32,
     told: String,
 }
@@ -76,14 +73,14 @@ impl NewcomerCore {
     #[must_use]
     pub fn new(options: NewcomerOptions) -> Self {
         let state = State::Waiting { until: Instant(0) };
-        Self { options, state, dials_failed: 0, told: String::new() }
+        Self { options, state, turn: 0, dials_failed: 0, told: String::new() }
     }
 
     fn on_timeout(&mut self, now: Instant, out: &mut Outputs) {
         match self.state {
             State::Waiting { until } if now >= until => {
                 self.state = State::Dialling;
-                let (id, addr) = self.options.mgmt.clone();
+                let (id, addr) = self.server();
                 out.effect(Effect::Dial { to: Target::Mgmt(id), addr });
             }
             State::Reporting { link, again } if now >= again => self.report(now, link, out),
@@ -96,7 +93,7 @@ impl NewcomerCore {
     }
 
     fn on_link_up(&mut self, now: Instant, link: LinkId, peer: Peer, out: &mut Outputs) {
-        if matches!(self.state, State::Dialling) && peer == Peer::Mgmt(self.options.mgmt.0) {
+        if matches!(self.state, State::Dialling) && peer == Peer::Mgmt(self.server().0) {
             self.dials_failed = 0;
             self.report(now, link, out);
         }
@@ -105,8 +102,19 @@ impl NewcomerCore {
     fn on_link_down(&mut self, now: Instant, ended: LinkId, out: &mut Outputs) {
         if matches!(self.state, State::Reporting { link, .. } if link == ended) {
             out.mark("newcomer_link_lost");
-            self.state = State::Waiting { until: now + DIAL_PAUSE };
+            self.next_server(now);
         }
+    }
+
+    /// The server whose turn it is.
+    fn server(&self) -> (MgmtId, String) {
+        let servers = &self.options.mgmts;
+        servers.get(self.turn % servers.len().max(1)).cloned().unwrap_or_default()
+    }
+
+    fn next_server(&mut self, now: Instant) {
+        self.turn += 1;
+        self.state = State::Waiting { until: now + DIAL_PAUSE };
     }
 
     fn on_dial_failed(&mut self, now: Instant, out: &mut Outputs) {
@@ -114,20 +122,21 @@ impl NewcomerCore {
             return;
         }
         if self.dials_failed.is_multiple_of(DIALS_PER_WARNING) {
-            let (id, addr) = &self.options.mgmt;
+            let (id, addr) = self.server();
             let text = format!(
-                "cannot reach management server {id} at {addr}, which creates the cluster; trying \
-                 again: check that it runs, its `mgmt.id`, and `cluster.mgmt` here"
+                "cannot reach management server {id} at {addr}; trying again, and the others: \
+                 check that it runs, its `mgmt.id`, and `cluster.mgmt` here"
             );
             out.log(LogLevel::Warn, text);
         }
         self.dials_failed += 1;
-        self.state = State::Waiting { until: now + DIAL_PAUSE };
+        self.next_server(now);
     }
 
     fn report(&mut self, now: Instant, link: LinkId, out: &mut Outputs) {
-        let NewcomerOptions { addr, zone, shards, wanted, process, .. } = self.options.clone();
-        let message = ControlMessage::Report { addr, zone, shards, process, wanted };
+        let newcomer = self.options.newcomer.clone();
+        let creates = self.options.mgmts.first() == Some(&self.server());
+        let message = ControlMessage::Report { newcomer, creates };
         if let Some(buffer) = out.buffer(link) {
             message.frame(buffer);
         }
@@ -170,7 +179,9 @@ impl NewcomerCore {
         view: &View,
         out: &mut Outputs,
     ) {
-        if view.cluster != cluster || !view.contains(instance) {
+        let seat = view.roster.seat(instance.node);
+        let own = seat.is_some_and(|seat| seat.process == self.options.newcomer.process);
+        if view.cluster != cluster || !(own || view.contains(instance)) {
             let reason = "the management server handed out an identity that is not in its own \
                           view; this is a bug, please report it";
             return self.end(1, reason.to_owned(), out);
@@ -236,8 +247,9 @@ impl Process for NewcomerCore {
 #[cfg(test)]
 mod tests {
     use bytes::BytesMut;
-    use lockstep_proto::ids::{Epoch, GroupId, Incarnation, RestartGeneration, ViewNumber};
+    use lockstep_proto::ids::{Epoch, GroupId, Incarnation, NodeId, RestartGeneration, ViewNumber};
     use lockstep_proto::process::{DialError, LinkEnd, StoredFile};
+    use lockstep_proto::roster::Roster;
     use lockstep_proto::view::{ClusterConfig, Member, Standing};
 
     use super::*;
@@ -253,12 +265,15 @@ mod tests {
     impl Bench {
         fn new() -> Self {
             let options = NewcomerOptions {
-                mgmt: (MGMT, "m1:1186".to_owned()),
-                addr: "n1:1".to_owned(),
-                zone: "a".to_owned(),
-                shards: 2,
-                wanted: None,
-                process: 9,
+                mgmts: vec![(MGMT, "m1:1186".to_owned())],
+                newcomer: Newcomer {
+                    addr: "n1:1".to_owned(),
+                    zone: "a".to_owned(),
+                    shards: 2,
+                    process: 9,
+                    wanted: None,
+                    group: None,
+                },
             };
             Self { core: NewcomerCore::new(options), out: Outputs::with_marks(), now: Instant(1) }
         }
@@ -292,7 +307,7 @@ mod tests {
                 let length = u32::from_le_bytes(unsent[..4].try_into().expect("four bytes"));
                 let frame = unsent.split_to(4 + length as usize);
                 let message = ControlMessage::parse(&frame[5..]).expect("well formed");
-                assert!(matches!(message, ControlMessage::Report { process: 9, .. }));
+                assert!(matches!(message, ControlMessage::Report { creates: true, .. }));
                 count += 1;
             }
             count
@@ -320,6 +335,7 @@ mod tests {
             cluster: ClusterId(7),
             number: ViewNumber(1),
             config: ClusterConfig::default(),
+            roster: Roster::of(std::slice::from_ref(&member)),
             members: vec![member],
             placements: Vec::new(),
             arbitrator: None,

@@ -5,6 +5,8 @@ mod arbitrators;
 mod control_net;
 #[path = "control_net/disks.rs"]
 mod disks;
+#[path = "control_net/roster.rs"]
+mod roster;
 
 use std::time::Duration;
 

@@ -10,6 +10,7 @@ use lockstep_proto::ids::*;
 use lockstep_proto::process::{Effect, Exit, Input, LinkId, Outputs, Peer, Process, Target};
 use lockstep_proto::recovery::{Goal, Recovered, last_cut};
 use lockstep_proto::register::Register;
+use lockstep_proto::roster::Roster;
 use lockstep_proto::stored::Stored;
 use lockstep_proto::time::Instant;
 use lockstep_proto::view::ViewIdentity;
@@ -55,6 +56,7 @@ fn view(groups: &[&[u16]]) -> View {
         cluster: ClusterId(9),
         number: ViewNumber(5),
         config: ClusterConfig::default(),
+        roster: Roster::of(&members),
         members,
         placements,
         arbitrator: Some(arbitrator.clone()),
@@ -213,6 +215,7 @@ impl Net {
                 let limit = wish.generations.limit(RestartGeneration(0)).expect("known");
                 let reach = reach.map(|epoch| epoch.min(limit));
                 let result = match (wish.goal, reach) {
+                    (Goal::Anew, _) => Ok(Epoch(0)),
                     (Goal::Rejoin, reach) => Ok(reach.unwrap_or_default()),
                     (_, None) => Err("a file is damaged".to_owned()),
                     (Goal::Survey, Some(epoch)) => Ok(epoch),

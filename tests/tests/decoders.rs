@@ -17,6 +17,7 @@ use lockstep_proto::ids::{
 use lockstep_proto::key::decode_key;
 use lockstep_proto::outcomes::{Outcome, Outcomes};
 use lockstep_proto::record::{Header, Record, RecordBuilder, RecordKind, RowWrite};
+use lockstep_proto::roster::Roster;
 use lockstep_proto::row::{check_row, decode_row};
 use lockstep_proto::schema::{ColumnDef, TableDef, check_catalog_row};
 use lockstep_proto::stored::{Stored, StoredCluster, StoredRegister};
@@ -297,6 +298,7 @@ fn view() -> View {
         cluster: lockstep_proto::ids::ClusterId::default(),
         number: ViewNumber(1),
         config: ClusterConfig::default(),
+        roster: Roster::of(std::slice::from_ref(&member)),
         members: vec![member],
         placements: vec![placement; 8],
         arbitrator: None,

@@ -155,8 +155,25 @@ fn with_settings(judge: &mut Judge) {
     judge.fails(3, "node log-level 127.0.0.1:1 info");
 }
 
+/// Who belongs to the cluster; in the end the two who did.
+fn with_seats(judge: &mut Judge) {
+    judge.runs(0, "dev add-node --zone b");
+    judge.runs(0, "node list");
+    judge.runs(0, "node drain 1");
+    judge.runs(0, "node undrain 1");
+    judge.runs(0, "node ok-to-stop 1");
+    judge.fails(5, "node ok-to-stop 1 2");
+    judge.runs(0, "cluster primary-zone a");
+    judge.runs(0, "node join 3 --group 1");
+    judge.runs(0, "node spare 3");
+    judge.runs(0, "cluster replicas 2");
+    judge.runs(0, "node remove 3 --yes");
+    judge.fails(5, "node remove 3 --yes");
+}
+
 /// Nodes leave, die, come back; damage is found.
 fn with_nodes(judge: &mut Judge, told: &Value) {
+    with_seats(judge);
     judge.runs(0, "node restart 2");
     judge.runs(0, "cluster restart --rolling");
     judge.runs(0, "dev pause 2");

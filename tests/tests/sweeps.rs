@@ -59,6 +59,11 @@ fn another_node_fails_while_one_comes_back() {
 }
 
 #[test]
+fn somebody_fails_while_a_newcomer_takes_a_place() {
+    check(Swept::Admit, 397, &["join_seated", "join_spare", "leave_lost_seat"]);
+}
+
+#[test]
 fn the_power_goes_at_steps_of_checkpoints() {
     check(Swept::Checkpoint, 89, &["checkpoint_done", "node_restored", "restart_of_all"]);
 }

@@ -9,6 +9,7 @@ use lockstep_proto::ids::{
     Epoch, NodeId, PartitionId, RestartGeneration, SchemaVersion, ShardId, StartOrder, TableId,
     TxId,
 };
+use lockstep_proto::orders::Order;
 use lockstep_proto::view::View;
 use lockstep_proto::wire::client::ShardStatus;
 use lockstep_proto::wire::op::OpList;
@@ -174,6 +175,13 @@ pub enum Call {
         /// The change.
         change: Box<ConfigChange>,
     },
+    /// Tells a node what the roster should be; answered by `Status`, before it is.
+    Order {
+        /// The node that is told: it tells the others.
+        node: NodeId,
+        /// What is wanted.
+        order: Order,
+    },
     /// What a shard knows about itself.
     Status {
         /// The node.
@@ -198,6 +206,7 @@ impl Call {
             Self::Begin { .. }
             | Self::Leave { .. }
             | Self::Configure { .. }
+            | Self::Order { .. }
             | Self::Status { .. }
             | Self::View => 0,
         }

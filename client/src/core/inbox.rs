@@ -74,7 +74,8 @@ impl ClientCore {
             | ClientMessage::OpenSessions { .. }
             | ClientMessage::GetStatus { .. }
             | ClientMessage::Configure { .. }
-            | ClientMessage::Leave { .. } => return Err(WireError::BadValue),
+            | ClientMessage::Leave { .. }
+            | ClientMessage::Order { .. } => return Err(WireError::BadValue),
         }
         Ok(())
     }

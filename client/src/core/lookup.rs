@@ -6,6 +6,7 @@
 
 use lockstep_proto::configuration::ConfigChange;
 use lockstep_proto::ids::{NodeId, SchemaVersion, ShardId, TableId};
+use lockstep_proto::orders::Order;
 use lockstep_proto::wire::client::ShardStatus;
 use lockstep_proto::wire::data::Results;
 
@@ -51,6 +52,8 @@ enum Wish {
     Leave(bool),
     /// To have the configuration changed.
     Configure(Box<ConfigChange>),
+    /// To have the roster changed.
+    Order(Order),
 }
 
 /// One page of a partition.
@@ -129,6 +132,11 @@ impl Lookup {
 
     pub(super) fn configure(node: NodeId, change: Box<ConfigChange>) -> Self {
         let wish = Wish::Configure(change);
+        Self::new(What::Status { node, shard: ShardId(0), wish }, ReadFrom::Nearest)
+    }
+
+    pub(super) fn order(node: NodeId, order: Order) -> Self {
+        let wish = Wish::Order(order);
         Self::new(What::Status { node, shard: ShardId(0), wish }, ReadFrom::Nearest)
     }
 
@@ -232,6 +240,7 @@ impl Lookup {
                     Wish::Configure(change) => {
                         ClientMessage::Configure { request, change: change.clone() }
                     }
+                    Wish::Order(order) => ClientMessage::Order { request, order: order.clone() },
                     Wish::None => ClientMessage::GetStatus { request },
                 };
                 frame_cold(buffer, kind::CLIENT, &message);

@@ -252,6 +252,7 @@ impl ClientCore {
             }
             Call::Leave { node, again } => Work::Lookup(Lookup::leave(node, again)),
             Call::Configure { node, change } => Work::Lookup(Lookup::configure(node, change)),
+            Call::Order { node, order } => Work::Lookup(Lookup::order(node, order)),
             Call::Status { node, shard } => Work::Lookup(Lookup::status(node, shard)),
             Call::View => Work::View,
         })

@@ -9,6 +9,7 @@ use lockstep_proto::ids::{
     ClusterId, Epoch, GroupId, Incarnation, NodeId, NodeInstance, RestartGeneration, ShardId,
     ViewNumber,
 };
+use lockstep_proto::roster::Roster;
 use lockstep_proto::view::{ClusterConfig, Member, Placement, Standing, View};
 use lockstep_proto::wire::hello::Speaker;
 use lockstep_runtime::{HostOptions, clock, run_node};
@@ -92,6 +93,7 @@ fn view(listeners: &[TcpListener], shards: u16) -> View {
         cluster: ClusterId(77),
         number: ViewNumber(1),
         config: ClusterConfig { partitions: PARTITIONS, ..ClusterConfig::default() },
+        roster: Roster::of(&ids.iter().zip(listeners).map(member).collect::<Vec<_>>()),
         members: ids.iter().zip(listeners).map(member).collect(),
         placements: (0..PARTITIONS).map(placement).collect(),
         arbitrator: None,

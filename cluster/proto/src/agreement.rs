@@ -260,10 +260,20 @@ pub fn changed(view: &View, number: ViewNumber, change: &ViewChange) -> View {
             member.standing = Standing::InSync;
         }
     }
+    // A view with a new arbitrator is shown to that one before it is in force: it gives no seats.
+    if change.failed.is_empty() && change.arbitrator == view.arbitrator {
+        change.orders.iter().for_each(|order| next.obey(order));
+        change.seated.iter().for_each(|seat| next.roster.add(seat.clone()));
+    }
     for member in &change.admitted {
+        let Some(seat) = next.roster.seat_mut(member.instance.node) else { continue };
+        seat.zone.clone_from(&member.zone);
+        seat.addr.clone_from(&member.addr);
+        let group = seat.group;
         let at = next.members.binary_search_by_key(&member.instance.node, |m| m.instance.node);
         if let Err(at) = at {
-            next.members.insert(at, Member { standing: Standing::Copying, ..member.clone() });
+            let standing = Standing::Copying;
+            next.members.insert(at, Member { standing, group, ..member.clone() });
         }
     }
     for placement in &mut next.placements {
@@ -313,6 +323,7 @@ fn end_of(answer: &Answer, partition: PartitionId) -> Seq {
 mod tests {
     use super::*;
     use crate::ids::{ClusterId, GroupId, Incarnation, RestartGeneration};
+    use crate::roster::Roster;
     use crate::view::ClusterConfig;
 
     fn node(id: u16) -> NodeInstance {
@@ -349,6 +360,7 @@ mod tests {
             cluster: ClusterId(1),
             number: ViewNumber(1),
             config: ClusterConfig::default(),
+            roster: Roster::of(&vec![member(1), member(2), member(3)]),
             members: vec![member(1), member(2), member(3)],
             placements: vec![placement(1, 2, 3), placement(2, 3, 1)],
             arbitrator: None,

@@ -59,6 +59,8 @@ pub enum Canary {
     HandOverBeforeRegister,
     /// A backup has the newest versions of rows, not those of its epoch.
     BackupOfNow,
+    /// A newcomer is told of its seat before all members have the view that gives it.
+    SeatToldEarly,
 }
 
 impl Canary {
@@ -91,6 +93,7 @@ impl Canary {
         Self::ConfigWithoutCompare,
         Self::HandOverBeforeRegister,
         Self::BackupOfNow,
+        Self::SeatToldEarly,
     ];
 
     /// The name on the command line and in reports.
@@ -124,6 +127,7 @@ impl Canary {
             Self::ConfigWithoutCompare => "config_without_compare",
             Self::HandOverBeforeRegister => "hand_over_before_register",
             Self::BackupOfNow => "backup_of_now",
+            Self::SeatToldEarly => "seat_told_early",
         }
     }
 }

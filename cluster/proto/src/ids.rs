@@ -242,3 +242,7 @@ impl fmt::Debug for StartOrder {
         fmt::Display::fmt(self, f)
     }
 }
+impl GroupId {
+    /// The group of those who belong to none.
+    pub const NONE: Self = Self(u16::MAX);
+}

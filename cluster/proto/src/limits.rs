@@ -23,6 +23,9 @@ pub const REPLICAS_MAX: usize = 4;
 /// Most data nodes; member sets are walked linearly in control messages.
 pub const NODES_MAX: usize = 144;
 
+/// Orders of operators that wait for the president; each is repeated by whoever gave it.
+pub const ORDERS_MAX: usize = 64;
+
 /// Most columns of a table; the null bitmap and column lists stay small.
 pub const COLUMNS_MAX: usize = 1024;
 

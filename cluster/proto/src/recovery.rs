@@ -18,6 +18,9 @@ pub enum Goal {
     /// As far as they reach, to join a cluster that serves. What cannot be used is set aside and
     /// comes from the others: then the epoch is 0.
     Rejoin,
+    /// They are of a node group that the node does not belong to any more: they go, and the epoch
+    /// is 0.
+    Anew,
     /// Exactly this epoch, or nothing.
     Exactly(Epoch),
 }

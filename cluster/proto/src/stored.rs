@@ -21,7 +21,7 @@ use crate::wire::bytes::Reader;
 use crate::wire::{WireError, codec};
 
 const MAGIC: &[u8; 4] = b"LKSF";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const HEAD_BYTES: usize = 4 + 1 + 1 + 4 + 4;
 
 /// Why the bytes of a small file cannot be used. Reads on from "the file … ".

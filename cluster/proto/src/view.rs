@@ -13,6 +13,7 @@ use crate::ids::{
     ClusterId, Epoch, GroupId, Incarnation, MgmtId, NodeId, NodeInstance, PartitionId,
     RestartGeneration, ShardAddr, ShardId, ViewNumber,
 };
+use crate::roster::Roster;
 
 /// Cluster-wide settings; they change by a view change.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -39,6 +40,8 @@ pub struct ClusterConfig {
     pub data_memory: u64,
     /// How often each partition that has changed is written to a checkpoint.
     pub checkpoint_interval_ms: u32,
+    /// Replicas in this zone lead where they can; empty for none in particular.
+    pub primary_zone: String,
 }
 
 impl Default for ClusterConfig {
@@ -54,6 +57,7 @@ impl Default for ClusterConfig {
             peer_death_by_fin: true,
             data_memory: 8 << 30,
             checkpoint_interval_ms: 30_000,
+            primary_zone: String::new(),
         }
     }
 }
@@ -109,7 +113,7 @@ pub enum Standing {
 pub struct Member {
     /// The node's life.
     pub instance: NodeInstance,
-    /// The node group it belongs to.
+    /// The node group it belongs to; [`GroupId::NONE`] for a spare, which is copying for ever.
     pub group: GroupId,
     /// Its availability zone; empty if none.
     pub zone: String,
@@ -180,8 +184,10 @@ pub struct View {
     pub config: ClusterConfig,
     /// Which version of them this is, and what changed last.
     pub configured: ConfigState,
-    /// The data nodes, in order of node id.
+    /// The data nodes that are here, in order of node id.
     pub members: Vec<Member>,
+    /// Everybody who belongs to the cluster, here or not.
+    pub roster: Roster,
     /// By partition id.
     pub placements: Vec<Placement>,
     /// Who decides an even split; none configured means an even split shuts down.
@@ -263,7 +269,8 @@ impl View {
     /// The node groups that own partitions or have members, in order.
     #[must_use]
     pub fn groups(&self) -> Vec<GroupId> {
-        let mut groups: Vec<GroupId> = self.members.iter().map(|m| m.group).collect();
+        let all = self.members.iter().map(|m| m.group);
+        let mut groups: Vec<GroupId> = all.filter(|group| *group != GroupId::NONE).collect();
         groups.extend(self.placements.iter().map(|p| p.group));
         groups.sort_unstable();
         groups.dedup();

@@ -145,7 +145,10 @@ impl ControlCore {
                 out.mark("api_node_offers_itself");
                 self.links.arbitrator_ready(from, incarnation, name);
             }
+            ControlMessage::Newcome(newcomer) => self.on_newcome(now, from, *newcomer, out),
             ControlMessage::Heartbeat { .. }
+            | ControlMessage::Order(_)
+            | ControlMessage::Seated { .. }
             | ControlMessage::Returned(_)
             | ControlMessage::Forming { .. }
             | ControlMessage::HeartbeatAnswer { .. }

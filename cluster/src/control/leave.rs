@@ -10,6 +10,7 @@ use std::time::Duration;
 use lockstep_proto::ids::{NodeInstance, ShardId};
 use lockstep_proto::process::{Effect, Exit, LogLevel, Outputs};
 use lockstep_proto::time::Instant;
+use lockstep_proto::view::Standing;
 use lockstep_proto::wire::control::ControlMessage;
 use lockstep_proto::wire::shard_control::ShardControl;
 
@@ -106,10 +107,15 @@ impl ControlCore {
                 }
             }
             Leave::Asked { since } => {
-                if self.disk_lost && self.is_last_of_group(now) {
-                    // Whoever could have taken over is gone: better without a disk than not at all.
-                    out.mark("disk_lost_of_the_last");
-                    self.leave = Leave::No;
+                if (self.disk_lost || self.leaves_by_order) && self.is_last_of_group(now) {
+                    // Whoever could have taken over is gone: better without a disk, or in a group
+                    // it should not be in, than not at all.
+                    if self.leaves_by_order {
+                        out.mark("lost_seat_of_the_last");
+                    } else {
+                        out.mark("disk_lost_of_the_last");
+                    }
+                    (self.leave, self.leaves_by_order) = (Leave::No, false);
                 } else if self.is_last_of_group(now) {
                     out.mark("leave_last_of_group");
                     self.leave_without_view("the last node of its node group", out);
@@ -129,10 +135,14 @@ impl ControlCore {
         self.end(Exit { code: 0, reason }, out);
     }
 
-    /// Whether no other node of this node's group stays.
+    /// Whether this node is in sync, and no other of its group that is stays.
     pub(super) fn is_last_of_group(&mut self, now: Instant) -> bool {
+        let member = self.view.member(self.me.node);
+        if member.is_some_and(|m| m.standing != Standing::InSync) {
+            return false;
+        }
         let gone = self.suspicion.gone(now);
-        let group = self.view.member(self.me.node).map(|m| m.group);
+        let group = member.map(|m| m.group);
         let mut mates = self.view.in_sync().filter(|m| Some(m.group) == group);
         !mates.any(|m| m.instance != self.me && !gone.iter().any(|(node, _)| *node == m.instance))
     }

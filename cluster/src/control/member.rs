@@ -205,7 +205,14 @@ impl ControlCore {
 
     fn on_excluded(&mut self, view: &View, out: &mut Outputs) {
         if self.leave.has_asked() {
-            let reason = format!("left the cluster with view {}", view.number);
+            let reason = match view.roster.seat(self.me.node) {
+                Some(_) => format!("left the cluster with view {}", view.number),
+                None => format!(
+                    "left the cluster with view {}, removed for good: its directory is of no more \
+                     use",
+                    view.number
+                ),
+            };
             return self.end(Exit { code: 0, reason }, out);
         }
         out.mark("excluded");
@@ -258,6 +265,7 @@ impl ControlCore {
         self.died_in_time.retain(|node| view.contains(*node));
         self.enter_epochs(now);
         self.enter_returns(now, out);
+        self.enter_roster();
         let number = self.view.number;
         let names: Vec<String> = self.view.members.iter().map(|m| m.instance.to_string()).collect();
         out.log(LogLevel::Info, format!("entering view {number}: {}", names.join(" ")));

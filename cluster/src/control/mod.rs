@@ -10,6 +10,7 @@
 //! * [`configure`]: changes of the configuration;
 //! * [`disk`]: what is durable, hurried and slow ticks, disks that fail;
 //! * [`returns`]: members that come back: admitted, attached, promoted, leading again;
+//! * [`roster`]: seats for newcomers, orders of operators, who has lost its seat;
 //! * [`epochs`]: ticks, reports, seals;
 //! * [`shards`]: fan-out to the shards, pings;
 //! * [`leave`]: SIGTERM and every other way to end.
@@ -32,6 +33,7 @@ mod member;
 mod president;
 mod report;
 mod returns;
+mod roster;
 mod shards;
 mod state;
 
@@ -60,6 +62,7 @@ use self::links::Links;
 use self::member::{Gathering, Pending};
 use self::president::Proposing;
 use self::returns::Returns;
+use self::roster::Wishes;
 use self::shards::ShardState;
 use self::state::State;
 
@@ -104,6 +107,7 @@ pub struct ControlCore {
     returns: Returns,
     /// A change of the configuration that this node, as president, is to make.
     config_wanted: Option<Box<ConfigChange>>,
+    wishes: Wishes,
     /// The highest attempt of others for the next view, told by a member that answered it.
     number_told: ViewNumber,
     /// A new arbitrator did not register: none is tried before this.
@@ -121,6 +125,8 @@ pub struct ControlCore {
     leave: Leave,
     /// A node that leaves is to come back as a new life.
     leaves_again: bool,
+    /// It leaves because it has lost its seat.
+    leaves_by_order: bool,
     stopping: Option<Stopping>,
     /// The shards have been told to serve nobody any more.
     retired: bool,
@@ -183,6 +189,7 @@ impl ControlCore {
             proposing: None,
             returns: Returns::default(),
             config_wanted: None,
+            wishes: Wishes::default(),
             number_told: ViewNumber(0),
             arbitrator_barred_until: start,
             pending: None,
@@ -195,6 +202,7 @@ impl ControlCore {
             disk_lost: false,
             leave: Leave::No,
             leaves_again: false,
+            leaves_by_order: false,
             stopping: None,
             retired: false,
             timers: Timers::default(),
@@ -323,6 +331,7 @@ impl ControlCore {
         match message {
             ControlMessage::Heartbeat { sent, view, epoch, unheard } => {
                 self.epochs.raise(epoch);
+                self.note_stored(from, view);
                 self.on_heartbeat(now, from, (sent, view), &unheard, out);
             }
             ControlMessage::HeartbeatAnswer { sent, promise } => {
@@ -352,7 +361,10 @@ impl ControlCore {
             ControlMessage::Joining { view, stage } => {
                 self.on_joining(now, from, view, stage, out);
             }
+            ControlMessage::Order(order) => self.on_order(now, order, out),
             ControlMessage::NewView { .. }
+            | ControlMessage::Newcome(_)
+            | ControlMessage::Seated { .. }
             | ControlMessage::AskArbitrator { .. }
             | ControlMessage::RegisterView { .. }
             | ControlMessage::ArbitratorVerdict { .. }
@@ -409,6 +421,8 @@ impl ControlCore {
         self.repeat_arbitration(now, out);
         self.register_view(now, out);
         self.heed_disk(now, out);
+        self.tell_seated(out);
+        self.leave_lost_seat(now, out);
         self.go_on_leaving(now, out);
         self.reconsider(now, out);
     }

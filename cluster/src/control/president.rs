@@ -14,7 +14,7 @@ use lockstep_proto::process::{LogLevel, Outputs};
 use lockstep_proto::survival::{Counted, Survival, survival};
 use lockstep_proto::suspicion::{Gone, Reason};
 use lockstep_proto::time::Instant;
-use lockstep_proto::view::{Arbitrator, View};
+use lockstep_proto::view::{Arbitrator, Standing, View};
 use lockstep_proto::wire::control::{Answer, ControlMessage, ViewChange};
 use lockstep_proto::wire::shard_control::ProposalId;
 
@@ -110,9 +110,11 @@ impl ControlCore {
             .collect();
         for (node, _) in gone.iter().filter(|(_, reason)| *reason == Reason::Leaving) {
             let stays = |other: NodeInstance| other != *node && !failed.contains(&other);
-            let group = self.view.member(node.node).map(|m| m.group);
+            let member = self.view.member(node.node);
+            let behind = member.is_some_and(|m| m.standing != Standing::InSync);
+            let group = member.map(|m| m.group);
             let mut mates = self.view.in_sync().filter(|m| Some(m.group) == group);
-            if mates.any(|m| stays(m.instance)) {
+            if behind || mates.any(|m| stays(m.instance)) {
                 failed.push(*node);
             }
         }

@@ -16,7 +16,7 @@
 use std::time::Duration;
 
 use lockstep_proto::canary::Canary;
-use lockstep_proto::ids::{Epoch, NodeId, NodeInstance, PartitionId, ShardId, ViewNumber};
+use lockstep_proto::ids::{Epoch, GroupId, NodeId, NodeInstance, PartitionId, ShardId, ViewNumber};
 use lockstep_proto::process::{Exit, LinkId, LogLevel, Outputs};
 use lockstep_proto::time::Instant;
 use lockstep_proto::view::{Member, Standing};
@@ -121,7 +121,10 @@ impl ControlCore {
         let is_at = |member: &&Member, standing, stage| {
             member.standing == standing && self.returns.stages.contains(&(member.instance, stage))
         };
-        let copied = |m: &&Member| is_at(m, Standing::Copying, JoinStage::Copied);
+        // A spare has nothing to copy, and gets nothing to serve.
+        let copied = |m: &&Member| {
+            m.group != GroupId::NONE && is_at(m, Standing::Copying, JoinStage::Copied)
+        };
         // In sync with a disk that has less than was told to be durable it would be the last to
         // have it, if the others died. Who ticks knows what was told.
         let ticks = self.ticking_member() == self.me;
@@ -138,7 +141,9 @@ impl ControlCore {
         if !change.promoted.is_empty() {
             out.mark("join_promoted");
         }
-        if change.admitted.is_empty() && change.attached.is_empty() && change.promoted.is_empty() {
+        let roster = self.draft_roster(now, change, out);
+        let steps = change.admitted.len() + change.attached.len() + change.promoted.len();
+        if steps == 0 && !roster {
             change.moved = self.moves_due(now);
             if !change.moved.is_empty() {
                 out.mark("primaries_move_back");
@@ -149,7 +154,7 @@ impl ControlCore {
         true
     }
 
-    /// Who is back and heard of recently comes, if its group has a place for it.
+    /// Who is back and heard of recently comes, if it has a seat, and to where that is.
     fn admit(&mut self, now: Instant, change: &mut ViewChange, out: &mut Outputs) {
         let (view, links) = (&self.view, &self.links);
         self.returns.back.retain(|(member, heard)| {
@@ -160,11 +165,8 @@ impl ControlCore {
         let eldest = self.view.members.iter().map(|m| m.seniority).max().unwrap_or_default();
         let mut youngest = eldest;
         for (member, _) in &self.returns.back {
-            let all = self.view.members.iter().chain(&change.admitted);
-            let mates = all.filter(|m| m.group == member.group).count();
-            let owns = self.view.placements.iter().any(|p| p.group == member.group);
-            if !owns || mates >= usize::from(self.view.config.replicas) {
-                out.mark("return_without_a_place");
+            if self.view.roster.seat(member.instance.node).is_none() {
+                out.mark("return_without_a_seat");
                 continue;
             }
             youngest += 1;
@@ -175,20 +177,22 @@ impl ControlCore {
         }
     }
 
-    /// The next partitions that go back to their preferred primary, in groups that are complete.
+    /// The next partitions that go back to their preferred primary, in groups that are complete,
+    /// or away from one that should not lead.
     fn moves_due(&self, now: Instant) -> Vec<(PartitionId, NodeId)> {
         if now < self.returns.moves_after {
             return Vec::new();
         }
-        let replicas = usize::from(self.view.config.replicas);
         let is_leaving = |node: NodeId| {
             self.view.member(node).is_some_and(|m| self.suspicion.is_leaving(m.instance))
         };
         let placed = self.view.partitions().zip(&self.view.placements);
-        let complete = placed.filter(|(_, p)| p.replicas.len() >= replicas);
-        let wanted = complete.filter_map(|(partition, p)| {
-            let first = *p.replicas.first()?;
-            (first != p.primary && !is_leaving(first)).then_some((partition, first))
+        let view = &self.view;
+        let due =
+            placed.filter(|(_, p)| view.should_not_lead(p.primary) || view.is_complete(p.group));
+        let wanted = due.filter_map(|(partition, p)| {
+            let best = view.preferred_primary(p)?;
+            (best != p.primary && !is_leaving(best)).then_some((partition, best))
         });
         wanted.take(MOVES_PER_VIEW).collect()
     }

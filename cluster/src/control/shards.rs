@@ -84,6 +84,7 @@ impl ControlCore {
                 self.leaves_again = again;
                 self.on_terminate(now, out);
             }
+            ShardControl::Order(order) => self.on_own_order(now, order, out),
             ShardControl::Joined { view, stage } => {
                 self.on_shard_joined(shard, (view, stage), out);
             }

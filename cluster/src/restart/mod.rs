@@ -15,15 +15,14 @@
 //! is formed while a member that acts has been heard lately.
 
 mod form;
+mod links;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lockstep_proto::canary::Canary;
-use lockstep_proto::ids::{Epoch, MgmtId, NodeId, NodeInstance};
-use lockstep_proto::process::{
-    Effect, Exit, Input, LinkId, LogLevel, Outputs, Peer, Process, Target,
-};
+use lockstep_proto::ids::{Epoch, GroupId, MgmtId, NodeId, NodeInstance};
+use lockstep_proto::process::{Effect, Exit, Input, LinkId, LogLevel, Outputs, Peer, Process};
 use lockstep_proto::recovery::{Goal, Recovered, Recovery, last_cut};
 use lockstep_proto::report::Report;
 use lockstep_proto::stored::Stored;
@@ -75,6 +74,8 @@ pub struct RestartCore {
     /// The own files cannot be used.
     damaged: bool,
     recovered: Option<Recovered>,
+    /// The node group whose rows the own files have; `None` if there are none.
+    files_of: Option<GroupId>,
     recovering: Option<Recovering>,
     nodes: BTreeMap<NodeId, Contact>,
     mgmts: BTreeMap<MgmtId, Contact>,
@@ -145,6 +146,7 @@ impl RestartCore {
             reached: None,
             damaged: false,
             recovered: None,
+            files_of: Some(options.member.group),
             recovering: None,
             nodes: BTreeMap::new(),
             mgmts: options.mgmt.iter().map(mgmt).collect(),
@@ -241,11 +243,17 @@ impl RestartCore {
                 );
                 out.log(LogLevel::Warn, text);
             }
+            (Goal::Anew, Ok(epoch)) => {
+                out.mark("restart_files_of_another_group");
+                self.files_of = None;
+                self.recovered = Some(Recovered::under(&done.view, epoch));
+                out.log(LogLevel::Info, "the own files are of another node group, and are gone");
+            }
             (Goal::Rejoin | Goal::Exactly(_), Ok(epoch)) => {
                 self.recovered = Some(Recovered::under(&done.view, epoch));
                 out.log(LogLevel::Info, format!("restored to epoch {epoch}"));
             }
-            (Goal::Rejoin, Err(why)) => {
+            (Goal::Rejoin | Goal::Anew, Err(why)) => {
                 let reason = format!("the data directory cannot be used: {why}");
                 return self.end(1, reason, out);
             }
@@ -361,6 +369,19 @@ impl RestartCore {
         }
         (self.forming, self.following) = (None, None);
         let Some((view, _)) = self.acting.clone() else { return };
+        let Some(seat) = view.roster.seat(self.me.node).cloned() else {
+            if view.number < self.base.number {
+                // Whoever acts in an older view than this node has does not know of its seat yet.
+                return;
+            }
+            let reason = format!(
+                "{} was removed from cluster {} (view {}): to join anew, start it on an empty \
+                 directory",
+                self.me.node, view.cluster, view.number
+            );
+            out.mark("restart_of_removed");
+            return self.end(1, reason, out);
+        };
         let own = view.member(self.me.node).filter(|member| member.instance == self.me);
         let in_sync = own.is_some_and(|member| member.standing == Standing::InSync);
         if in_sync && self.keeps_from(&view.identity()) {
@@ -369,11 +390,16 @@ impl RestartCore {
             return;
         }
         let fits = self.recovered.is_some_and(|recovered| {
-            recovered.fits(&view) && (!in_sync || recovered.epoch == last_cut(&view))
+            let here = in_sync || self.files_of.is_none_or(|group| group == seat.group);
+            here && recovered.fits(&view) && (!in_sync || recovered.epoch == last_cut(&view))
         });
         if !fits {
             // As a founder it must have exactly what the others have.
-            let goal = if in_sync { Goal::Exactly(last_cut(&view)) } else { Goal::Rejoin };
+            let goal = match in_sync {
+                true => Goal::Exactly(last_cut(&view)),
+                false if self.files_of.is_some_and(|group| group != seat.group) => Goal::Anew,
+                false => Goal::Rejoin,
+            };
             return self.recover(goal, view, out);
         }
         if own.is_some() {
@@ -444,65 +470,6 @@ impl RestartCore {
             if let Some(buffer) = out.buffer(*link) {
                 message.frame(buffer);
             }
-        }
-    }
-
-    fn dial_due(&mut self, now: Instant, out: &mut Outputs) {
-        let nodes = self.nodes.iter_mut().map(|(node, contact)| (Target::Node(*node), contact));
-        let mgmts = self.mgmts.iter_mut().map(|(id, contact)| (Target::Mgmt(*id), contact));
-        for (to, contact) in nodes.chain(mgmts) {
-            let idle = contact.dialled.is_none() && !contact.dialling;
-            if idle && contact.dial_at <= now && !contact.addr.is_empty() {
-                contact.dialling = true;
-                out.effect(Effect::Dial { to, addr: contact.addr.clone() });
-            }
-        }
-    }
-
-    fn contact(&mut self, peer: Peer) -> Option<&mut Contact> {
-        match peer {
-            Peer::Control(life) if life.node != self.me.node => {
-                let unknown = || Contact::new(String::new());
-                Some(self.nodes.entry(life.node).or_insert_with(unknown))
-            }
-            Peer::Mgmt(id) => self.mgmts.get_mut(&id),
-            _ => None,
-        }
-    }
-
-    fn on_link_up(&mut self, now: Instant, link: LinkId, peer: Peer, out: &mut Outputs) {
-        let Some(contact) = self.contact(peer) else {
-            out.effect(Effect::Close { link, why: "this node is still starting" });
-            return;
-        };
-        contact.links.push(link);
-        if std::mem::take(&mut contact.dialling) {
-            contact.dialled = Some(link);
-        }
-        self.peers.insert(link, peer);
-        self.say(now, out);
-    }
-
-    fn on_link_down(&mut self, now: Instant, link: LinkId) {
-        let Some(peer) = self.peers.remove(&link) else { return };
-        if let Some(contact) = self.contact(peer) {
-            contact.links.retain(|other| *other != link);
-            if contact.dialled == Some(link) {
-                contact.dialled = None;
-                contact.dial_at = now + SAY_EVERY;
-            }
-        }
-    }
-
-    fn on_dial_failed(&mut self, now: Instant, to: &Target) {
-        let contact = match to {
-            Target::Node(node) => self.nodes.get_mut(node),
-            Target::Mgmt(id) => self.mgmts.get_mut(id),
-            _ => None,
-        };
-        if let Some(contact) = contact {
-            contact.dialling = false;
-            contact.dial_at = now + SAY_EVERY;
         }
     }
 

@@ -37,6 +37,10 @@ impl ShardCore {
                 self.report(&ShardControl::Configure { change }, out);
                 self.on_get_status(link, request, out);
             }
+            Ok(ClientMessage::Order { request, order }) => {
+                self.report(&ShardControl::Order(order), out);
+                self.on_get_status(link, request, out);
+            }
             Ok(
                 ClientMessage::View { .. }
                 | ClientMessage::SessionsOpened { .. }

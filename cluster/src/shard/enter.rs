@@ -47,6 +47,7 @@ impl ShardCore {
             | ShardControl::Suspect { .. }
             | ShardControl::Leave { .. }
             | ShardControl::Configure { .. }
+            | ShardControl::Order(_)
             | ShardControl::Joined { .. }
             | ShardControl::Progress(_)
             | ShardControl::Drained => {

@@ -20,10 +20,12 @@ use lockstep_proto::ids::{
     ClusterId, Epoch, GroupId, Incarnation, MgmtId, NodeId, NodeInstance, PartitionId,
     RestartGeneration, ShardId, ViewNumber,
 };
+use lockstep_proto::orders::Order;
 use lockstep_proto::process::{
     DialError, Effect, Exit, Input, LinkEnd, LinkId, Outputs, Peer, Process, Target,
 };
 use lockstep_proto::register::Register;
+use lockstep_proto::roster::Roster;
 use lockstep_proto::time::Instant;
 use lockstep_proto::view::{Arbitrator, ClusterConfig, Member, Placement, Standing, View};
 use lockstep_proto::wire::codec::{decode, frame_cold};
@@ -130,6 +132,7 @@ pub(crate) fn first_view(groups: u16, replicas: u16, mgmts: u16) -> View {
         cluster: ClusterId(7),
         number: ViewNumber(1),
         config: ClusterConfig { partitions: nodes, replicas, ..ClusterConfig::default() },
+        roster: Roster::of(&(1..=nodes).map(member).collect::<Vec<_>>()),
         members: (1..=nodes).map(member).collect(),
         placements: (1..=nodes).map(placement).collect(),
         arbitrator: arbitrators.first().cloned(),
@@ -492,6 +495,15 @@ impl Net {
             frame_cold(&mut frame, kind::SHARD_CONTROL, &answer);
             self.at(Duration::from_micros(10), Event::Frame(id, shard_link, frame[4..].to_vec()));
         }
+    }
+
+    /// An operator tells a shard of a node what the roster should be.
+    pub(crate) fn order(&mut self, id: Id, order: Order) {
+        let shard_link = self.nodes[&id].shard_link;
+        let mut frame = BytesMut::new();
+        frame_cold(&mut frame, kind::SHARD_CONTROL, &ShardControl::Order(order));
+        let event = Event::Frame(id, shard_link, frame[4..].to_vec());
+        self.at(Duration::from_micros(10), event);
     }
 
     pub(crate) fn core(&self, id: Id) -> &ControlCore {

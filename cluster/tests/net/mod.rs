@@ -9,6 +9,7 @@ use lockstep_proto::ids::*;
 use lockstep_proto::key::encode_key;
 use lockstep_proto::placement::{key_hash, partition_of};
 use lockstep_proto::process::{Effect, Input, LinkEnd, LinkId, Outputs, Peer, Process, Target};
+use lockstep_proto::roster::Roster;
 use lockstep_proto::row::encode_row;
 use lockstep_proto::schema::{CATALOG, ColumnDef, TableDef, catalog_def};
 use lockstep_proto::time::Instant;
@@ -54,7 +55,7 @@ pub(crate) fn instance(node: u16) -> NodeInstance {
 
 /// `groups` × `replicas` nodes, numbered from 1, one shard each.
 pub(crate) fn view(groups: u16, replicas: u16) -> View {
-    let members = (0..groups * replicas)
+    let members: Vec<Member> = (0..groups * replicas)
         .map(|i| Member {
             instance: instance(i + 1),
             group: GroupId(i / replicas),
@@ -83,6 +84,7 @@ pub(crate) fn view(groups: u16, replicas: u16) -> View {
         cluster: ClusterId(1),
         number: ViewNumber(1),
         config: ClusterConfig { partitions: PARTITIONS, replicas, ..ClusterConfig::default() },
+        roster: Roster::of(&members),
         members,
         placements,
         arbitrator: None,

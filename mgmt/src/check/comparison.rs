@@ -260,6 +260,7 @@ mod tests {
     use lockstep_proto::ids::{
         ClusterId, Incarnation, NodeInstance, RestartGeneration, ViewNumber,
     };
+    use lockstep_proto::roster::Roster;
     use lockstep_proto::schema::catalog_def;
     use lockstep_proto::view::{ClusterConfig, Member, Placement};
 
@@ -290,6 +291,7 @@ mod tests {
             cluster: ClusterId(7),
             number: ViewNumber(3),
             config: ClusterConfig { replicas: 2, ..ClusterConfig::default() },
+            roster: Roster::of(&nodes.iter().map(member).collect::<Vec<_>>()),
             members: nodes.iter().map(member).collect(),
             placements: (0..2).map(placement).collect(),
             arbitrator: None,

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use lockstep_proto::ids::{GroupId, NodeId};
 use serde_json::json;
 
 use super::error::{CliError, CliResult, ExitKind, Trouble};
@@ -41,6 +42,8 @@ pub(super) enum DevCommand {
     /// Start a data node again that is gone, or with --all everything that is
     #[command(after_help = REVIVE_EXAMPLES)]
     Revive(ReviveArgs),
+    /// Start one more data node; it joins the node group in need, or waits as a spare
+    AddNode(AddNodeArgs),
     /// SIGSTOP a data node: it stays silent until `dev continue`
     Pause(NodeArgs),
     /// SIGCONT a paused data node
@@ -77,6 +80,17 @@ pub(super) struct StartArgs {
     /// Put directories and logs under DIR and leave them there
     #[arg(long, value_name = "DIR")]
     pub(super) keep: Option<PathBuf>,
+}
+
+/// Arguments of `lockstep dev add-node`.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct AddNodeArgs {
+    /// The node group to join, also if it is complete [default: the one in need]
+    #[arg(long, value_name = "G")]
+    group: Option<u16>,
+    /// Its availability zone
+    #[arg(long, value_name = "ZONE")]
+    zone: Option<String>,
 }
 
 /// Arguments of commands on one data node.
@@ -138,6 +152,7 @@ pub(super) fn run(global: &Global, command: &DevCommand) -> CliResult<ExitKind> 
             Some(node) => signal(&voice, &home, node, Signal::Kill),
             None => kill_all(&voice, &home),
         },
+        DevCommand::AddNode(args) => add_node(global, &voice, &home, args),
         DevCommand::Revive(args) => revive(global, &voice, &home, args),
         DevCommand::Pause(args) => signal(&voice, &home, args.node, Signal::Stop),
         DevCommand::Continue(args) => signal(&voice, &home, args.node, Signal::Continue),
@@ -255,6 +270,39 @@ fn revive(
     let text = || match args.node {
         Some(node) => format!("data node {node} started; `lockstep status` shows it join\n"),
         None => format!("{revived} processes started; the cluster serves\n"),
+    };
+    voice.data(&json, text).map_err(stdout_error)?;
+    Ok(ExitKind::Done)
+}
+
+fn add_node(
+    global: &Global,
+    voice: &Voice,
+    home: &StateDir,
+    args: &AddNodeArgs,
+) -> CliResult<ExitKind> {
+    let _lock = lock(home)?;
+    let mut state = load(home)?;
+    let view =
+        block_on(async { Ok(connect::connect(&state.url, global.timeout).await?.view().await?) })?;
+    let node = view.roster.last.0.saturating_add(1);
+    let zone = args.zone.clone().unwrap_or_default();
+    state.nodes.push(revive::add_node(&state, node, args.group, &zone)?);
+    // Also if it is not admitted: what has been started must be known.
+    home.store(&state).map_err(|e| CliError::file("write", &home.file(), &e))?;
+    let view = block_on(super::roster::joined(global, &state.url, node))?;
+    let group = view.member(NodeId(node)).map(|m| m.group).filter(|g| *g != GroupId::NONE);
+    if let Some(entry) = state.nodes.last_mut() {
+        entry.group = group.map_or(0, |group| group.0);
+    }
+    home.store(&state).map_err(|e| CliError::file("write", &home.file(), &e))?;
+    let json = json!({
+        "schema": "lockstep.dev-add-node/v1", "node": node, "group": group.map(|g| g.0),
+        "zone": zone,
+    });
+    let text = || match group {
+        Some(group) => format!("data node {node} is in sync in node group {}\n", group.0),
+        None => format!("data node {node} is a spare: `lockstep node join {node} --group G`\n"),
     };
     voice.data(&json, text).map_err(stdout_error)?;
     Ok(ExitKind::Done)

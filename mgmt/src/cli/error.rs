@@ -69,6 +69,8 @@ pub enum Trouble {
     Process = 4014,
     /// It needs a yes.
     Refused = 4015,
+    /// It would cost the cluster its last replica of something, or more than it should.
+    Unsafe = 5002,
 }
 
 impl Trouble {
@@ -89,6 +91,7 @@ impl Trouble {
         Self::Interrupted,
         Self::Process,
         Self::Refused,
+        Self::Unsafe,
     ];
 
     fn exit(self) -> ExitKind {
@@ -102,7 +105,7 @@ impl Trouble {
             | Self::Interrupted
             | Self::Process => ExitKind::Failed,
             Self::TimedOut => ExitKind::Timeout,
-            Self::DevRuns | Self::NoSuchNode | Self::Refused => ExitKind::Refused,
+            Self::DevRuns | Self::NoSuchNode | Self::Refused | Self::Unsafe => ExitKind::Refused,
             Self::NotHealthy => ExitKind::NotHealthy,
             Self::Partly => ExitKind::Partly,
         }

@@ -368,6 +368,11 @@ fn command_line(trouble: Trouble) -> (&'static str, &'static str, &'static str) 
             "it would cost data or service",
             "read why; then --yes or --force",
         ),
+        Trouble::Unsafe => (
+            "it was not done because a node group would have too few replicas in sync",
+            "the node is the last one, or the last but one, that has all of its group's rows",
+            "wait for others, or add a node first; `lockstep node list` shows who is how far",
+        ),
     }
 }
 

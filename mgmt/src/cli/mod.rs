@@ -23,6 +23,7 @@ mod manual;
 mod node;
 mod parts;
 mod restore;
+mod roster;
 mod show;
 mod status;
 mod table;

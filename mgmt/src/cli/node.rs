@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lockstep_client::Client;
-use lockstep_proto::ids::{NodeId, NodeInstance};
+use lockstep_proto::ids::{GroupId, NodeId, NodeInstance};
 use lockstep_proto::view::{Standing, View};
 use serde_json::json;
 
@@ -16,6 +16,7 @@ use super::error::{CliError, CliResult, ExitKind, Trouble};
 use super::follow::Follow;
 use super::loglevel::{self, LogLevelArgs};
 use super::output::Voice;
+use super::roster::{self, JoinArgs, NodesArgs, RemoveArgs};
 use super::show::{self, ShowArgs};
 use super::status::{NodeReport, collect};
 use super::{Global, block_on, connect, stdout_error};
@@ -37,6 +38,28 @@ pub(super) enum NodeCommand {
     Stop(NodeArgs),
     /// Let a data node leave and come back with its own files; returns when it is in sync again
     Restart(NodeArgs),
+    /// Show everybody who belongs to the cluster, here or not
+    List,
+    /// Say whether these data nodes can be stopped together, and what that would leave
+    OkToStop(NodesArgs),
+    /// Move a data node's primaries away; it stays a replica
+    Drain(OneArgs),
+    /// Let a drained data node lead partitions again
+    Undrain(OneArgs),
+    /// Put a spare into a node group; returns when it is in sync
+    Join(JoinArgs),
+    /// Take a data node out of its node group, without leaving the cluster
+    Spare(OneArgs),
+    /// Take a data node out of the cluster for good
+    Remove(RemoveArgs),
+}
+
+/// Arguments of commands on one data node that cost nothing.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct OneArgs {
+    /// The node id, as `lockstep node list` shows it
+    #[arg(value_name = "NODE", value_parser = super::node_id)]
+    node: u16,
 }
 
 /// Arguments of commands on one data node.
@@ -46,7 +69,7 @@ pub(super) struct NodeArgs {
     #[arg(value_name = "NODE", value_parser = super::node_id)]
     node: u16,
     /// Also if it is the last one in sync of its node group: the whole cluster stops then
-    #[arg(long)]
+    #[arg(long, visible_alias = "force-unavailable")]
     force: bool,
 }
 
@@ -57,6 +80,18 @@ pub(super) enum ClusterCommand {
     Info,
     /// Restart all data nodes while the cluster serves
     Restart(RestartArgs),
+    /// Set how many replicas each partition has; spares join, surplus nodes become spares
+    Replicas {
+        /// How many
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4))]
+        count: u16,
+    },
+    /// Let replicas in a zone lead where they can; "" for no zone in particular
+    PrimaryZone {
+        /// The zone
+        #[arg(value_name = "ZONE")]
+        zone: String,
+    },
 }
 
 /// Arguments of `lockstep cluster restart`.
@@ -73,15 +108,20 @@ pub(super) fn run(global: &Global, command: &NodeCommand) -> CliResult<ExitKind>
         match command {
             NodeCommand::LogLevel(args) => loglevel::run(global, args),
             NodeCommand::Show(args) => show::node(global, args).await,
+            NodeCommand::List => roster::list(global).await,
+            NodeCommand::OkToStop(args) => roster::ok_to_stop(global, args).await,
+            NodeCommand::Drain(args) => roster::drain(global, args.node, true).await,
+            NodeCommand::Undrain(args) => roster::drain(global, args.node, false).await,
+            NodeCommand::Join(args) => roster::join(global, args).await,
+            NodeCommand::Spare(args) => roster::spare(global, args.node).await,
+            NodeCommand::Remove(args) => roster::remove(global, args).await,
             NodeCommand::Stop(args) => {
                 let client = connect::client(global).await?;
                 stop(global, &voice, &client, args).await
             }
             NodeCommand::Restart(args) => {
                 let client = connect::client(global).await?;
-                let view = client.view().await?;
-                let before = member(&view, args.node)?;
-                refuse_last(&view, before, args.force)?;
+                let before = unless_last(&client, args).await?;
                 let started = Instant::now();
                 restart(global, &client, before).await?;
                 let seconds = started.elapsed().as_secs_f64();
@@ -100,6 +140,8 @@ pub(super) fn run_cluster(global: &Global, command: &ClusterCommand) -> CliResul
     match command {
         ClusterCommand::Info => show::cluster(global),
         ClusterCommand::Restart(RestartArgs { rolling: _ }) => restart_rolling(global),
+        ClusterCommand::Replicas { count } => block_on(roster::replicas(global, *count)),
+        ClusterCommand::PrimaryZone { zone } => block_on(roster::primary_zone(global, zone)),
     }
 }
 
@@ -114,7 +156,9 @@ fn restart_rolling(global: &Global) -> CliResult<ExitKind> {
         for node in nodes {
             let view = in_sync(global, &client, |_| true).await?;
             let before = member(&view, node)?;
-            refuse_last(&view, before, false)?;
+            if let Some(refusal) = last(&view, before) {
+                return Err(refusal);
+            }
             let begun = Instant::now();
             restart(global, &client, before).await?;
             let seconds = begun.elapsed().as_secs_f64();
@@ -138,10 +182,10 @@ async fn stop(
     client: &Client,
     args: &NodeArgs,
 ) -> CliResult<ExitKind> {
+    let life = unless_last(client, args).await?;
     let view = client.view().await?;
-    let life = member(&view, args.node)?;
-    refuse_last(&view, life, args.force)?;
     leave(client, life, false).await?;
+    client.leave(life.node, false).await?;
     let gone = |view: &View| !view.contains(life);
     let last = is_last(&view, life);
     if !last {
@@ -174,7 +218,8 @@ async fn restart(global: &Global, client: &Client, before: NodeInstance) -> CliR
     let back = |view: &View| {
         let member = view.member(before.node);
         member.is_some_and(|m| {
-            m.instance.incarnation > before.incarnation && m.standing == Standing::InSync
+            let there = m.standing == Standing::InSync || m.group == GroupId::NONE;
+            m.instance.incarnation > before.incarnation && there
         })
     };
     in_sync(global, client, back).await.map(drop)
@@ -186,11 +231,8 @@ pub(super) async fn in_sync(
     client: &Client,
     also: impl Fn(&View) -> bool,
 ) -> CliResult<Arc<View>> {
-    let whole = |view: &View| {
-        let wanted = usize::from(view.config.replicas);
-        let full = |group| view.in_sync().filter(|m| m.group == group).count() >= wanted;
-        view.groups().into_iter().all(full) && also(view)
-    };
+    let whole =
+        |view: &View| view.owners().into_iter().all(|group| view.is_complete(group)) && also(view);
     wait(global, client, whole, || "not all data nodes are in sync".to_owned()).await
 }
 
@@ -244,16 +286,23 @@ fn member(view: &View, node: u16) -> CliResult<NodeInstance> {
 }
 
 fn is_last(view: &View, life: NodeInstance) -> bool {
-    let group = view.member(life.node).map(|m| m.group);
-    !view.in_sync().any(|m| Some(m.group) == group && m.instance != life)
+    view.last_of_group(&[life.node], "").is_some()
 }
 
-fn refuse_last(view: &View, life: NodeInstance, force: bool) -> CliResult {
-    if force || !is_last(view, life) {
-        return Ok(());
-    }
-    let what = format!("data node {} is the last one in sync of its node group", life.node.0);
-    Err(CliError::new(Trouble::Refused, what)
-        .why("without it the cluster stops: half the data is not served")
-        .then("wait for the others, see `lockstep status`; or add --force"))
+/// The life of the node, unless it is the last in sync of its group and may not go.
+async fn unless_last(client: &Client, args: &NodeArgs) -> CliResult<NodeInstance> {
+    let refused = |view: &View| match member(view, args.node) {
+        Ok(life) => last(view, life).filter(|_| !args.force),
+        Err(unknown) => Some(unknown),
+    };
+    let view = roster::unless_refused(client, refused).await?;
+    member(&view, args.node)
+}
+
+/// Why a node must not be stopped; `None` if it may.
+fn last(view: &View, life: NodeInstance) -> Option<CliError> {
+    let what = format!("refusing to stop node {}", life.node.0);
+    let refusal = view.last_of_group(&[life.node], &what)?;
+    let then = format!("{}; or force with data unavailable: --force", refusal.then);
+    Some(CliError::from(refusal).then(then))
 }

@@ -462,6 +462,7 @@ mod tests {
     use super::*;
     use lockstep_proto::durability::DiskState;
     use lockstep_proto::ids::{Epoch, NodeId, NodeInstance};
+    use lockstep_proto::roster::Roster;
     use lockstep_proto::view::{ClusterConfig, Placement};
 
     fn shard(join: Option<JoinProgress>, disk: Option<DiskStatus>) -> ShardStatus {
@@ -494,6 +495,7 @@ mod tests {
             cluster: lockstep_proto::ids::ClusterId::default(),
             number: lockstep_proto::ids::ViewNumber(3),
             config: ClusterConfig::default(),
+            roster: Roster::of(&nodes.iter().map(|node| node.member.clone()).collect::<Vec<_>>()),
             members: nodes.iter().map(|node| node.member.clone()).collect(),
             placements: vec![placement],
             arbitrator: None,

@@ -2,8 +2,8 @@
 
 use std::num::NonZero;
 
-use lockstep_proto::ids::NodeId;
-use lockstep_proto::limits::{NODES_MAX, SHARDS_MAX};
+use lockstep_proto::ids::{GroupId, NodeId};
+use lockstep_proto::limits::SHARDS_MAX;
 
 use super::error::ConfigError;
 use super::layers::{Key, Settings};
@@ -25,6 +25,7 @@ pub const DATA_KEYS: &[Key] = &[
     },
     Key { name: "node.zone", is: "the node's availability zone", example: "\"a\"" },
     Key { name: "node.id", is: "the node id to wish for", example: "1" },
+    Key { name: "node.group", is: "the node group to join, if not the one in need", example: "1" },
     Key { name: "node.shards", is: "how many threads share the node's data", example: "4" },
     Key {
         name: "cluster.mgmt",
@@ -48,6 +49,8 @@ pub struct DataConfig {
     pub zone: String,
     /// The node id to wish for.
     pub id: Option<NodeId>,
+    /// The node group to join.
+    pub group: Option<GroupId>,
     /// How many shard cores it runs.
     pub shards: u16,
     /// The management servers: the first is m1, the second m2.
@@ -72,8 +75,12 @@ impl DataConfig {
         )?;
         let zone = settings.optional("node.zone", |word| Ok(word.to_owned()))?;
         let id = settings.optional("node.id", |word| {
-            let id = value::number(word, 1..=NODES_MAX as u64)?;
+            let id = value::number(word, 1..=u64::from(u16::MAX))?;
             Ok(NodeId(u16::try_from(id).expect("in range")))
+        })?;
+        let group = settings.optional("node.group", |word| {
+            let group = value::number(word, 1..=u64::from(u16::MAX) - 1)?;
+            Ok(GroupId(u16::try_from(group).expect("in range")))
         })?;
         let shards = settings.optional("node.shards", |word| {
             let shards = value::number(word, 1..=u64::from(SHARDS_MAX))?;
@@ -87,6 +94,7 @@ impl DataConfig {
             place,
             zone: zone.unwrap_or_default(),
             id,
+            group,
             shards: shards.unwrap_or_else(shards_default),
             mgmt,
         })

@@ -169,6 +169,7 @@ fn read_cluster(settings: &Settings) -> Result<ClusterConfig, ConfigError> {
         drift_ppm: default.drift_ppm,
         peer_death_by_fin: peer_death.unwrap_or(default.peer_death_by_fin),
         data_memory: memory.unwrap_or(default.data_memory),
+        primary_zone: default.primary_zone,
     };
     if config.suspicion_ms < config.heartbeat_ms.saturating_mul(2) {
         let why = format!(

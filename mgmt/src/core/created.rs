@@ -8,11 +8,10 @@ use lockstep_proto::canary::Canary;
 use lockstep_proto::ids::{Incarnation, MgmtId, NodeId, NodeInstance};
 use lockstep_proto::process::{LogLevel, Outputs};
 use lockstep_proto::register::{Answer, Register};
-use lockstep_proto::stored::{StoredCluster, StoredRegister};
+use lockstep_proto::roster::Newcomer;
+use lockstep_proto::stored::{Admission, StoredCluster, StoredRegister};
 use lockstep_proto::view::{Arbitrator, View, ViewIdentity};
 use lockstep_proto::wire::control::{ControlMessage, Verdict};
-
-use super::plan::Newcomer;
 
 /// An existing cluster.
 pub(super) struct Created {
@@ -96,6 +95,7 @@ impl Created {
     }
 
     /// A newcomer reports although the cluster exists: the same process gets the same answer.
+    /// `None`: one that is new wants a seat, which the data nodes have to give.
     ///
     /// # Errors
     /// What, why and what to do now, for the newcomer's operator.
@@ -103,15 +103,19 @@ impl Created {
         &self,
         newcomer: &Newcomer,
         out: &mut Outputs,
-    ) -> Result<ControlMessage, String> {
+    ) -> Result<Option<ControlMessage>, String> {
         let view = self.view();
-        let at_addr = self.cluster.admissions.iter().find(|a| a.addr == newcomer.addr);
+        let has_seat = |a: &&Admission| {
+            let seat = view.roster.seat(a.node);
+            a.addr == newcomer.addr && seat.is_some_and(|seat| seat.addr == a.addr)
+        };
+        let at_addr = self.cluster.admissions.iter().find(has_seat);
         match at_addr {
             Some(admission) if admission.process == newcomer.process => {
                 out.mark("newcomer_admitted_again");
                 let instance = first_life(admission.node);
                 if view.contains(instance) {
-                    return Ok(self.admitted(instance));
+                    return Ok(Some(self.admitted(instance)));
                 }
                 Err(format!(
                     "cluster {} went on without node {instance} before it was ready (view {}); \
@@ -122,15 +126,13 @@ impl Created {
             Some(admission) => Err(format!(
                 "node {} of cluster {} was started at {} before, with another directory or an \
                  earlier content of this one, and comes back only with the identity that is \
-                 there: start it on that directory, with --initial if its data is damaged; or \
-                 create a new cluster, with an empty directory for its management server too",
-                admission.node, view.cluster, admission.addr
+                 there: start it on that directory, with --initial if its data is damaged; if the \
+                 directory is lost for good, `lockstep node remove {}` first; or create a new \
+                 cluster, with an empty directory for its management server too",
+                admission.node, view.cluster, admission.addr, admission.node.0
             )),
-            None => Err(format!(
-                "cluster {} has had all its data nodes since it was created; adding data nodes \
-                 comes with a later version: check `cluster.mgmt`, or stop this node",
-                view.cluster
-            )),
+            None if view.roster.seat_of_process(newcomer.process).is_some() => Ok(None),
+            None => view.check_newcomer(newcomer).map(|()| None),
         }
     }
 

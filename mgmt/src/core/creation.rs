@@ -7,10 +7,11 @@
 use std::collections::BTreeMap;
 
 use lockstep_proto::ids::NodeId;
-use lockstep_proto::limits::{ADDR_BYTES_MAX, NODES_MAX, SHARDS_MAX};
+use lockstep_proto::limits::NODES_MAX;
 use lockstep_proto::process::LinkId;
+use lockstep_proto::roster::{Newcomer, check_form};
 
-use super::plan::{ClusterPlan, Newcomer};
+use super::plan::ClusterPlan;
 
 /// The newcomers that are here.
 #[derive(Debug)]
@@ -56,23 +57,10 @@ impl Creation {
     }
 
     fn check_form(&self, newcomer: &Newcomer) -> Result<(), String> {
-        let Newcomer { addr, zone, shards, wanted, .. } = newcomer;
-        let port = addr.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>()));
-        if addr.len() > ADDR_BYTES_MAX || !matches!(port, Some((host, Ok(1..))) if !host.is_empty())
-        {
-            return Err(format!(
-                "the address {addr:?} cannot be reached by other nodes: set `node.advertise` to \
-                 host:port"
-            ));
-        }
-        if *shards == 0 || *shards > SHARDS_MAX {
-            return Err(format!("{shards} shards: set `node.shards` to 1 to {SHARDS_MAX}"));
-        }
-        if wanted.is_some_and(|node| node.0 == 0 || usize::from(node.0) > NODES_MAX) {
-            return Err(format!("node ids are 1 to {NODES_MAX}: change `node.id`"));
-        }
-        if zone.len() > ADDR_BYTES_MAX {
-            return Err(format!("a zone's name has at most {ADDR_BYTES_MAX} bytes"));
+        check_form(newcomer)?;
+        let Newcomer { zone, wanted, .. } = newcomer;
+        if wanted.is_some_and(|node| usize::from(node.0) > NODES_MAX) {
+            return Err(format!("a new cluster's node ids are 1 to {NODES_MAX}: change `node.id`"));
         }
         let zones = &self.plan.zones;
         if !zones.is_empty() && !zones.contains(zone) {

@@ -28,13 +28,14 @@ use std::sync::Arc;
 
 use lockstep_proto::canary::Canary;
 use lockstep_proto::disk::Lane;
-use lockstep_proto::ids::{BackupId, ClusterId, Epoch, MgmtId};
-use lockstep_proto::limits::ANSWERS_HELD_MAX;
+use lockstep_proto::ids::{BackupId, ClusterId, Epoch, Incarnation, MgmtId, NodeInstance};
+use lockstep_proto::limits::{ANSWERS_HELD_MAX, NODES_MAX};
 use lockstep_proto::process::{
     Effect, Exit, Input, LinkId, LogLevel, Outputs, Peer, Process, StoredFile, Target,
 };
 use lockstep_proto::register::Register;
 use lockstep_proto::report::Report;
+use lockstep_proto::roster::Newcomer;
 use lockstep_proto::stored::{
     Admission, Stored, StoredBackups, StoredCluster, StoredError, StoredRegister,
 };
@@ -49,7 +50,7 @@ use lockstep_proto::wire::kind;
 use backup::Backups;
 use created::{Created, Registration};
 use creation::Creation;
-use plan::{ClusterPlan, Newcomer};
+use plan::ClusterPlan;
 use vault::Vault;
 
 /// What a management server is started with.
@@ -122,6 +123,8 @@ pub struct MgmtCore {
     watchers: BTreeSet<LinkId>,
     now: Instant,
     backups: Backups,
+    /// The processes of newcomers that wait for a seat.
+    waiting: BTreeMap<LinkId, u64>,
 }
 
 /// ```text
@@ -165,6 +168,7 @@ impl MgmtCore {
             watchers: BTreeSet::new(),
             now: Instant::default(),
             backups: Backups::restore(stored.backups.unwrap_or_default()),
+            waiting: BTreeMap::new(),
         }
     }
 
@@ -273,9 +277,10 @@ impl MgmtCore {
 
     fn on_control_message(&mut self, link: LinkId, message: ControlMessage, out: &mut Outputs) {
         match message {
-            ControlMessage::Report { addr, zone, shards, process, wanted } => {
-                self.on_report(link, Newcomer { addr, zone, shards, process, wanted }, out);
+            ControlMessage::Report { newcomer, creates } => {
+                self.on_report(link, newcomer, creates, out);
             }
+            ControlMessage::Seated { process, view } => self.on_seated(process, *view, out),
             ControlMessage::AskArbitrator { request, cluster, asked, counted, wanted } => {
                 if !self.is_asked(cluster, &asked) {
                     return out.mark("arbitrator_asked_in_vain");
@@ -296,6 +301,8 @@ impl MgmtCore {
             }
             ControlMessage::Returned(returned) => self.on_returned(link, &returned, out),
             ControlMessage::Heartbeat { .. }
+            | ControlMessage::Newcome(_)
+            | ControlMessage::Order(_)
             | ControlMessage::HeartbeatAnswer { .. }
             | ControlMessage::Tick { .. }
             | ControlMessage::EpochReport { .. }
@@ -348,14 +355,20 @@ impl MgmtCore {
             | ClientMessage::SnapshotOpened { .. }
             | ClientMessage::Leave { .. }
             | ClientMessage::Configure { .. }
+            | ClientMessage::Order { .. }
             | ClientMessage::Status { .. } => {
                 close(link, "a client message that is none of a management server's", out);
             }
         }
     }
 
-    fn on_report(&mut self, link: LinkId, newcomer: Newcomer, out: &mut Outputs) {
+    fn on_report(&mut self, link: LinkId, newcomer: Newcomer, creates: bool, out: &mut Outputs) {
         let message = match &mut self.state {
+            State::Creating(_) if !creates => {
+                let text = "this management server has no cluster yet, and is not the first of \
+                            this node's list, which creates it";
+                ControlMessage::AdmissionPending { text: text.to_owned() }
+            }
             State::Creating(creation) => match creation.on_report(link, newcomer) {
                 Ok(()) if creation.is_complete() => {
                     let (plan, here) = creation.take();
@@ -365,11 +378,53 @@ impl MgmtCore {
                 Err(text) => refuse(text, out),
             },
             State::Created(created) => match created.admit_again(&newcomer, out) {
-                Ok(admitted) => admitted,
+                Ok(Some(admitted)) => admitted,
+                Ok(None) => return self.ask_for_seat(link, newcomer, out),
                 Err(text) => refuse(text, out),
             },
         };
         self.tell(Told::Control { link, message }, out);
+    }
+
+    /// The data nodes give seats: the president does, whoever that is.
+    fn ask_for_seat(&mut self, link: LinkId, newcomer: Newcomer, out: &mut Outputs) {
+        out.mark("newcomer_asks_for_seat");
+        let known = self.waiting.contains_key(&link);
+        if known || self.waiting.len() < NODES_MAX {
+            self.waiting.insert(link, newcomer.process);
+        }
+        let is_node = |peer: &&Peer| matches!(peer, Peer::Control(_));
+        let text = match self.peers.values().filter(is_node).count() {
+            0 => "no data node of the cluster is connected to this management server: waiting",
+            _ => "waiting for the data nodes of the cluster to agree on a place for this one",
+        };
+        let pending = ControlMessage::AdmissionPending { text: text.to_owned() };
+        let message = ControlMessage::Newcome(Box::new(newcomer));
+        for (node, _) in self.peers.iter().filter(|(_, peer)| is_node(peer)) {
+            if let Some(buffer) = out.buffer(*node) {
+                message.frame(buffer);
+            }
+        }
+        self.tell(Told::Control { link, message: pending }, out);
+    }
+
+    /// The data nodes have given a seat: whoever waits for it may go on.
+    fn on_seated(&mut self, process: u64, view: View, out: &mut Outputs) {
+        let State::Created(created) = &self.state else { return };
+        let Some(seat) = view.roster.seat_of_process(process) else { return };
+        if view.cluster != created.view().cluster {
+            return;
+        }
+        out.mark("newcomer_seated");
+        let instance = NodeInstance { node: seat.node, incarnation: Incarnation(0) };
+        let waits = self.waiting.iter().filter(|(_, waiting)| **waiting == process);
+        let links: Vec<LinkId> = waits.map(|(link, _)| *link).collect();
+        for link in links {
+            self.waiting.remove(&link);
+            let view = Box::new(view.clone());
+            let message = ControlMessage::Admitted { cluster: view.cluster, instance, view };
+            self.tell(Told::Control { link, message }, out);
+        }
     }
 
     /// Everybody is here: the cluster comes into being when its first view is on disk.
@@ -488,6 +543,7 @@ impl MgmtCore {
             self.store_backups(changed, out);
         }
         self.watchers.remove(&link);
+        self.waiting.remove(&link);
         if let State::Creating(creation) = &mut self.state {
             creation.on_link_down(link);
         }

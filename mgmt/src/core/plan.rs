@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use lockstep_proto::ids::{
     ClusterId, Epoch, GroupId, Incarnation, NodeId, NodeInstance, RestartGeneration, ViewNumber,
 };
+use lockstep_proto::roster::{Newcomer, Roster};
 use lockstep_proto::view::{Arbitrator, ClusterConfig, Member, Placement, Standing, View};
 
 /// What the operator wants the cluster to be.
@@ -20,21 +21,6 @@ pub struct ClusterPlan {
     pub zones: Vec<String>,
     /// Cluster-wide settings, replicas and partitions among them.
     pub config: ClusterConfig,
-}
-
-/// What a data node without an identity says about itself.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Newcomer {
-    /// Where it listens.
-    pub addr: String,
-    /// Its availability zone; empty if none.
-    pub zone: String,
-    /// How many shard cores it runs.
-    pub shards: u16,
-    /// The life of its process.
-    pub process: u64,
-    /// The node id its operator chose.
-    pub wanted: Option<NodeId>,
 }
 
 impl ClusterPlan {
@@ -75,6 +61,7 @@ impl ClusterPlan {
             cluster,
             number: ViewNumber(1),
             config: self.config.clone(),
+            roster: Roster::of(&members),
             members,
             placements,
             arbitrator: arbitrators.first().cloned(),
@@ -185,6 +172,7 @@ mod tests {
             zone: zone.to_owned(),
             shards: 2,
             process: u64::from(port),
+            group: None,
             wanted: wanted.map(NodeId),
         }
     }

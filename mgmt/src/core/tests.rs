@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use lockstep_proto::ids::{Incarnation, NodeId, NodeInstance, ViewNumber};
 use lockstep_proto::process::LinkEnd;
+use lockstep_proto::roster::Newcomer;
 use lockstep_proto::view::{ClusterConfig, Member};
 use lockstep_proto::wire::control::Verdict;
 
@@ -152,18 +153,20 @@ impl Bench {
 
 /// Node n reports from port n, process n, with the wish to be node n.
 fn report(n: u16, zone: &str) -> ControlMessage {
-    ControlMessage::Report {
+    let newcomer = Newcomer {
         addr: format!("127.0.0.1:{n}"),
         zone: zone.to_owned(),
         shards: 1,
         process: u64::from(n),
         wanted: Some(NodeId(n)),
-    }
+        group: None,
+    };
+    ControlMessage::Report { newcomer, creates: true }
 }
 
 fn restarted(mut report: ControlMessage) -> ControlMessage {
-    if let ControlMessage::Report { process, .. } = &mut report {
-        *process += 100;
+    if let ControlMessage::Report { newcomer, .. } = &mut report {
+        newcomer.process += 100;
     }
     report
 }
@@ -274,9 +277,42 @@ fn an_identity_is_given_to_one_process_only() {
     let other = bench.newcomer(&restarted(report(2, "b")));
     let heard = bench.heard(other);
     assert!(refusal(&heard).starts_with("node n2 of cluster"), "{heard:?}");
+}
+
+#[test]
+fn a_newcomer_waits_for_the_seat_that_the_data_nodes_give_it() {
+    let mut bench = Bench::created().restart();
+    let data = bench.connect(Peer::Control(node(1)));
     let third = bench.newcomer(&report(3, "b"));
     let heard = bench.heard(third);
-    assert!(refusal(&heard).contains("has had all its data nodes"), "{heard:?}");
+    assert!(matches!(&heard[..], [ControlMessage::AdmissionPending { .. }]), "{heard:?}");
+    let asked = bench.heard(data);
+    let [ControlMessage::Newcome(newcomer)] = &asked[..] else { panic!("{asked:?}") };
+    let mut view = bench.core.view().expect("created").clone();
+    view.number = view.number.next();
+    view.roster.add(view.roster.seat_for(newcomer));
+    let seated = |process| ControlMessage::Seated { process, view: Box::new(view.clone()) };
+    bench.say(data, &seated(7));
+    assert_eq!(bench.heard(third), [], "that process has no seat");
+    bench.say(data, &seated(3));
+    let heard = bench.heard(third);
+    let [ControlMessage::Admitted { instance, .. }] = &heard[..] else { panic!("{heard:?}") };
+    assert_eq!(*instance, NodeInstance { node: NodeId(3), incarnation: Incarnation(0) });
+    let again = bench.newcomer(&restarted(report(2, "b")));
+    let heard = bench.heard(again);
+    assert!(refusal(&heard).contains("node remove 2"), "{heard:?}");
+}
+
+#[test]
+fn only_the_first_server_of_its_list_creates_a_cluster_of_a_newcomer() {
+    let mut bench = Bench::new();
+    for (n, zone) in [(1, "a"), (2, "b")] {
+        let ControlMessage::Report { newcomer, .. } = report(n, zone) else { unreachable!() };
+        let link = bench.newcomer(&ControlMessage::Report { newcomer, creates: false });
+        let heard = bench.heard(link);
+        assert!(matches!(&heard[..], [ControlMessage::AdmissionPending { .. }]), "{heard:?}");
+    }
+    assert!(bench.core.view().is_none());
 }
 
 #[test]
@@ -293,14 +329,16 @@ fn a_newcomer_that_went_away_before_creation_does_not_count() {
 #[test]
 fn reports_that_do_not_fit_the_plan_are_refused_with_words() {
     let report_of = |addr: &str, zone: &str, shards, wanted| {
-        let (addr, zone) = (addr.to_owned(), zone.to_owned());
-        ControlMessage::Report { addr, zone, shards, process: 2, wanted: Some(NodeId(wanted)) }
+        let (addr, zone, wanted) = (addr.to_owned(), zone.to_owned(), Some(NodeId(wanted)));
+        let newcomer = Newcomer { addr, zone, shards, process: 2, wanted, group: None };
+        ControlMessage::Report { newcomer, creates: true }
     };
     let cases = [
         (report_of("127.0.0.1:2", "c", 1, 2), "zone \"c\" is not one of"),
         (report_of("127.0.0.1:2", "a", 1, 2), "zone \"a\" already has 1"),
         (report_of("127.0.0.1:2", "b", 1, 1), "node id 1 is taken by"),
-        (report_of("127.0.0.1:2", "b", 1, 0), "node ids are 1 to"),
+        (report_of("127.0.0.1:2", "b", 1, 0), "node ids begin at 1"),
+        (report_of("127.0.0.1:2", "b", 1, 999), "a new cluster's node ids"),
         (report_of("127.0.0.1:2", "b", 0, 2), "0 shards: set"),
         (report_of("127.0.0.1:1", "b", 1, 2), "another data node"),
         (report_of("nowhere", "b", 1, 2), "the address \"nowhere\""),

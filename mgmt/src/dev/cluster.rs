@@ -15,6 +15,7 @@ use lockstep_proto::view::View;
 
 use super::process::{Condition, ProcessId, Signal, Tie, log_tail, spawn_self};
 use super::ready;
+use super::revive::args_like;
 use super::state::{DevMgmt, DevNode, DevState};
 use crate::cli::error::{CliError, CliResult, Trouble};
 
@@ -167,6 +168,28 @@ impl LocalCluster {
                 .why(error.to_string())
         })??;
         Ok(())
+    }
+
+    /// Starts one more data node; returns its node id when it listens, not when it has its place.
+    /// Every node that was ever started counts.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub async fn add_node(&mut self, group: Option<u16>, zone: &str) -> CliResult<u16> {
+        let node = u16::try_from(self.nodes.len() + 1).unwrap_or(u16::MAX);
+        let model = self.nodes.first().ok_or_else(|| {
+            CliError::new(Trouble::NoSuchNode, "a cluster of no data nodes cannot grow")
+        })?;
+        let (tie, args) = (model.again.tie, args_like(&model.again.args, node, group, zone));
+        let started = self.spawn(&format!("node-{node}"), args, tie)?;
+        let wait = move || started.wait_ready(Instant::now() + READY_TIMEOUT);
+        let waited = tokio::task::spawn_blocking(wait).await;
+        let member = waited.map_err(|error| {
+            CliError::new(Trouble::Start, format!("data node {node} cannot be waited for"))
+                .why(error.to_string())
+        })??;
+        self.nodes.push(member);
+        Ok(node)
     }
 
     /// Starts everything again after all processes were killed; data nodes side by side, because
@@ -345,6 +368,17 @@ impl Launch {
         let started = self.start(once)?;
         let Member { process, admin, .. } = started.wait_ready(Instant::now() + READY_TIMEOUT)?;
         Ok(Left { process, admin: admin.map(|admin| admin.to_string()) })
+    }
+
+    /// Starts it for the first time; its process, its address, and how it is started again.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub(super) fn start_first(&self) -> CliResult<(Left, String, Vec<String>)> {
+        let member = self.start(&[])?.wait_ready(Instant::now() + READY_TIMEOUT)?;
+        let admin = member.admin.map(|admin| admin.to_string());
+        let left = Left { process: member.process, admin };
+        Ok((left, member.addr.to_string(), member.again.args))
     }
 
     /// Starts it; it does not listen yet.

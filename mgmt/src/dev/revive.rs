@@ -2,7 +2,7 @@
 
 use super::cluster::{Launch, Left};
 use super::process::{Condition, Tie};
-use super::state::DevState;
+use super::state::{DevNode, DevState};
 use crate::cli::error::{CliError, CliResult, Trouble};
 
 /// How a data node is to be started, this time.
@@ -40,6 +40,51 @@ pub fn revive_node(state: &mut DevState, node: u16, how: Revival) -> CliResult {
     let Left { process, admin } = start(&dir, format!("node-{node}"), &entry.args, &how.flags())?;
     (entry.process, entry.admin) = (process, admin);
     Ok(())
+}
+
+/// Starts one more data node, with the settings that the cluster's nodes have.
+///
+/// # Errors
+/// If it does not come up.
+pub fn add_node(state: &DevState, node: u16, group: Option<u16>, zone: &str) -> CliResult<DevNode> {
+    let Some(model) = state.nodes.first() else {
+        return Err(CliError::new(Trouble::NoCluster, "the dev cluster has no data node"));
+    };
+    let args = args_like(&model.args, node, group, zone);
+    let (dir, name) = (state.dir.clone(), format!("node-{node}"));
+    let launch = Launch { dir, name, args, tie: Tie::Detached };
+    let (Left { process, admin }, addr, args) = launch.start_first()?;
+    let (group, zone) = (group.unwrap_or(0), zone.to_owned());
+    Ok(DevNode { node, process, addr, admin, zone, group, args })
+}
+
+/// The command line of another node: another id, port, zone and group.
+pub(super) fn args_like(
+    model: &[String],
+    node: u16,
+    group: Option<u16>,
+    zone: &str,
+) -> Vec<String> {
+    let own = ["--node", "--zone", "--listen", "--group"];
+    let mut args: Vec<String> = Vec::new();
+    let mut rest = model.iter();
+    while let Some(arg) = rest.next() {
+        if own.contains(&arg.as_str()) {
+            rest.next();
+        } else {
+            args.push(arg.clone());
+        }
+    }
+    let mut flag = |name: &str, value: String| args.extend([name.to_owned(), value]);
+    flag("--node", node.to_string());
+    flag("--listen", "127.0.0.1:0".to_owned());
+    if let Some(group) = group {
+        flag("--group", group.to_string());
+    }
+    if !zone.is_empty() {
+        flag("--zone", zone.to_owned());
+    }
+    args
 }
 
 /// Starts everything again that is gone, management servers first. Returns how many processes.

@@ -72,6 +72,9 @@ pub struct RunDataArgs {
     /// The node id to wish for
     #[arg(long, visible_alias = "id", value_name = "N")]
     pub node: Option<String>,
+    /// The node group to join, when the cluster is there already [default: the one in need]
+    #[arg(long, value_name = "G")]
+    pub group: Option<String>,
     /// How many threads share the node's data [default: one per processor]
     #[arg(long, value_name = "N")]
     pub shards: Option<String>,
@@ -177,6 +180,7 @@ impl RunDataArgs {
             .one("log.filter", "--log", &process.log)
             .one("node.zone", "--zone", &self.zone)
             .one("node.id", "--node", &self.node)
+            .one("node.group", "--group", &self.group)
             .one("node.shards", "--shards", &self.shards)
             .list("cluster.mgmt", "--mgmt", &self.mgmt)
             .take()
@@ -249,12 +253,13 @@ mod tests {
             log: text(),
             ..ProcessArgs::default()
         };
-        let (zone, node, shards) = (text(), text(), text());
+        let (zone, node, shards, group) = (text(), text(), text(), text());
         let mgmt = vec![String::new()];
         let data = RunDataArgs {
             process: process.clone(),
             zone,
             node,
+            group,
             shards,
             mgmt: mgmt.clone(),
             peers: Vec::new(),

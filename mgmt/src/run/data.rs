@@ -13,6 +13,7 @@ use lockstep_cluster::{
 use lockstep_proto::ids::{Epoch, MgmtId, ShardId};
 use lockstep_proto::limits::KEPT_BYTES_MAX;
 use lockstep_proto::recovery::last_cut;
+use lockstep_proto::roster::Newcomer;
 use lockstep_proto::stored::StoredIdentity;
 use lockstep_proto::view::{Member, Standing, View};
 use lockstep_proto::wire::hello::Speaker;
@@ -133,6 +134,10 @@ fn come_new(site: &Site, args: &RunDataArgs) -> CliResult<Option<Seat>> {
     ended(exit)?;
     let Some(identity) = identity else { return Ok(None) };
     let view = stored_view(home)?;
+    if !view.contains(identity.instance) {
+        // It has a seat, and comes to its cluster like one that was here before.
+        return Ok(None);
+    }
     Ok(Some(Seat { identity, view, restored: None }))
 }
 
@@ -149,16 +154,19 @@ fn come_back(site: &Site, args: &RunDataArgs) -> CliResult<Option<Seat>> {
     let identity = home.next_life()?;
     let view = stored_view(home)?;
     let node = identity.instance.node;
-    let Some(seat) = view.member(node).cloned() else {
+    let group = view.member(node).map(|member| member.group);
+    let Some(group) = group.or_else(|| view.roster.seat(node).map(|seat| seat.group)) else {
         let what = format!("the newest view in {} does not have {node}", home.dir().display());
         return Err(CliError::new(Trouble::File, what).then("start it on an empty directory"));
     };
     let member = Member {
         instance: identity.instance,
+        group,
         zone: config.zone.clone(),
         addr: door.addr.clone(),
         shards: config.shards,
-        ..seat
+        seniority: 0,
+        standing: Standing::Copying,
     };
     tracing::info!("{} is back, looking for cluster {}", identity.instance, identity.cluster);
     let place = (node, member.group);
@@ -192,17 +200,19 @@ fn come_back(site: &Site, args: &RunDataArgs) -> CliResult<Option<Seat>> {
 }
 
 fn newcomer(config: &DataConfig, door: &Door, args: &RunDataArgs) -> CliResult<NewcomerCore> {
-    let first = config.mgmt.first().expect("a configuration without servers is refused");
     let process = u64::try_from(random()? >> 64).expect("half of the bits");
     let options = NewcomerOptions {
-        mgmt: (MgmtId(1), first.clone()),
-        addr: door.addr.clone(),
-        zone: config.zone.clone(),
-        shards: config.shards,
-        wanted: config.id,
-        process,
+        mgmts: mgmts(config),
+        newcomer: Newcomer {
+            addr: door.addr.clone(),
+            zone: config.zone.clone(),
+            shards: config.shards,
+            process,
+            wanted: config.id,
+            group: config.group,
+        },
     };
-    tracing::info!("asking m1 at {first} for a place in its cluster");
+    tracing::info!("asking for a place in the cluster of {}", config.mgmt.join(", "));
     if !args.peers.is_empty() {
         tracing::info!("other addresses for {} peers", args.peers.len());
     }

@@ -78,6 +78,10 @@ impl Recoverer for FileRecoverer {
         }
         // Only the newest wish counts; what was restored for an earlier one makes room first.
         *newest = Newest { token: wish.token, restored: None };
+        if wish.goal == Goal::Anew {
+            forget(&self.dir).map_err(|error| error.to_string())?;
+            return Ok(Epoch(0));
+        }
         let mapped = DataFiles::open(&self.dir).map_err(trouble)?;
         for path in &mapped.others {
             tracing::warn!("{} is not a file of this program: left alone", path.display());
@@ -87,7 +91,7 @@ impl Recoverer for FileRecoverer {
             return match wish.goal {
                 // Whoever has nothing can be given everything, and can found nothing: a cluster
                 // does not come back empty because its files are gone.
-                Goal::Rejoin | Goal::Exactly(Epoch(0)) => Ok(Epoch(0)),
+                Goal::Rejoin | Goal::Anew | Goal::Exactly(Epoch(0)) => Ok(Epoch(0)),
                 Goal::Survey | Goal::Exactly(_) => Err("there are no files".to_owned()),
             };
         }
@@ -116,7 +120,7 @@ impl Recoverer for FileRecoverer {
                 }
                 return Ok(reached);
             }
-            Goal::Rejoin => None,
+            Goal::Rejoin | Goal::Anew => None,
             Goal::Exactly(epoch) => Some(epoch),
         };
         match restore_in_parallel(&owner, &files, to, self.shards) {

@@ -59,6 +59,7 @@ fn hunt(canary: Canary) -> Hunt {
         Canary::ApplyTwice => scripted!("write_that_lingers_until_it_was_asked_for"),
         Canary::CloseEpochWithOrphan => scripted!("take_over_across_a_close"),
         Canary::DropPrepareAtExpiry => scripted!("vote_that_outlasts_its_id"),
+        Canary::SeatToldEarly => scripted!("president_dies_with_a_seat"),
         Canary::TrustBadChecksum => scripted!("bits_flip_in_checkpoints"),
         Canary::IgnoreCopied => scripted!("power_fails_between_copy_and_promotion"),
         Canary::SkipLeaseWait => scripted!("reader_at_a_dropped_backup"),

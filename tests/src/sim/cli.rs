@@ -57,8 +57,8 @@ struct Arguments {
     #[arg(long)]
     canaries: bool,
     /// Let each node fail at each of its steps in a short run of this protocol, once in every
-    /// way: commit, view, silence, arbitration, redo, epoch, rejoin, checkpoint, restart, config,
-    /// handover or backup.
+    /// way: commit, view, silence, arbitration, redo, epoch, rejoin, admit, checkpoint, restart,
+    /// config, handover or backup.
     #[arg(long)]
     sweep: Option<String>,
     /// Only one in this many crash points of a sweep.

@@ -20,6 +20,7 @@ use lockstep_proto::ids::{
 };
 use lockstep_proto::process::Peer;
 use lockstep_proto::register::Register;
+use lockstep_proto::roster::Roster;
 use lockstep_proto::stored::{Stored, StoredCluster, StoredRegister};
 use lockstep_proto::view::{Arbitrator, ClusterConfig, Member, Placement, Standing, View};
 
@@ -52,6 +53,8 @@ pub struct Shape {
     pub mgmts: u16,
     /// API nodes that offer themselves as arbitrators.
     pub apis: u16,
+    /// Machines on which data nodes may be started later.
+    pub fresh: u16,
     /// Clients.
     pub clients: u16,
     /// Largest drift of a clock from true time, parts per million.
@@ -69,8 +72,12 @@ pub struct Cluster {
     pub shape: Shape,
     /// The first view.
     pub view: View,
-    /// Data nodes, in order of node id from 1.
+    /// Data nodes.
     pub nodes: Vec<HostId>,
+    /// Which host has which node id.
+    pub ids: BTreeMap<NodeId, HostId>,
+    /// Machines on which data nodes may be started.
+    pub fresh: Vec<HostId>,
     /// Management servers.
     pub mgmts: Vec<HostId>,
     /// API nodes that offer themselves as arbitrators.
@@ -145,6 +152,7 @@ pub fn first_view(shape: &Shape) -> View {
             checkpoint_interval_ms: shape.checkpoint_ms,
             ..ClusterConfig::default()
         },
+        roster: Roster::of(&members),
         members,
         placements,
         arbitrator: arbitrators.first().cloned(),
@@ -201,6 +209,8 @@ impl Cluster {
             shape,
             view,
             nodes: vec![],
+            ids: BTreeMap::new(),
+            fresh: vec![],
             mgmts: vec![],
             apis: vec![],
             clients: vec![],
@@ -229,6 +239,16 @@ impl Cluster {
         for member in cluster.view.members.clone() {
             let node = cluster.add_node(world, &member, rng);
             cluster.nodes.push(node);
+            cluster.ids.insert(member.instance.node, node);
+        }
+        for index in 0..cluster.shape.fresh {
+            let zone = index % cluster.shape.zones;
+            let id = cluster.shape.groups * cluster.shape.replicas + 1 + index;
+            let clock = clock(&cluster.shape, rng);
+            let name = format!("f{}", index + 1);
+            let fresh = world.add_host(host(name, Role::Fresh, zone, node_addr(id), clock));
+            world.host_mut(fresh).life = Life::Killed;
+            cluster.fresh.push(fresh);
         }
         for index in 0..cluster.shape.clients {
             let zone = index % cluster.shape.zones;
@@ -493,11 +513,5 @@ impl Cluster {
     pub fn newest_view<'w>(&self, world: &'w World) -> Option<&'w View> {
         let views = self.nodes.iter().filter_map(|node| Some(self.control(world, *node)?.view()));
         views.max_by_key(|view| view.number)
-    }
-
-    /// The host of a node id.
-    #[must_use]
-    pub fn node(&self, node: NodeId) -> HostId {
-        self.nodes[usize::from(node.0) - 1]
     }
 }

@@ -2,6 +2,7 @@
 //! object, because the checks look inside.
 
 use lockstep_cluster::control::ControlCore;
+use lockstep_cluster::newcomer::NewcomerCore;
 use lockstep_cluster::restart::RestartCore;
 use lockstep_cluster::shard::ShardCore;
 use lockstep_mgmt::core::MgmtCore;
@@ -15,6 +16,8 @@ use super::workload::ClientProcess;
 pub enum Core {
     /// A node's control core.
     Control(Box<ControlCore>),
+    /// A data node without an identity.
+    Newcomer(Box<NewcomerCore>),
     /// A node that was started again and looks for its cluster.
     Restart(Box<RestartCore>),
     /// A shard core.
@@ -33,6 +36,7 @@ impl Core {
     fn process(&mut self) -> &mut dyn Process {
         match self {
             Self::Control(core) => core.as_mut(),
+            Self::Newcomer(core) => core.as_mut(),
             Self::Restart(core) => core.as_mut(),
             Self::Shard(core) => core.as_mut(),
             Self::Mgmt(core) => core.as_mut(),
@@ -57,6 +61,7 @@ impl Core {
     pub fn next_timeout(&self) -> Option<Instant> {
         match self {
             Self::Control(core) => core.next_timeout(),
+            Self::Newcomer(core) => core.next_timeout(),
             Self::Restart(core) => core.next_timeout(),
             Self::Shard(core) => core.next_timeout(),
             Self::Mgmt(core) => core.next_timeout(),

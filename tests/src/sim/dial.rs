@@ -139,6 +139,7 @@ impl World {
                 }
             },
             Role::Mgmt(id) => Peer::Mgmt(*id),
+            Role::Fresh => Peer::Newcomer,
             Role::Client | Role::Rogue | Role::Toy => Peer::Client,
         }
     }

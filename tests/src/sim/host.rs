@@ -37,6 +37,8 @@ impl ProcId {
 pub enum Role {
     /// A data node: control first, then its shards.
     Data(NodeInstance),
+    /// A machine on which a data node may be started: it has no identity yet.
+    Fresh,
     /// A management server or API-node arbitrator.
     Mgmt(lockstep_proto::ids::MgmtId),
     /// A client with a workload.

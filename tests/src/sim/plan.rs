@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 use lockstep_proto::view::View;
 
+use lockstep_proto::orders::Order;
+
 use super::cluster::Cluster;
 use super::faults::{AMBUSH_NS, Fault};
 use super::host::{HostId, Life, Role};
@@ -97,7 +99,7 @@ const AMBUSHED: &[&str] = &[
 /// The plan of one run.
 pub struct Plan {
     profile: Profile,
-    rng: Rng,
+    pub(super) rng: Rng,
     /// Mean time between faults.
     gap_ns: u64,
     /// Whether the cluster may be brought down.
@@ -107,13 +109,24 @@ pub struct Plan {
     /// Nodes a fault may have cost, until it is known whether it has.
     doomed: BTreeMap<HostId, u64>,
     /// No second grave fault before this time, so that the first is settled.
-    grave_after: u64,
+    pub(super) grave_after: u64,
     /// Hosts that are silent until then.
     silent: Vec<(HostId, u64)>,
+    /// Whether somebody operates the cluster, and not again before when.
+    pub(super) operates: Option<u64>,
     /// What is done together with the fault that was drawn.
     second: Option<Fault>,
     /// What was done, for the report.
     pub done: Vec<(u64, Fault)>,
+}
+
+/// What an operator does to the cluster while it serves.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Operation {
+    /// Starts a data node on this machine.
+    Come(HostId),
+    /// Wants this of the roster.
+    Order(Order),
 }
 
 impl Plan {
@@ -128,6 +141,7 @@ impl Plan {
             Profile::Disk => rng.coin(),
             Profile::Calm | Profile::Network | Profile::Crash | Profile::Mixed => false,
         };
+        let operates = rng.coin().then_some(0);
         Self {
             profile,
             rng,
@@ -137,9 +151,15 @@ impl Plan {
             doomed: BTreeMap::new(),
             grave_after: 0,
             silent: Vec::new(),
+            operates,
             second: None,
             done: Vec::new(),
         }
+    }
+
+    /// Whether a fault under way may cost somebody.
+    pub(super) fn is_grave(&self, now: u64) -> bool {
+        self.doomed.values().any(|until| *until > now)
     }
 
     /// Whether nothing ever goes wrong.

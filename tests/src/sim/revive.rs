@@ -10,7 +10,7 @@ use lockstep_proto::ids::{Epoch, Incarnation, NodeInstance};
 use lockstep_proto::process::StoredFile;
 use lockstep_proto::recovery::{Goal, Recovery};
 use lockstep_proto::stored::Stored;
-use lockstep_proto::view::{Member, View};
+use lockstep_proto::view::{Member, Placement, Standing, View};
 use lockstep_storage::restore::{Files, Owner, survey};
 
 use super::cluster::Cluster;
@@ -32,10 +32,14 @@ impl World {
         let entry = self.host(host);
         let Some(owner) = &entry.owner else { return Ok(Epoch(0)) };
         let owner = Owner { generations: wish.generations.clone(), ..owner.clone() };
+        if wish.goal == Goal::Anew {
+            self.host_mut(host).disk = HostDisk::default();
+            return Ok(Epoch(0));
+        }
         let files: Files<'_> = entry.disk.files.files().collect();
         if files.is_empty() {
             return match wish.goal {
-                Goal::Rejoin | Goal::Exactly(Epoch(0)) => Ok(Epoch(0)),
+                Goal::Rejoin | Goal::Anew | Goal::Exactly(Epoch(0)) => Ok(Epoch(0)),
                 Goal::Survey | Goal::Exactly(_) => Err("there are no files".to_owned()),
             };
         }
@@ -48,7 +52,7 @@ impl World {
                 let reached = reach.reached.filter(|_| !reach.lost);
                 return reached.ok_or_else(|| format!("{:?}", reach.faults));
             }
-            Goal::Rejoin => None,
+            Goal::Rejoin | Goal::Anew => None,
             Goal::Exactly(epoch) => Some(epoch),
         };
         match restore(&owner, &files, to, entry.shards) {
@@ -120,8 +124,18 @@ impl Cluster {
         let incarnation = Incarnation(before.incarnation.0 + 1);
         let instance = NodeInstance { incarnation, ..before };
         let view = self.view_on_disk(world, host);
-        let Some(member) = self.view.member(before.node) else { return };
-        let member = Member { instance, ..member.clone() };
+        let group = view.member(before.node).map(|member| member.group);
+        let seat = view.roster.seat(before.node);
+        let Some(group) = group.or_else(|| seat.map(|seat| seat.group)) else { return };
+        let member = Member {
+            instance,
+            group,
+            zone: format!("z{}", world.host(host).zone),
+            addr: world.host(host).addr.clone(),
+            shards: self.shape.shards,
+            seniority: 0,
+            standing: Standing::Copying,
+        };
         let owner = Owner { canary: self.canary, ..Owner::of(&view, instance.node, member.group) };
         let name = instance.to_string();
         let now = world.now;
@@ -194,8 +208,7 @@ impl Cluster {
             self.is_up(world, member.instance)
                 && control.is_some_and(|c| c.acts() && c.view().number == view.number)
         };
-        view.in_sync().filter(|member| acts(member)).count() == self.nodes.len()
-            && view.placements.iter().all(|p| p.replicas.first() == Some(&p.primary))
+        view.members.iter().all(acts) && self.is_in_order(view) && !self.newcomer_asks(world)
     }
 
     /// Who is where, in words.
@@ -205,15 +218,23 @@ impl Cluster {
         let members = view.members.iter().map(|m| format!("{} {:?}", m.instance, m.standing));
         let dead = self.dead_nodes(world);
         let dead = dead.iter().map(|node| format!("{} is dead", world.host(*node).name));
-        let led = view.placements.iter().filter(|p| p.replicas.first() != Some(&p.primary));
+        let well = |p: &Placement| view.preferred_primary(p) == Some(p.primary);
+        let led = view.placements.iter().filter(|p| !well(p));
+        let missing = view.roster.seats.iter().filter(|seat| view.member(seat.node).is_none());
+        let missing = missing.map(|seat| format!("{} is not there", seat.node));
         let led = format!("{} partitions led by others", led.count());
-        let words: Vec<String> = members.chain(dead).chain([led]).collect();
+        let words: Vec<String> = members.chain(dead).chain(missing).chain([led]).collect();
         format!("view {}: {}", view.number, words.join(", "))
     }
 
-    /// Data nodes whose process is gone.
+    /// Data nodes whose process is gone, and who have not been removed.
     #[must_use]
     pub fn dead_nodes(&self, world: &World) -> Vec<HostId> {
-        self.nodes.iter().copied().filter(|node| world.is_dead(*node)).collect()
+        let view = self.newest_view(world);
+        let belongs = |host: &HostId| match world.host(*host).role {
+            Role::Data(me) => view.is_none_or(|view| view.roster.seat(me.node).is_some()),
+            _ => false,
+        };
+        self.nodes.iter().copied().filter(|n| world.is_dead(*n)).filter(belongs).collect()
     }
 }

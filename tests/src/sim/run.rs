@@ -17,7 +17,7 @@ use super::core::Core;
 use super::event::Event;
 use super::ghost;
 use super::host::{HostId, Life, Role};
-use super::plan::{Plan, Profile};
+use super::plan::{Operation, Plan, Profile};
 use super::rng::Rng;
 use super::scenario;
 use super::script::{self, Act, Deed, Script};
@@ -29,14 +29,15 @@ use super::workload::counters::{CounterReadTask, IncrementTask};
 use super::workload::ddl::DdlTask;
 use super::workload::finale::FinaleTask;
 use super::workload::lists::{AppendTask, ReadTask};
+use super::workload::orders::OrdersTask;
 use super::workload::registers::RegisterTask;
 use super::workload::setup::SetupTask;
 use super::workload::snapshots::SnapshotTask;
 use super::workload::{Notebook, Phase, Tables, Task};
 use super::world::{Tally, World};
 
-const MS: u64 = 1_000_000;
-const SECOND: u64 = 1_000 * MS;
+pub(super) const MS: u64 = 1_000_000;
+pub(super) const SECOND: u64 = 1_000 * MS;
 
 /// Time between sampled checks.
 const CHECK_EVERY: u64 = 50 * MS;
@@ -128,6 +129,7 @@ fn draw_shape(options: &Options, rng: &mut Rng) -> Shape {
         zones: *rng.pick(&[1, 2, 2, 3]),
         mgmts: *rng.pick(&[1, 2, 2]),
         apis: *rng.pick(&[0, 0, 1]),
+        fresh: *rng.pick(&[0, 1, 2]),
         clients: *rng.pick(&[2, 3, 4]),
         drift_ppm: *rng.pick(&[0, 100, 450]),
         checkpoint_ms: 700,
@@ -357,7 +359,7 @@ impl Run {
     }
 
     /// Gives a client its share of the work.
-    fn give_tasks(&mut self, client: HostId) {
+    pub(super) fn give_tasks(&mut self, client: HostId) {
         let tasks = self.rng.range(2, 4);
         for _ in 0..tasks {
             let task: Box<dyn Task> = match self.rng.below(16) {
@@ -392,6 +394,7 @@ impl Run {
             if self.script.is_none() {
                 self.add_task(client, Box::new(ChurnTask::default()), 2 * MS);
             }
+            self.add_task(client, Box::new(OrdersTask::default()), 3 * MS);
         }
     }
 
@@ -422,6 +425,9 @@ impl Run {
                 match self.world.host(host).life {
                     // It goes on when it is not stopped any more.
                     Life::Paused { .. } => self.world.reborn.push(host),
+                    _ if self.world.host(host).role == Role::Fresh => {
+                        self.cluster.take_seat(&mut self.world, host);
+                    }
                     _ => self.cluster.go_on(&mut self.world, host),
                 }
             }
@@ -459,6 +465,11 @@ impl Run {
             return;
         }
         self.plan.strike(&mut self.world, &self.cluster);
+        match self.plan.draw_operation(&self.world, &self.cluster) {
+            Some(Operation::Come(host)) => self.cluster.come(&mut self.world, host, None),
+            Some(Operation::Order(order)) => self.notes.borrow_mut().orders.push_back(order),
+            None => {}
+        }
         self.replace_dead();
         self.revive_dead(3);
         if let Some(gap) = self.plan.gap() {
@@ -479,54 +490,12 @@ impl Run {
             Deed::Fault(fault) => self.world.strike(&fault),
             Deed::Restart(host) => self.cluster.restart(&mut self.world, host),
             Deed::Revive(host, empty) => self.cluster.revive(&mut self.world, host, empty),
+            Deed::Come(host, group) => self.cluster.come(&mut self.world, host, group),
+            Deed::Order(order) => self.notes.borrow_mut().orders.push_back(order),
             Deed::Rot(host, kind) => self.world.rot(host, kind),
             Deed::Lie(host) => self.world.let_disk_lie(host),
             Deed::Backup => self.notes.borrow_mut().backups_wanted = true,
             Deed::Ghost(host) => ghost::raise(&mut self.world, &self.cluster, host),
-        }
-    }
-
-    /// Dead clients get successors at once, dead management servers after a while.
-    fn replace_dead(&mut self) {
-        for client in self.cluster.clients.clone() {
-            if self.world.is_dead(client) {
-                let (world, notes) = (&mut self.world, &self.notes);
-                self.cluster.start_client(world, client, notes, &mut self.rng);
-                self.give_tasks(client);
-            }
-        }
-        let servers = self.cluster.mgmts.iter().chain(&self.cluster.apis).copied();
-        for server in servers.collect::<Vec<HostId>>() {
-            if self.world.is_dead(server) && self.rng.one_in(8) {
-                self.cluster.restart(&mut self.world, server);
-            }
-        }
-    }
-
-    /// Dead data nodes come back, one in so many of them, while there is a cluster to come back to.
-    fn revive_dead(&mut self, one_in: u64) {
-        for node in self.cluster.dead_nodes(&self.world) {
-            if self.rng.one_in(one_in) && self.cluster.serves(&self.world) {
-                let empty = self.script.is_none() && self.rng.one_in(3);
-                self.cluster.revive(&mut self.world, node, empty);
-            }
-        }
-    }
-
-    /// Every node comes back, is in sync and leads what it should, however often it takes.
-    fn make_whole(&mut self) {
-        let wanted = self.script.as_ref().map_or(!self.plan.is_calm(), |script| script.whole);
-        if !wanted {
-            return;
-        }
-        let limit = self.world.now + 30 * SECOND;
-        while self.world.now < limit && !self.failed() && !self.cluster.is_whole(&self.world) {
-            self.revive_dead(1);
-            self.advance(200 * MS);
-        }
-        if !self.failed() && !self.cluster.is_whole(&self.world) {
-            let text = self.cluster.describe(&self.world);
-            self.world.violation(format!("not all nodes are in sync again after 30 s: {text}"));
         }
     }
 

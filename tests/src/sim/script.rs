@@ -15,7 +15,10 @@
 //!   `at MS break HOST HOST`, `at MS burden HOST FACTOR MS`, `at MS ghost NODE`, `at MS backup`,
 //!   `at MS revive NODE [empty]`, `at MS rot NODE [redo]` (a bit flips in each of its checkpoints,
 //!   or files of its redo log), `at MS lie NODE` (from then on its disk syncs nothing and says it
-//!   has): what happens, counted from the start of the work;
+//!   has), `at MS come MACHINE [GROUP]` (a newcomer is started on a machine that `fresh N` has
+//!   made: f1, f2 …), `at MS order drain|undrain|remove|spare N`, `at MS order join N GROUP`,
+//!   `at MS order replicas N`, `at MS order primary_zone Z`: what happens, counted from the start
+//!   of the work;
 //! * `on MESSAGE [from HOST] [to HOST] [#N] kill [HOST] before|after`: a death at one message;
 //! * `on MESSAGE [from HOST] [to HOST] [#N] break`: the message is lost with its connection;
 //! * `on MESSAGE [from HOST] [to HOST] [#N] stall MS`: it arrives that much later, and what follows
@@ -30,6 +33,8 @@
 //! * `expect members HOST…`, `expect stopped`, `expect mark NAME`: how it must end, beside
 //!   everything that every run is checked for; `may stop`: the cluster may also stop itself.
 
+use lockstep_proto::ids::{GroupId, NodeId};
+use lockstep_proto::orders::Order;
 use lockstep_storage::disk::Fate;
 
 use super::cluster::Shape;
@@ -100,6 +105,10 @@ pub enum Deed {
     Restart(HostId),
     /// A dead data node comes back, perhaps with an empty disk.
     Revive(HostId, bool),
+    /// A data node is started on a machine that is none yet; the group it wants to join.
+    Come(HostId, Option<u16>),
+    /// An operator wants something.
+    Order(Order),
     /// A bit flips in each file of a kind on a node's disk.
     Rot(HostId, Rotting),
     /// A node's disk says from now on that it has synced, and has not.
@@ -126,6 +135,7 @@ impl Script {
                 zones: 2,
                 mgmts: 1,
                 apis: 0,
+                fresh: 0,
                 clients: 3,
                 drift_ppm: 100,
                 checkpoint_ms: 700,
@@ -170,6 +180,7 @@ impl Script {
             "zones" => self.shape.zones = small()?,
             "mgmts" => self.shape.mgmts = small()?,
             "apis" => self.shape.apis = small()?,
+            "fresh" => self.shape.fresh = small()?,
             "clients" => self.shape.clients = small()?,
             "checkpoint_ms" => self.shape.checkpoint_ms = u32::try_from(number()?).ok()?,
             "kept_bytes" => self.shape.kept_max = usize::try_from(number()?).ok()?,
@@ -225,6 +236,23 @@ fn hosts(world: &World, names: &str) -> Option<Vec<HostId>> {
     names.split(',').map(|name| host(world, name)).collect()
 }
 
+/// An order as a script has it: `drain 2`, `undrain 2`, `remove 2`, `spare 2`, `join 5 1`,
+/// `replicas 3`, `primary_zone z1`.
+fn order(words: &[&str]) -> Option<Order> {
+    let number = |at: usize| words.get(at)?.parse::<u16>().ok();
+    let node = || number(1).map(NodeId);
+    Some(match *words.first()? {
+        "drain" => Order::Drain { node: node()?, drained: true },
+        "undrain" => Order::Drain { node: node()?, drained: false },
+        "remove" => Order::Remove { node: node()? },
+        "spare" => Order::Spare { node: node()? },
+        "join" => Order::Join { node: node()?, group: GroupId(number(2)?) },
+        "replicas" => Order::Replicas { count: number(1)? },
+        "primary_zone" => Order::PrimaryZone { zone: (*words.get(1)?).to_owned() },
+        _ => return None,
+    })
+}
+
 impl Act {
     /// What it does, with its hosts found.
     ///
@@ -278,6 +306,11 @@ impl Act {
                 let kind = if redo { Rotting::Redo } else { Rotting::Checkpoints };
                 return Some(Deed::Rot(one(1)?, kind));
             }
+            "come" => {
+                let group = words.get(2).map(|group| group.parse()).transpose().ok()?;
+                return Some(Deed::Come(one(1)?, group));
+            }
+            "order" => return Some(Deed::Order(order(&words[1..])?)),
             "lie" => return Some(Deed::Lie(one(1)?)),
             "backup" => return Some(Deed::Backup),
             "ghost" => return Some(Deed::Ghost(one(1)?)),

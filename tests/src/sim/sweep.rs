@@ -94,6 +94,8 @@ pub enum Swept {
     Epoch,
     /// A backup, from its beginning until its manifest is there.
     Backup,
+    /// A newcomer that gets a seat, comes, and takes the place of a node that leaves its group.
+    Admit,
 }
 
 impl Swept {
@@ -106,6 +108,7 @@ impl Swept {
         Self::Redo,
         Self::Epoch,
         Self::Rejoin,
+        Self::Admit,
         Self::Checkpoint,
         Self::Restart,
         Self::Config,
@@ -138,6 +141,7 @@ impl Swept {
             Self::Config => "config",
             Self::Handover => "handover",
             Self::Rejoin => "rejoin",
+            Self::Admit => "admit",
             Self::Checkpoint => "checkpoint",
             Self::Restart => "restart",
             Self::Backup => "backup",
@@ -161,6 +165,10 @@ impl Swept {
             Self::Rejoin => {
                 "shape 2x3\nclients 2\nlists 2\npause_us 3000\nseconds 1\n\
                  at 20 kill n6\nat 150 revive n6\nexpect whole\n"
+            }
+            Self::Admit => {
+                "shape 2x3\nfresh 1\nclients 2\nlists 2\npause_us 3000\nseconds 2\n\
+                 at 20 come f1\nat 60 order spare 6\nexpect whole\n"
             }
             Self::Checkpoint => {
                 "shape 2x2\nclients 2\nlists 2\npause_us 3000\nseconds 1\n\
@@ -216,6 +224,7 @@ impl Swept {
             Self::Redo => (8 * MS, 28 * MS),
             Self::Rejoin => (150 * MS, 300 * MS),
             Self::Handover => (2_010 * MS, 2_100 * MS),
+            Self::Admit => (20 * MS, 130 * MS),
             Self::Silence => (440 * MS, 480 * MS),
             Self::Arbitration => (480 * MS, 560 * MS),
             Self::Checkpoint => (100 * MS, 130 * MS),
@@ -235,6 +244,8 @@ impl Swept {
             Self::Backup => &["m1", "n1", "n2", "n4"],
             // The president, the donors, and the one that comes back.
             Self::Rejoin => &["n1", "n4", "n5", "n6"],
+            // The president, a donor, who leaves, who comes, and who hands out the seat.
+            Self::Admit => &["n1", "n4", "n6", "n7", "m1"],
             Self::View | Self::Silence => &["n1", "n2", "n3", "n4", "n5"],
             Self::Arbitration => &["n1", "n2", "n3", "n4", "m1"],
         }

@@ -465,7 +465,8 @@ impl World {
         let name = &self.procs[id.index()].name;
         self.trace.note(self.now, || format!("{name} exits {}: {}", exit.code, exit.reason));
         self.mix(id, 8, &exit.code.to_le_bytes());
-        let restarts = matches!(self.procs[id.index()].core, Some(Core::Restart(_)));
+        let core = &self.procs[id.index()].core;
+        let restarts = matches!(core, Some(Core::Restart(_) | Core::Newcomer(_)));
         if restarts && exit.code == 0 {
             self.reborn.push(host);
             return;

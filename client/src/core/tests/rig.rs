@@ -10,6 +10,7 @@ use lockstep_proto::ids::{
     SchemaVersion, SessionId, ShardId, StartOrder, TableId, ViewNumber,
 };
 use lockstep_proto::process::{Effect, LinkEnd, Peer, Target};
+use lockstep_proto::roster::Roster;
 use lockstep_proto::view::{ClusterConfig, Member, Placement, Standing, View};
 use lockstep_proto::wire::data::{Execute, Results};
 use lockstep_proto::wire::op::{Op, OpFlags, OpKind, OpResult, Ops};
@@ -235,6 +236,7 @@ pub(super) fn view(number: u64, nodes: &[u16]) -> View {
         cluster: ClusterId(5),
         number: ViewNumber(number),
         config: ClusterConfig { partitions: 4, ..ClusterConfig::default() },
+        roster: Roster::of(&nodes.iter().map(member).collect::<Vec<_>>()),
         members: nodes.iter().map(member).collect(),
         placements: (0..4).map(placement).collect(),
         arbitrator: None,

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::ids::{ClusterId, Epoch, Incarnation, RestartGeneration, ViewNumber};
+use crate::roster::Roster;
 use crate::view::{ClusterConfig, Member, Standing};
 
 fn node(id: u16) -> NodeInstance {
@@ -26,6 +27,7 @@ fn view(nodes: u16) -> View {
         cluster: ClusterId(1),
         number: ViewNumber(1),
         config: ClusterConfig::default(),
+        roster: Roster::of(&(1..=nodes).map(member).collect::<Vec<_>>()),
         members: (1..=nodes).map(member).collect(),
         placements: Vec::new(),
         arbitrator: None,

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::configuration::ConfigChange;
 use crate::durability::DiskState;
 use crate::ids::{Epoch, NodeInstance, SessionId, ShardId, ViewNumber};
+use crate::orders::Order;
 use crate::view::View;
 use crate::wire::progress::JoinProgress;
 
@@ -76,6 +77,14 @@ pub enum ClientMessage {
         request: u64,
         /// The change.
         change: Box<ConfigChange>,
+    },
+    /// Tells a data node what the roster should be. Answered by `Status`; repeated until a view
+    /// shows it.
+    Order {
+        /// Comes back.
+        request: u64,
+        /// What is wanted.
+        order: Order,
     },
     /// A shard's state.
     Status {

@@ -13,7 +13,9 @@ use crate::durability::{DiskReport, Pulse};
 use crate::ids::{
     ClusterId, Epoch, Incarnation, NodeId, NodeInstance, PartitionId, Seq, ViewNumber,
 };
+use crate::orders::Order;
 use crate::recovery::Recovered;
+use crate::roster::{Newcomer, Seat};
 use crate::view::{Arbitrator, Member, View, ViewIdentity};
 use crate::wire::codec::{decode, frame_cold};
 use crate::wire::shard_control::ProposalId;
@@ -177,30 +179,25 @@ pub enum ControlMessage {
     // --- newcomer and management server ---
     /// A data node without an identity wants to be part of the cluster. Repeated until admitted.
     Report {
-        /// `host:port` at which it listens.
-        addr: String,
-        /// Its availability zone; empty if none.
-        zone: String,
-        /// How many shard cores it runs.
-        shards: u16,
-        /// The number this life of the process drew at its start: an identity is given to one
-        /// process only, however often it asks; one restarted on an emptied directory is another.
-        process: u64,
-        /// The node id it was started with, if its operator chose one.
-        wanted: Option<NodeId>,
+        /// What it says about itself.
+        newcomer: Newcomer,
+        /// The server is the first of the newcomer's list, and may create a cluster of those who
+        /// report to it. All others may only ask for a seat in one that is there.
+        creates: bool,
     },
     /// Not yet: others are missing.
     AdmissionPending {
         /// For the operator: what is being waited for.
         text: String,
     },
-    /// The newcomer's identity and the cluster's first view.
+    /// The newcomer's identity, and a view: the cluster's first, which it acts in, or one that has
+    /// a seat for it, with which it comes to the cluster like a node that was here before.
     Admitted {
         /// The cluster.
         cluster: ClusterId,
-        /// The newcomer's first life.
+        /// The newcomer's first life; of a seat the one before it, which never was.
         instance: NodeInstance,
-        /// The view to act in.
+        /// The view.
         view: Box<View>,
     },
     /// It cannot be part of this cluster.
@@ -208,6 +205,22 @@ pub enum ControlMessage {
         /// What, why, what to do now.
         text: String,
     },
+
+    // --- management server and control core ---
+    /// A newcomer reports to a management server of a cluster that exists: the president is to give
+    /// it a seat. Repeated until it has one.
+    Newcome(Box<Newcomer>),
+    /// It has one, in a view that all its members have on their disks: no later view is without.
+    Seated {
+        /// The newcomer's process.
+        process: u64,
+        /// The view.
+        view: Box<View>,
+    },
+
+    // --- between control cores: what operators want ---
+    /// Repeated by whoever wants it until a view shows it.
+    Order(Order),
 
     // --- a node that was here before, to control cores and others like it ---
     /// "I am back." Said again and again to everybody the sender knows of. A member that acts
@@ -292,6 +305,10 @@ pub struct ViewChange {
     pub moved: Vec<(PartitionId, NodeId)>,
     /// A change of the configuration; it counts if it was made for the version in force.
     pub config: Option<Box<ConfigChange>>,
+    /// Newcomers that get a seat in the roster.
+    pub seated: Vec<Seat>,
+    /// What operators want of the roster.
+    pub orders: Vec<Order>,
 }
 
 /// A proposal somebody has answered: it may be in force on the other side of a split.

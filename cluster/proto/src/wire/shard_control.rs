@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::configuration::ConfigChange;
 use crate::durability::{DiskReport, Pulse};
 use crate::ids::{Epoch, NodeInstance, PartitionId, Seq, ViewNumber};
+use crate::orders::Order;
 use crate::view::View;
 use crate::wire::control::JoinStage;
 use crate::wire::progress::JoinProgress;
@@ -105,6 +106,8 @@ pub enum ShardControl {
         /// The change.
         change: Box<ConfigChange>,
     },
+    /// An operator says what the roster should be.
+    Order(Order),
     /// Nothing is open any more after `Drain`.
     Drained,
     /// The node is not in sync: the shard's partitions are this far.

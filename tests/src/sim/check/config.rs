@@ -2,7 +2,7 @@
 //! every change that the earlier one had, and each change was made for the version before it.
 
 use lockstep_proto::configuration;
-use lockstep_proto::view::View;
+use lockstep_proto::view::{ClusterConfig, View};
 
 use crate::sim::workload::config::reason;
 
@@ -53,7 +53,13 @@ pub fn between(older: &View, newer: &View) -> Option<String> {
             return forks();
         }
     }
+    // Orders set these two, and have no versions.
+    let unordered = |config: &ClusterConfig| ClusterConfig {
+        replicas: 0,
+        primary_zone: String::new(),
+        ..config.clone()
+    };
     let then = after.at(before.version, &newer.config);
-    let changed = then.is_some_and(|then| then != older.config);
+    let changed = then.is_some_and(|then| unordered(&then) != unordered(&older.config));
     if changed { forks() } else { None }
 }

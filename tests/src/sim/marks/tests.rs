@@ -22,6 +22,7 @@ const MGMT: Reached = Test("mgmt/src/core/tests.rs");
 const BACKUP: Reached = Test("mgmt/src/core/backup/tests.rs");
 const CONTROL: Reached = Test("cluster/tests/control.rs");
 const ARBITRATORS: Reached = Test("cluster/tests/control_net/arbitrators.rs");
+const ROSTER: Reached = Test("cluster/tests/control_net/roster.rs");
 const SHARDS: Reached = Test("cluster/tests/shards.rs");
 const RESTART: Reached = Test("cluster/tests/restart.rs");
 const BORN: Reached = Not("simulated clusters begin with view 1 on disk; creation has unit tests");
@@ -49,7 +50,7 @@ const ELSEWHERE: &[(&str, Reached)] = &[
     ("mgmt_copy_received", MGMT),
     ("newcomer_admitted_again", MGMT),
     ("newcomer_refused", MGMT),
-    ("newcomer_admitted", BORN),
+    ("newcomer_admitted", Script("join_of_spares_under_load")),
     ("newcomer_link_lost", BORN),
     ("mgmt_watched_before_creation", BORN),
     // Agreement: what a president told some and not others before it died.
@@ -101,7 +102,24 @@ const ELSEWHERE: &[(&str, Reached)] = &[
     ("join_wants_checkpoint_again", Not("a checkpoint of a joiner fails only if its disk does")),
     ("attached_joiner_lost_its_place", Not("it cannot be: what is stable is stable with it")),
     ("moves_given_up", Not("a primary that cannot make its log stable is suspected long before")),
-    ("return_without_a_place", Not("simulated clusters have no spare nodes")),
+    ("return_without_a_seat", Script("a_removed_node_wants_to_come_back")),
+    ("restart_of_removed", Script("a_removed_node_wants_to_come_back")),
+    // Newcomers, and what operators want of the roster: drawn, and too rarely to be owed.
+    ("newcomer_asks_for_seat", Script("join_of_spares_under_load")),
+    ("newcomer_seated", Script("join_of_spares_under_load")),
+    ("seat_waits_for_members", Script("president_dies_with_a_seat")),
+    ("seat_told", Script("president_dies_with_a_seat")),
+    ("join_seated", Script("president_dies_with_a_seat")),
+    ("join_spare", Script("join_of_spares_under_load")),
+    ("leave_lost_seat", Script("join_of_spares_under_load")),
+    ("lost_seat_of_the_last", RACE),
+    ("order_drain", Script("drained_nodes_lead_nothing")),
+    ("order_remove", Script("join_beyond_the_replicas")),
+    ("order_spare", ROSTER),
+    ("order_replicas", Script("fewer_replicas_and_more_again")),
+    ("order_primary_zone", Script("drained_nodes_lead_nothing")),
+    ("order_refused", ROSTER),
+    ("restart_files_of_another_group", Script("fewer_replicas_and_more_again")),
     ("joiner_alone", Not("a race of its first view with its exclusion; the sweep rejoin finds it")),
     // Clusters that come back from their disks.
     ("restart_asks_anew", RESTART),

@@ -10,6 +10,7 @@ pub mod finale;
 pub mod lists;
 pub mod notebook;
 pub mod operator;
+pub mod orders;
 pub mod registers;
 pub mod setup;
 pub mod snapshots;

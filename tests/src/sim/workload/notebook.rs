@@ -1,13 +1,14 @@
 //! What all clients of a run were told, in order of true time: the histories that are checked when
 //! the run is over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::checkers::bank::Transfer;
 use crate::checkers::counter::{CounterOp, CounterStep};
 use crate::checkers::history::{Event, EventKind, Fate, Micro};
 use crate::checkers::register::{RegisterOp, RegisterStep};
 use lockstep_client::core::Completion;
+use lockstep_proto::orders::Order;
 
 use super::tables::Tables;
 
@@ -75,6 +76,8 @@ pub struct Notebook {
     pub expiry_epochs: u64,
     /// A script wants a backup.
     pub backups_wanted: bool,
+    /// What operators want, in order.
+    pub orders: VecDeque<Order>,
     /// The last reads are done.
     pub finished: bool,
     /// The last balances.
@@ -116,6 +119,7 @@ impl Notebook {
             pause_us: 100_000,
             expiry_epochs: lockstep_proto::limits::TX_EXPIRY_EPOCHS,
             backups_wanted: false,
+            orders: VecDeque::new(),
             finished: false,
             balances: None,
             complaints: Vec::new(),

@@ -1,0 +1,65 @@
+//! What an operator does in a run: drawn like faults, and never so that together with a fault it
+//! could cost the cluster more than it is made to survive.
+
+use lockstep_proto::ids::NodeId;
+use lockstep_proto::orders::Order;
+
+use super::cluster::Cluster;
+use super::host::HostId;
+use super::plan::{Operation, Plan};
+use super::rng::Rng;
+use super::world::World;
+
+const MS: u64 = 1_000_000;
+
+/// Time in which an order is obeyed or given up; no grave fault falls into it if it takes replicas
+/// away.
+const OBEYED_NS: u64 = 4_000 * MS;
+
+impl Plan {
+    /// Draws what somebody wants of the cluster, if anything, at the time of a fault.
+    pub fn draw_operation(&mut self, world: &World, cluster: &Cluster) -> Option<Operation> {
+        let now = world.now;
+        if self.operates.is_none_or(|after| now < after) || !self.rng.percent(40) {
+            return None;
+        }
+        self.operates = Some(now + self.rng.range(300, 1_500) * MS);
+        let view = cluster.newest_view(world)?;
+        if self.rng.coin() {
+            let free = |host: &HostId| world.is_dead(*host);
+            let free: Vec<HostId> = cluster.fresh.iter().copied().filter(free).collect();
+            if !free.is_empty() {
+                return Some(Operation::Come(*self.rng.pick(&free)));
+            }
+        }
+        let nodes: Vec<NodeId> = view.roster.seats.iter().map(|seat| seat.node).collect();
+        let node = *self.rng.pick(&nodes);
+        let order = match self.rng.below(8) {
+            0..=1 => Order::Drain { node, drained: self.rng.coin() },
+            2 => {
+                let groups = view.owners();
+                Order::Join { node, group: *self.rng.pick(&groups) }
+            }
+            3 => Order::PrimaryZone { zone: zone(&mut self.rng) },
+            4 => Order::Replicas { count: self.rng.range(1, 3).try_into().unwrap_or(1) },
+            5..=6 => Order::Spare { node },
+            _ => Order::Remove { node },
+        };
+        let takes =
+            matches!(order, Order::Replicas { .. } | Order::Spare { .. } | Order::Remove { .. });
+        if takes && (self.is_grave(now) || now < self.grave_after) {
+            return None;
+        }
+        if takes {
+            self.grave_after = self.grave_after.max(now + OBEYED_NS);
+        }
+        view.refusal(&order).is_none().then_some(Operation::Order(order))
+    }
+}
+
+fn zone(rng: &mut Rng) -> String {
+    match rng.below(3) {
+        0 => String::new(),
+        zone => format!("z{}", zone - 1),
+    }
+}
