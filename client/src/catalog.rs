@@ -1,9 +1,9 @@
 //! Tables: creating, dropping, listing them, and knowing their definitions.
 //!
 //! The catalog is a table of its own with a copy of every row in every partition, so a definition
-//! is read wherever it is near, and changes in an ordinary transaction over all partitions. That is
-//! on disk when it is acknowledged, wherever there is one, whatever the handle's durability: whoever
-//! has made a table writes to it next, and must not find it gone with what was written to disk.
+//! is read wherever it is near, and changes in an ordinary transaction over all partitions. That
+//! one is on disk when it is acknowledged, wherever there is a disk and whatever the handle's
+//! durability: whoever has made a table writes to it next, and must not find it gone.
 //!
 //! Invariant: a cached definition is only a guess; servers refuse operations under another version,
 //! and the cache is then filled anew.

@@ -360,7 +360,7 @@ mod tests {
             cluster: ClusterId(1),
             number: ViewNumber(1),
             config: ClusterConfig::default(),
-            roster: Roster::of(&vec![member(1), member(2), member(3)]),
+            roster: Roster::of(&[member(1), member(2), member(3)]),
             members: vec![member(1), member(2), member(3)],
             placements: vec![placement(1, 2, 3), placement(2, 3, 1)],
             arbitrator: None,

@@ -2,7 +2,7 @@
 //! register, and hands the newest view to whoever watches.
 //!
 //! * [`plan`]: from newcomers to the first view;
-//! * `creation`: collecting the newcomers;
+//! * `creation`: collecting the newcomers, and `admission`: letting them in;
 //! * `created`: what is kept of an existing cluster, and the rules for changing it;
 //! * `backup`: backups, which it runs;
 //! * `vault`: answers that wait for the disk.
@@ -14,6 +14,7 @@
 //! Invariants: nothing is told before what it follows from is on disk; a register that should be
 //! here but is not is never made up.
 
+mod admission;
 mod backup;
 mod created;
 mod creation;
@@ -28,17 +29,13 @@ use std::sync::Arc;
 
 use lockstep_proto::canary::Canary;
 use lockstep_proto::disk::Lane;
-use lockstep_proto::ids::{BackupId, ClusterId, Epoch, Incarnation, MgmtId, NodeInstance};
-use lockstep_proto::limits::{ANSWERS_HELD_MAX, NODES_MAX};
+use lockstep_proto::ids::{BackupId, ClusterId, Epoch, MgmtId};
+use lockstep_proto::limits::ANSWERS_HELD_MAX;
 use lockstep_proto::process::{
     Effect, Exit, Input, LinkId, LogLevel, Outputs, Peer, Process, StoredFile, Target,
 };
-use lockstep_proto::register::Register;
 use lockstep_proto::report::Report;
-use lockstep_proto::roster::Newcomer;
-use lockstep_proto::stored::{
-    Admission, Stored, StoredBackups, StoredCluster, StoredError, StoredRegister,
-};
+use lockstep_proto::stored::{Stored, StoredBackups, StoredCluster, StoredError, StoredRegister};
 use lockstep_proto::time::Instant;
 use lockstep_proto::view::{Arbitrator, View, ViewIdentity};
 use lockstep_proto::wire::backup::{BackupMessage, BackupRecord};
@@ -137,6 +134,7 @@ enum State {
 }
 
 /// Something to say, now or when the disk is done.
+#[expect(clippy::large_enum_variant, reason = "most are the largest, and none is kept for long")]
 enum Told {
     Control { link: LinkId, message: ControlMessage },
     View { link: LinkId, view: Arc<View> },
@@ -360,101 +358,6 @@ impl MgmtCore {
                 close(link, "a client message that is none of a management server's", out);
             }
         }
-    }
-
-    fn on_report(&mut self, link: LinkId, newcomer: Newcomer, creates: bool, out: &mut Outputs) {
-        let message = match &mut self.state {
-            State::Creating(_) if !creates => {
-                let text = "this management server has no cluster yet, and is not the first of \
-                            this node's list, which creates it";
-                ControlMessage::AdmissionPending { text: text.to_owned() }
-            }
-            State::Creating(creation) => match creation.on_report(link, newcomer) {
-                Ok(()) if creation.is_complete() => {
-                    let (plan, here) = creation.take();
-                    return self.create(&plan, here, out);
-                }
-                Ok(()) => ControlMessage::AdmissionPending { text: creation.pending_text() },
-                Err(text) => refuse(text, out),
-            },
-            State::Created(created) => match created.admit_again(&newcomer, out) {
-                Ok(Some(admitted)) => admitted,
-                Ok(None) => return self.ask_for_seat(link, newcomer, out),
-                Err(text) => refuse(text, out),
-            },
-        };
-        self.tell(Told::Control { link, message }, out);
-    }
-
-    /// The data nodes give seats: the president does, whoever that is.
-    fn ask_for_seat(&mut self, link: LinkId, newcomer: Newcomer, out: &mut Outputs) {
-        out.mark("newcomer_asks_for_seat");
-        let known = self.waiting.contains_key(&link);
-        if known || self.waiting.len() < NODES_MAX {
-            self.waiting.insert(link, newcomer.process);
-        }
-        let is_node = |peer: &&Peer| matches!(peer, Peer::Control(_));
-        let text = match self.peers.values().filter(is_node).count() {
-            0 => "no data node of the cluster is connected to this management server: waiting",
-            _ => "waiting for the data nodes of the cluster to agree on a place for this one",
-        };
-        let pending = ControlMessage::AdmissionPending { text: text.to_owned() };
-        let message = ControlMessage::Newcome(Box::new(newcomer));
-        for (node, _) in self.peers.iter().filter(|(_, peer)| is_node(peer)) {
-            if let Some(buffer) = out.buffer(*node) {
-                message.frame(buffer);
-            }
-        }
-        self.tell(Told::Control { link, message: pending }, out);
-    }
-
-    /// The data nodes have given a seat: whoever waits for it may go on.
-    fn on_seated(&mut self, process: u64, view: View, out: &mut Outputs) {
-        let State::Created(created) = &self.state else { return };
-        let Some(seat) = view.roster.seat_of_process(process) else { return };
-        if view.cluster != created.view().cluster {
-            return;
-        }
-        out.mark("newcomer_seated");
-        let instance = NodeInstance { node: seat.node, incarnation: Incarnation(0) };
-        let waits = self.waiting.iter().filter(|(_, waiting)| **waiting == process);
-        let links: Vec<LinkId> = waits.map(|(link, _)| *link).collect();
-        for link in links {
-            self.waiting.remove(&link);
-            let view = Box::new(view.clone());
-            let message = ControlMessage::Admitted { cluster: view.cluster, instance, view };
-            self.tell(Told::Control { link, message }, out);
-        }
-    }
-
-    /// Everybody is here: the cluster comes into being when its first view is on disk.
-    fn create(&mut self, plan: &ClusterPlan, here: BTreeMap<LinkId, Newcomer>, out: &mut Outputs) {
-        let links: BTreeMap<String, LinkId> =
-            here.iter().map(|(link, newcomer)| (newcomer.addr.clone(), *link)).collect();
-        let (view, newcomers) = plan.first_view(
-            ClusterId(self.cluster_id_seed),
-            here.into_values().collect(),
-            self.arbitrators.clone(),
-        );
-        let nodes = view.members.iter().map(|m| m.instance.node);
-        let admissions = nodes
-            .zip(newcomers)
-            .map(|(node, Newcomer { addr, process, .. })| Admission { node, addr, process })
-            .collect();
-        let register = Register::new(view.identity());
-        let created = Created::new(StoredCluster { view, admissions }, register);
-        // The register first: a cluster without one is damaged, a register alone is nothing.
-        self.vault.store(&created.stored_register(), out);
-        self.vault.store(created.stored_cluster(), out);
-        out.log(LogLevel::Info, created.text());
-        out.mark("cluster_created");
-        let admitted = created.admit_all();
-        self.state = State::Created(created);
-        for (addr, message) in admitted {
-            let link = *links.get(&addr).expect("everybody admitted has reported");
-            self.tell(Told::Control { link, message }, out);
-        }
-        self.tell_watchers(out);
     }
 
     fn on_register_view(

@@ -42,6 +42,7 @@ fn view() -> View {
         number: ViewNumber(1),
         config: ClusterConfig { partitions: 4, ..ClusterConfig::default() },
         configured: lockstep_proto::configuration::ConfigState::default(),
+        roster: lockstep_proto::roster::Roster::of(&[member(1), member(2)]),
         members: vec![member(1), member(2)],
         placements: (0..4).map(placement).collect(),
         arbitrator: None,
