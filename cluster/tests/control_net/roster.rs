@@ -20,7 +20,7 @@ fn a_node_whose_seat_is_taken_leaves_once_it_leads_nothing() {
     assert!(view.placements.iter().all(|placement| placement.primary != NodeId(1)));
     net.check();
     // Its mate is the last one now, and stays whatever is ordered.
-    net.order(4, Order::Spare { node: NodeId(2) });
+    net.order(4, Order::Spare { node: NodeId(3) });
     net.run(ms(500));
     assert!(net.marks.contains("order_refused"));
     assert!(net.acts_alone(&[2, 3, 4]));
