@@ -71,6 +71,11 @@ pub(super) fn args_like(
     while let Some(arg) = rest.next() {
         if own.contains(&arg.as_str()) {
             rest.next();
+        } else if arg == "--admin" {
+            // Wherever the model's is, this one's is elsewhere; that there is none is for all.
+            let is_off = rest.next().is_some_and(|at| at == "off");
+            let at = if is_off { "off" } else { "127.0.0.1:0" };
+            args.extend([arg.clone(), at.to_owned()]);
         } else {
             args.push(arg.clone());
         }

@@ -52,19 +52,22 @@ impl Run {
         }
     }
 
-    /// Newcomers whose process has died try again, and seats that nobody knows of are removed.
+    /// Seats that nobody knows of are removed, and then newcomers whose process has died try again:
+    /// while there is a seat for their address, only who knows of it is let in.
     pub(super) fn tidy_roster(&mut self) {
-        for host in self.cluster.fresh.clone() {
-            let half = !self.world.host(host).files.is_empty();
-            if half && self.world.host(host).role == Role::Fresh {
-                self.cluster.come(&mut self.world, host, None);
-            }
+        if self.cluster.newcomer_asks(&self.world) {
+            return;
         }
         let view = self.cluster.newest_view(&self.world);
-        if let Some(view) = view.filter(|_| !self.cluster.newcomer_asks(&self.world)) {
-            let seats = self.cluster.seats_of_nobody(view).into_iter();
-            let orders = seats.map(|node| Order::Remove { node });
-            self.notes.borrow_mut().orders = orders.collect();
+        let seats = view.map(|view| self.cluster.seats_of_nobody(view)).unwrap_or_default();
+        let lost = !seats.is_empty();
+        let orders = seats.into_iter().map(|node| Order::Remove { node });
+        self.notes.borrow_mut().orders = orders.collect();
+        for host in self.cluster.fresh.clone() {
+            let half = !self.world.host(host).files.is_empty();
+            if half && !lost && self.world.host(host).role == Role::Fresh {
+                self.cluster.come(&mut self.world, host, None);
+            }
         }
     }
 }

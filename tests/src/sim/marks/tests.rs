@@ -102,7 +102,7 @@ const ELSEWHERE: &[(&str, Reached)] = &[
     ("join_wants_checkpoint_again", Not("a checkpoint of a joiner fails only if its disk does")),
     ("attached_joiner_lost_its_place", Not("it cannot be: what is stable is stable with it")),
     ("moves_given_up", Not("a primary that cannot make its log stable is suspected long before")),
-    ("return_without_a_seat", Script("a_removed_node_wants_to_come_back")),
+    ("return_without_a_seat", Not("needs a removal in the milliseconds before an admission")),
     ("restart_of_removed", Script("a_removed_node_wants_to_come_back")),
     // Newcomers, and what operators want of the roster: drawn, and too rarely to be owed.
     ("newcomer_asks_for_seat", Script("join_of_spares_under_load")),
