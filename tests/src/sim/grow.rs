@@ -45,6 +45,7 @@ impl Cluster {
             // The machine is given to somebody new.
             entry.files.clear();
             entry.disk = HostDisk::default();
+            entry.disk.replaced = true;
         }
         entry.role = Role::Fresh;
         entry.life = Life::Running;

@@ -33,7 +33,7 @@ impl World {
         let Some(owner) = &entry.owner else { return Ok(Epoch(0)) };
         let owner = Owner { generations: wish.generations.clone(), ..owner.clone() };
         if wish.goal == Goal::Anew {
-            self.host_mut(host).disk = HostDisk::default();
+            self.host_mut(host).disk.set_data_aside();
             return Ok(Epoch(0));
         }
         let files: Files<'_> = entry.disk.files.files().collect();
