@@ -60,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) partitions: u16,
     pub(crate) deadline: Duration,
     pub(crate) durability: Durability,
+    /// Those it started with.
+    pub(crate) addresses: Arc<[String]>,
 }
 
 /// How to connect. [`Client::builder`] starts one.
@@ -139,7 +141,7 @@ impl ClientBuilder {
             return Err(Error::new(Code::BadAddress, "no address was given"));
         }
         options.seed = RandomState::new().hash_one(std::process::id());
-        let deadline = options.deadline;
+        let (deadline, addresses) = (options.deadline, options.addresses.clone().into());
         let arbitrator = options.arbitrator.clone();
         let connection = Connection::spawn(ClientCore::new(options), self.embedded.clone());
         let view = view_of(connection.call(Call::View).await)?;
@@ -147,7 +149,15 @@ impl ClientBuilder {
             arbitrator.map(|name| Arc::new(Arbitrating::begin(&name, &view, &self.embedded)));
         let partitions = u16::try_from(view.placements.len()).expect("bounded by PARTITIONS_MAX");
         let (catalog, durability) = (Arc::default(), Durability::default());
-        let shared = Shared { connection, arbitrating, catalog, partitions, deadline, durability };
+        let shared = Shared {
+            connection,
+            arbitrating,
+            catalog,
+            partitions,
+            deadline,
+            durability,
+            addresses,
+        };
         Ok(Client(Arc::new(shared)))
     }
 
@@ -223,7 +233,7 @@ impl Client {
         let Shared { connection, arbitrating, catalog, partitions, deadline, .. } = &*self.0;
         let (partitions, deadline) = (*partitions, *deadline);
         let (connection, catalog) = (connection.clone(), Arc::clone(catalog));
-        let arbitrating = arbitrating.clone();
+        let (arbitrating, addresses) = (arbitrating.clone(), Arc::clone(&self.0.addresses));
         Self(Arc::new(Shared {
             connection,
             arbitrating,
@@ -231,7 +241,14 @@ impl Client {
             partitions,
             deadline,
             durability,
+            addresses,
         }))
+    }
+
+    /// The addresses it was given to start with.
+    #[must_use]
+    pub fn addresses(&self) -> &[String] {
+        &self.0.addresses
     }
 
     /// When commits of this client are acknowledged.

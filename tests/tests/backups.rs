@@ -255,11 +255,63 @@ fn what_is_no_whole_backup_is_refused_before_anything_is_written() {
     let tables = user.asked("table list");
     assert_eq!(tables["tables"].as_array().map(Vec::len), Some(0), "nothing is left behind");
 
-    // Names that are not there; and then all of it.
+    // Too little memory, names that are not there; and then all of it.
     let home = home.display();
+    let memory = |size: &str| user.told(&format!("config apply --set data_memory={size} --yes"));
+    let _small = memory("1MiB");
+    let plan = || user.runs(&format!("restore plan {home} -o json"));
+    until("the nodes to have little memory", || (plan().code == Some(5)).then_some(()));
+    refused(&user.runs(&format!("restore run {home}")), 5, "do not fit the memory");
+    let _large = memory("1GiB");
+    until("the nodes to have enough memory", || (plan().code == Some(0)).then_some(()));
+    let tables = user.asked("table list");
+    assert_eq!(tables["tables"].as_array().map(Vec::len), Some(0), "nothing is left behind");
     refused(&user.runs(&format!("restore run {home} --tables nope")), 2, "has no table nope");
     let restored = user.asked(&format!("restore run {home}"));
     assert_eq!(restored["rows"], ACCOUNTS);
+    assert_eq!(total(&user.url(), "accounts"), (ACCOUNTS, TOTAL));
+}
+
+#[test]
+fn a_second_one_is_refused_and_a_place_that_vanishes_ends_the_first() {
+    let user = User::new(Path::new(BINARY));
+    let _started = user.told("dev start --groups 1 --replicas 2");
+    fill(&user.url());
+    let (dir, moved) = (place(&user, "backups"), user.home().join("moved"));
+    let create = format!("backup create --to {}", dir.display());
+    // The first one may be done before the second one is asked for.
+    let ran = until("two to be wanted at once", || {
+        let _begun = user.asked(&create);
+        Some(user.runs(&create)).filter(|ran| ran.code != Some(0))
+    });
+    refused(&ran, 5, "is under way; one at a time");
+    let states = || {
+        let list = user.asked("backup list");
+        let backups = list["backups"].as_array().expect("a list").clone();
+        backups.iter().map(|backup| text(backup, "state").to_owned()).collect::<Vec<String>>()
+    };
+    let still = |states: &Vec<String>| states.iter().all(|s| s == "done" || s == "failed");
+    assert!(until("it to be done", || Some(states()).filter(still)).iter().all(|s| s == "done"));
+    std::fs::remove_dir_all(&dir).expect("removed");
+    std::fs::create_dir(&dir).expect("made");
+
+    let begun = user.asked(&create);
+    let name = text(&begun, "backup");
+    until("a part to be begun", || {
+        let below = std::fs::read_dir(&dir).ok()?.next()?.ok()?.path();
+        std::fs::read_dir(below).ok()?.next().map(drop)
+    });
+    std::fs::rename(&dir, &moved).expect("moved away");
+    let ended = until("it to end", || {
+        Some(user.asked(&format!("backup show {name}"))).filter(|b| text(b, "state") == "failed")
+    });
+    assert!(text(&ended, "failed").contains("is not there"), "{ended}");
+    let manifest = std::fs::read_dir(moved.join(format!("lockstep-{name}"))).expect("there");
+    let mut names = manifest.map(|entry| entry.expect("an entry").file_name());
+    assert!(!names.any(|name| name.to_string_lossy().ends_with(".manifest")), "it has no name");
+    std::fs::create_dir(&dir).expect("made");
+    let again = user.runs(&format!("{create} --wait"));
+    assert_eq!(again.code, Some(0), "{again:?}");
     assert_eq!(total(&user.url(), "accounts"), (ACCOUNTS, TOTAL));
 }
 

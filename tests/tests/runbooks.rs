@@ -120,5 +120,6 @@ runbooks! {
     upgrade: "Upgrade";
     a_disk_is_full: "A disk is full";
     after_a_loss_of_power: "After a loss of power";
+    restore: "Restore";
     find_out_why_it_is_slow: "Find out why it is slow";
 }

@@ -237,6 +237,11 @@ impl ShardCore {
         if self.backups.is_of(link, backup) {
             self.backups.active = None;
             self.snapshots.forget_link(link);
+        } else if self.backups.active.as_ref().is_some_and(|active| active.backup == backup) {
+            // Another server would name what is removed here.
+            out.mark("backup_removal_refused");
+            let failed = Some(PartError::Other(backup));
+            return tell(link, &BackupMessage::Cleared { backup, failed }, out);
         }
         // The first shard also removes what is there of shards that the node no longer has.
         let shard = (self.me.shard.0 > 0).then_some(self.me.shard);
@@ -381,7 +386,7 @@ impl ShardCore {
     pub(super) fn on_backup_done(&mut self, done: Completion, out: &mut Outputs) {
         match self.backups.out.take() {
             Some(Out::Clearing(backup, to)) => {
-                let failed = done.failed.map(|(_, error)| error);
+                let failed = done.failed.map(|(_, error)| PartError::Disk(error));
                 if let Some(link) = to {
                     tell(link, &BackupMessage::Cleared { backup, failed }, out);
                 }

@@ -1,5 +1,6 @@
 //! A word with a management server: one connection, one question at a time.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -25,20 +26,27 @@ pub struct Server {
     stream: TcpStream,
 }
 
-/// The management servers of a cluster that can be reached, the first of its list first.
+/// The management servers of a cluster that can be reached, those that the view names first; then
+/// those that the user has named.
 ///
 /// # Errors
 /// If there is none.
 pub async fn servers(client: &Client) -> CliResult<Vec<Server>> {
     let view = client.view().await?;
-    let mut servers = Vec::new();
+    let named = view.arbitrators_possible.iter().filter_map(|arbitrator| match arbitrator {
+        Arbitrator::Mgmt { id, addr } if !id.is_api() => Some(addr),
+        _ => None,
+    });
+    let mut servers: Vec<Server> = Vec::new();
     let mut why = "the cluster names none".to_owned();
-    for arbitrator in &view.arbitrators_possible {
-        let Arbitrator::Mgmt { id, addr } = arbitrator else { continue };
-        match tokio::time::timeout(PATIENCE, Server::connect(*id, addr)).await {
-            Ok(Ok(server)) => servers.push(server),
-            Ok(Err(error)) => why = format!("{id} at {addr}: {error}"),
-            Err(_) => why = format!("{id} at {addr} does not answer"),
+    for addr in named.chain(client.addresses()) {
+        match tokio::time::timeout(PATIENCE, Server::connect(addr)).await {
+            Ok(Ok(Some(server))) if servers.iter().all(|other| other.id != server.id) => {
+                servers.push(server);
+            }
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => why = format!("{addr}: {error}"),
+            Err(_) => why = format!("{addr} does not answer"),
         }
     }
     if servers.is_empty() {
@@ -49,29 +57,58 @@ pub async fn servers(client: &Client) -> CliResult<Vec<Server>> {
     Ok(servers)
 }
 
-/// All backups that any management server knows, with who knows them, oldest first.
+/// A backup, and whether the management server it is the business of answers.
+pub struct Known {
+    /// What is known.
+    pub record: BackupRecord,
+    /// See there.
+    pub answers: bool,
+}
+
+/// All backups that any management server knows, oldest first.
 ///
 /// # Errors
 /// If none answers.
-pub async fn list(client: &Client) -> CliResult<Vec<(MgmtId, BackupRecord)>> {
-    let mut all = Vec::new();
-    for mut server in servers(client).await? {
-        let list = server.list().await?;
-        all.extend(list.into_iter().map(|record| (server.id, record)));
+pub async fn list(client: &Client) -> CliResult<Vec<Known>> {
+    let mut all: BTreeMap<BackupId, Known> = BTreeMap::new();
+    let mut servers = servers(client).await?;
+    let ids: Vec<MgmtId> = servers.iter().map(|server| server.id).collect();
+    for server in &mut servers {
+        for record in server.list().await? {
+            let answers = ids.contains(&record.by);
+            // The later one is the true one; of what goes on, its owner knows most.
+            let rank = |record: &BackupRecord, from: bool| (record.turn, record.by, from);
+            let from = record.by == server.id;
+            let known = all.get(&record.backup).map(|known| rank(&known.record, false));
+            if known.is_none_or(|known| rank(&record, from) > known) {
+                all.insert(record.backup, Known { record, answers });
+            }
+        }
     }
-    all.sort_by_key(|(_, record)| record.backup);
-    Ok(all)
+    Ok(all.into_values().collect())
 }
 
-/// The management server that knows a backup, and what it knows.
+/// The management server to ask about a backup, and what is known: the one whose business it is, or
+/// another if that does not answer.
 ///
 /// # Errors
-/// If none does.
-pub async fn find(client: &Client, backup: BackupId) -> CliResult<(Server, BackupRecord)> {
-    for mut server in servers(client).await? {
-        let list = server.list().await?;
-        if let Some(record) = list.into_iter().find(|record| record.backup == backup) {
-            return Ok((server, record));
+/// If nobody knows it.
+pub async fn find(client: &Client, backup: BackupId) -> CliResult<(Server, Known)> {
+    let known = list(client).await?.into_iter().find(|known| known.record.backup == backup);
+    let mut found = None;
+    if let Some(known) = known {
+        for mut server in servers(client).await? {
+            let of = known.record.by == server.id;
+            let knows = server.list().await?.iter().any(|record| record.backup == backup);
+            if of || (found.is_none() && knows) {
+                found = Some(server);
+            }
+            if of {
+                break;
+            }
+        }
+        if let Some(server) = found {
+            return Ok((server, known));
         }
     }
     Err(CliError::new(Trouble::Refused, format!("no management server knows backup {backup}"))
@@ -87,16 +124,20 @@ fn broken(error: impl std::fmt::Display) -> CliError {
 }
 
 impl Server {
-    async fn connect(id: MgmtId, addr: &str) -> Result<Self, String> {
+    /// `None` if somebody else answers there.
+    async fn connect(addr: &str) -> Result<Option<Self>, String> {
         let mut stream = TcpStream::connect(addr).await.map_err(|error| error.to_string())?;
-        let (from, to) = (Speaker::Client, Wanted::Mgmt(id));
+        let (from, to) = (Speaker::Client, Wanted::Any);
         let hello = Hello { magic: MAGIC, version: WIRE_VERSION, cluster: None, from, to };
         let mut buffer = BytesMut::new();
         codec::frame_cold(&mut buffer, kind::HELLO, &hello);
         stream.write_all(&buffer).await.map_err(|error| error.to_string())?;
         let frame = receive(&mut stream).await.map_err(|error| error.to_string())?;
         match frame.split_first().map(|(_, body)| codec::decode::<Welcome>(body)) {
-            Some(Ok(Welcome::Accepted { .. })) => Ok(Self { id, stream }),
+            Some(Ok(Welcome::Accepted { by: Speaker::Mgmt(id), .. })) => {
+                Ok(Some(Self { id, stream }))
+            }
+            Some(Ok(Welcome::Accepted { .. })) => Ok(None),
             Some(Ok(Welcome::Refused { text, .. })) => Err(text),
             _ => Err("no management server answers there".to_owned()),
         }

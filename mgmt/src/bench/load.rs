@@ -4,6 +4,7 @@
 //! operations that start within the measured time count, and CPU time is taken at its two ends.
 
 use std::cell::RefCell;
+use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -105,8 +106,24 @@ pub async fn run<W: Work + 'static>(
     client: &Client,
     voice: &Voice,
     plan: &Plan,
-    mut worker: impl FnMut(u32) -> W,
+    worker: impl FnMut(u32) -> W,
 ) -> CliResult<Loaded> {
+    let nothing = std::future::pending::<Infallible>();
+    let (loaded, _) = run_beside(client, voice, plan, worker, nothing).await?;
+    Ok(loaded)
+}
+
+/// The same beside something that begins when it is measured; when that is done, so is the load.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_beside<W: Work + 'static, T>(
+    client: &Client,
+    voice: &Voice,
+    plan: &Plan,
+    mut worker: impl FnMut(u32) -> W,
+    meanwhile: impl Future<Output = T>,
+) -> CliResult<(Loaded, Option<T>)> {
     let sources = CpuSources::find(client).await?;
     let notes = Rc::new(RefCell::new(Notes::default()));
     let start = Instant::now();
@@ -126,7 +143,11 @@ pub async fn run<W: Work + 'static>(
     }
     tokio::time::sleep_until(from.into()).await;
     let (started, cpu_before) = (Instant::now(), sources.total(client).await?);
-    watch(voice, &notes, from, deadline).await;
+    let done = tokio::select! {
+        done = meanwhile => Some(done),
+        () = watch(voice, &notes, from, deadline) => None,
+    };
+    pace.stop();
     let (ended, cpu_after) = (Instant::now(), sources.total(client).await?);
     while tasks.join_next().await.is_some() {}
     let notes = std::mem::take(&mut *notes.borrow_mut());
@@ -142,14 +163,15 @@ pub async fn run<W: Work + 'static>(
         latencies,
         cpu: cpu_after.saturating_sub(cpu_before),
     };
-    Ok(Loaded {
+    let loaded = Loaded {
         all,
         reads: notes.reads,
         writes: notes.writes,
         errors: notes.errors,
         first_error: notes.first_error,
         left_behind: pace.left_behind(),
-    })
+    };
+    Ok((loaded, done))
 }
 
 async fn work<W: Work>(pace: Rc<Pace>, notes: Rc<RefCell<Notes>>, mut worker: W) {

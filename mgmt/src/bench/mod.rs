@@ -23,6 +23,7 @@ pub mod pace;
 pub mod point;
 pub mod rejoin;
 pub mod restart;
+pub mod rolling;
 pub mod rows;
 pub mod sources;
 pub mod tpcb;

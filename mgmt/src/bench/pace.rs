@@ -21,6 +21,7 @@ pub const WAKE_INTERVAL: Duration = Duration::from_micros(50);
 pub struct Pace {
     kind: Kind,
     deadline: Instant,
+    stopped: Cell<bool>,
 }
 
 enum Kind {
@@ -50,7 +51,7 @@ impl Pace {
     /// A closed loop that ends at `deadline`.
     #[must_use]
     pub fn closed(deadline: Instant) -> Rc<Self> {
-        Rc::new(Self { kind: Kind::Closed, deadline })
+        Rc::new(Self { kind: Kind::Closed, deadline, stopped: Cell::new(false) })
     }
 
     /// An open loop of `rate` operations per second from `start` to `deadline`. Runs a pacing task
@@ -75,13 +76,22 @@ impl Pace {
         });
         let timer = FineTimer::new()?;
         tokio::task::spawn_local(keep_time(Rc::clone(&timetable), timer, deadline, wake));
-        Ok(Rc::new(Self { kind: Kind::Open(timetable), deadline }))
+        Ok(Rc::new(Self { kind: Kind::Open(timetable), deadline, stopped: Cell::new(false) }))
+    }
+
+    /// Nothing is started any more, though the deadline may be far.
+    pub fn stop(&self) {
+        self.stopped.set(true);
+        if let Kind::Open(timetable) = &self.kind {
+            timetable.due.close();
+        }
     }
 
     /// Waits until the caller may start an operation; `None` when the run is over. The moment
     /// returned is where its latency counts from.
     pub async fn next(&self) -> Option<Instant> {
         match &self.kind {
+            Kind::Closed if self.stopped.get() => None,
             Kind::Closed => Some(Instant::now()).filter(|now| *now < self.deadline),
             Kind::Open(timetable) => {
                 let permit = timetable.due.acquire().await.ok()?;
@@ -111,7 +121,7 @@ async fn keep_time(timetable: Rc<Timetable>, timer: FineTimer, deadline: Instant
     let total = u32::try_from(total).unwrap_or(u32::MAX);
     let mut number = 0;
     let mut rested = timetable.start;
-    while number < total {
+    while number < total && !timetable.due.is_closed() {
         let due = timetable.time_of(number);
         if timer.until(due.max(rested)).await.is_err() {
             break;
@@ -213,6 +223,18 @@ mod tests {
             }
             assert_eq!(pace.next().await, None, "what was not taken in time is not started");
             assert_eq!(pace.left_behind(), 4);
+        });
+    }
+
+    #[test]
+    fn both_loops_end_when_they_are_stopped() {
+        run(async {
+            let (start, far) = (Instant::now(), Instant::now() + Duration::from_secs(3600));
+            for pace in [Pace::closed(far), Pace::open(start, far, 1_000, WAKE_INTERVAL).unwrap()] {
+                assert!(pace.next().await.is_some());
+                pace.stop();
+                assert_eq!(pace.next().await, None);
+            }
         });
     }
 

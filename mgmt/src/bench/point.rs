@@ -94,14 +94,30 @@ pub(super) async fn drive(
     plan: &Plan,
     table: &BenchTable,
 ) -> CliResult<Loaded> {
-    let table = Rc::new(table.clone());
-    let plan = *plan;
-    let worker = move |number: u32| Worker {
+    load::run(client, voice, &plan.load, workers(plan, table)).await
+}
+
+/// The same beside something else, for as long as that takes; see [`load::run_beside`].
+///
+/// # Errors
+/// Whatever the cluster refuses.
+pub(super) async fn drive_beside<T>(
+    client: &Client,
+    voice: &Voice,
+    plan: &Plan,
+    table: &BenchTable,
+    meanwhile: impl Future<Output = T>,
+) -> CliResult<(Loaded, Option<T>)> {
+    load::run_beside(client, voice, &plan.load, workers(plan, table), meanwhile).await
+}
+
+fn workers(plan: &Plan, table: &BenchTable) -> impl FnMut(u32) -> Worker + use<> {
+    let (table, plan) = (Rc::new(table.clone()), *plan);
+    move |number: u32| Worker {
         table: Rc::clone(&table),
         plan,
         dice: Dice::new(u64::from(number) + 1),
-    };
-    load::run(client, voice, &plan.load, worker).await
+    }
 }
 
 struct Worker {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use lockstep_proto::ids::{BackupId, MgmtId};
+use lockstep_proto::ids::{BackupId, NodeId};
 use lockstep_proto::value::Value as Cell;
 use lockstep_proto::wire::backup::{BackupMessage, BackupRecord, BackupState};
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::error::{CliError, CliResult, ExitKind, Trouble};
 use super::output::{Voice, bytes, table, thousands};
 use super::{Global, block_on, connect, stdout_error};
-use crate::backup::ask::{self, Server};
+use crate::backup::ask::{self, Known, Server};
 use crate::backup::files::Backup;
 
 /// Between two looks at how far a backup is.
@@ -144,31 +144,32 @@ pub async fn wait(server: &mut Server, backup: BackupId, voice: &Voice) -> CliRe
 
 fn create(global: &Global, args: &CreateArgs) -> CliResult<ExitKind> {
     let voice = global.voice();
-    let (id, record) = block_on(async {
+    let record = block_on(async {
         let client = connect::client(global).await?;
         let (mut server, backup) = begin(&client, args.to.as_deref()).await?;
-        let record = match args.wait {
-            true => wait(&mut server, backup, &voice).await?,
-            false => server.record(backup).await?,
-        };
-        Ok((server.id, record))
+        match args.wait {
+            true => wait(&mut server, backup, &voice).await,
+            false => server.record(backup).await,
+        }
     })?;
-    voice.data(&to_json(id, &record), || describe(id, &record)).map_err(stdout_error)?;
+    let known = Known { record, answers: true };
+    voice.data(&to_json(&known), || describe(&known)).map_err(stdout_error)?;
     Ok(ExitKind::Done)
 }
 
 fn list(global: &Global) -> CliResult<ExitKind> {
     let all = block_on(async { ask::list(&connect::client(global).await?).await })?;
-    let json: Vec<Value> = all.iter().map(|(id, record)| to_json(*id, record)).collect();
+    let json: Vec<Value> = all.iter().map(to_json).collect();
     let text = || {
-        let row = |(id, record): &(MgmtId, BackupRecord)| {
+        let row = |known: &Known| {
+            let record = &known.record;
             vec![
                 record.backup.to_string(),
                 state_name(&record.state).to_owned(),
                 Cell::Timestamp(micros(record.asked_ms)).to_string(),
                 thousands(record.rows),
                 bytes(record.file_bytes),
-                id.to_string(),
+                record.by.to_string(),
                 record.dir.clone().unwrap_or_else(|| "own directories".to_owned()),
             ]
         };
@@ -180,11 +181,8 @@ fn list(global: &Global) -> CliResult<ExitKind> {
 }
 
 fn show(global: &Global, backup: BackupId) -> CliResult<ExitKind> {
-    let (id, record) = block_on(async {
-        let (server, record) = ask::find(&connect::client(global).await?, backup).await?;
-        Ok((server.id, record))
-    })?;
-    global.voice().data(&to_json(id, &record), || describe(id, &record)).map_err(stdout_error)?;
+    let (_, known) = block_on(async { ask::find(&connect::client(global).await?, backup).await })?;
+    global.voice().data(&to_json(&known), || describe(&known)).map_err(stdout_error)?;
     Ok(ExitKind::Done)
 }
 
@@ -199,7 +197,7 @@ fn delete(global: &Global, backup: BackupId) -> CliResult<ExitKind> {
 
 /// Gives an order about a backup, and waits until there is nothing more to do.
 fn order(global: &Global, backup: BackupId, message: &BackupMessage) -> CliResult<ExitKind> {
-    let (id, record) = block_on(async {
+    let record = block_on(async {
         let (mut server, _) = ask::find(&connect::client(global).await?, backup).await?;
         server.order(message).await?;
         let done = async {
@@ -215,13 +213,14 @@ fn order(global: &Global, backup: BackupId, message: &BackupMessage) -> CliResul
         let record: CliResult<BackupRecord> = waited.map_err(|_| {
             CliError::new(Trouble::TimedOut, format!("backup {backup} is still being removed"))
         })?;
-        Ok((server.id, record?))
+        record
     })?;
     if let (BackupMessage::Delete { .. }, BackupState::Failed(why)) = (message, &record.state) {
         let what = format!("backup {backup} could not be removed");
         return Err(CliError::new(Trouble::Partly, what).why(why.clone()));
     }
-    global.voice().data(&to_json(id, &record), || describe(id, &record)).map_err(stdout_error)?;
+    let known = Known { record, answers: true };
+    global.voice().data(&to_json(&known), || describe(&known)).map_err(stdout_error)?;
     Ok(ExitKind::Done)
 }
 
@@ -292,7 +291,15 @@ fn micros(ms: u64) -> i64 {
     i64::try_from(ms).unwrap_or(i64::MAX).saturating_mul(1000)
 }
 
-fn describe(id: MgmtId, record: &BackupRecord) -> String {
+/// The data nodes at which files may lie that are not wanted any more, once it is over.
+fn leftovers(record: &BackupRecord) -> Vec<u16> {
+    let over =
+        matches!(record.state, BackupState::Done | BackupState::Failed(_) | BackupState::Deleted);
+    let nodes: &[NodeId] = if over { &record.unwanted } else { &[] };
+    nodes.iter().map(|node| node.0).collect()
+}
+
+fn describe(Known { record, answers }: &Known) -> String {
     let (done, all) = record.partitions;
     let mut text = format!(
         "backup {}, {} ({done} of {all} partitions)\n",
@@ -302,7 +309,8 @@ fn describe(id: MgmtId, record: &BackupRecord) -> String {
     if let BackupState::Failed(why) = &record.state {
         text += &format!("  why        {why}\n");
     }
-    text += &format!("  asked for  {} at {id}\n", Cell::Timestamp(micros(record.asked_ms)));
+    let by = record.by;
+    text += &format!("  asked for  {}, by {by}\n", Cell::Timestamp(micros(record.asked_ms)));
     text += &format!(
         "  rows       {} ({}), as of {}\n",
         thousands(record.rows),
@@ -310,10 +318,24 @@ fn describe(id: MgmtId, record: &BackupRecord) -> String {
         record.epoch
     );
     let dir = record.dir.as_deref().unwrap_or("the directory `backup` of each process");
-    text + &format!("  files      {} in {dir}\n", bytes(record.file_bytes))
+    text += &format!("  files      {} in {dir}\n", bytes(record.file_bytes));
+    if !answers {
+        text += &format!(
+            "  note       {by} does not answer: this is the last that is known; `lockstep backup \
+             delete` lets another server remove what there is\n"
+        );
+    }
+    let left = leftovers(record);
+    if !left.is_empty() {
+        text += &format!(
+            "  leftovers  may lie at data nodes {}, and go when these are in sync\n",
+            left.iter().map(u16::to_string).collect::<Vec<String>>().join(", ")
+        );
+    }
+    text
 }
 
-fn to_json(id: MgmtId, record: &BackupRecord) -> Value {
+fn to_json(Known { record, answers }: &Known) -> Value {
     let failed = match &record.state {
         BackupState::Failed(why) => Some(why),
         _ => None,
@@ -323,7 +345,8 @@ fn to_json(id: MgmtId, record: &BackupRecord) -> Value {
         "backup": record.backup.to_string(),
         "state": state_name(&record.state),
         "failed": failed,
-        "management_server": id.to_string(),
+        "management_server": record.by.to_string(),
+        "management_server_answers": answers,
         "asked_ms": record.asked_ms,
         "directory": record.dir,
         "epoch": record.epoch.0,
@@ -332,5 +355,6 @@ fn to_json(id: MgmtId, record: &BackupRecord) -> Value {
         "file_bytes": record.file_bytes,
         "partitions_done": record.partitions.0,
         "partitions": record.partitions.1,
+        "leftovers_at": leftovers(record),
     })
 }

@@ -8,13 +8,13 @@ use serde_json::{Map, Value};
 
 use super::error::{CliResult, ExitKind};
 use super::output::{Voice, table, thousands};
-use super::{Global, block_on, connect, duration, interrupt, stdout_error};
+use super::{Global, block_on, connect, duration, interrupt, node, stdout_error};
 use crate::bench::backup;
 use crate::bench::load::{self, Loaded};
 use crate::bench::measure::{Measured, round_to};
 use crate::bench::pace::WAKE_INTERVAL;
 use crate::bench::restart;
-use crate::bench::{durable, failover, memory, point, tpcb};
+use crate::bench::{durable, failover, memory, point, rolling, tpcb};
 use crate::dev::process::Signal;
 
 const POINT_EXAMPLES: &str = "\
@@ -43,6 +43,20 @@ pub(super) enum BenchCommand {
     Restart(RestartArgs),
     /// What a backup under load and a restore cost; uses fresh clusters of its own
     Backup(BackupArgs),
+    /// What transactions notice of a rolling restart; uses a fresh cluster of its own
+    Rolling(RollingArgs),
+}
+
+/// Arguments of `lockstep bench rolling`.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct RollingArgs {
+    /// Rows of the table
+    #[arg(long, default_value_t = 1_000_000, value_name = "K")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1000..=100_000_000))]
+    pub(super) keys: u64,
+    /// How long the peak, and the quiet cluster, are measured
+    #[arg(long, default_value = "10", value_name = "TIME", value_parser = duration::parse)]
+    pub(super) seconds: Duration,
 }
 
 /// Arguments of `lockstep bench backup`.
@@ -248,6 +262,7 @@ pub(super) fn run(global: &Global, command: &BenchCommand) -> CliResult<ExitKind
         BenchCommand::Failover(args) => run_failover(global, args),
         BenchCommand::Restart(args) => run_restart(global, args),
         BenchCommand::Backup(args) => run_backup(global, args),
+        BenchCommand::Rolling(args) => run_rolling(global, args),
     }
 }
 
@@ -346,6 +361,33 @@ fn run_backup(global: &Global, args: &BackupArgs) -> CliResult<ExitKind> {
     report.set("restore_mb_per_cpu_second_r2", round_to(two, 1));
     report.set("restore_s_r1", round_to(figures.restore_s[0], 3));
     report.set("restore_s_r2", round_to(figures.restore_s[1], 3));
+    report.print(&voice)
+}
+
+fn run_rolling(global: &Global, args: &RollingArgs) -> CliResult<ExitKind> {
+    let voice = global.voice();
+    let plan = rolling::Plan { keys: args.keys, time: args.seconds };
+    let restart = async |client: &Client| node::restart_all(global, client).await;
+    let figures = block_on(interrupt::or_interrupted(rolling::run(&voice, &plan, restart)))?;
+    let seconds = |time: &Duration| round_to(time.as_secs_f64(), 3);
+    let mut report = Report::new("rolling");
+    report.set("rows", args.keys);
+    report.set("peak_per_s", round_to(figures.peak_per_s, 1));
+    let nodes = figures.nodes.iter().map(|(_, time)| seconds(time));
+    report.set("node_s", nodes.collect::<Vec<f64>>());
+    report.set("restart_s", seconds(&figures.time));
+    report.set("transactions", figures.done);
+    report.set("failed", figures.failed);
+    report.set("not_started", figures.not_started);
+    report.set("rate_ratio", round_to(figures.rate_ratio, 3));
+    let ([quiet, busy], [longest_quiet, longest]) = (figures.p99_us, figures.longest_us);
+    report.set("quiet_p99_us", quiet);
+    report.set("p99_us", busy);
+    report.set("quiet_longest_us", longest_quiet);
+    report.set("longest_us", longest);
+    if let Some(error) = figures.first_error {
+        report.set("first_error", error);
+    }
     report.print(&voice)
 }
 

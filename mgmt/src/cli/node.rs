@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use lockstep_client::Client;
 use lockstep_proto::ids::{GroupId, NodeId, NodeInstance};
 use lockstep_proto::view::{Standing, View};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::error::{CliError, CliResult, ExitKind, Trouble};
 use super::follow::Follow;
@@ -150,23 +150,13 @@ fn restart_rolling(global: &Global) -> CliResult<ExitKind> {
     block_on(async {
         let client = connect::client(global).await?;
         let started = Instant::now();
-        let view = client.view().await?;
-        let nodes: Vec<u16> = view.members.iter().map(|m| m.instance.node.0).collect();
-        let mut restarted = Vec::new();
-        for node in nodes {
-            let view = in_sync(global, &client, |_| true).await?;
-            let before = member(&view, node)?;
-            if let Some(refusal) = last(&view, before) {
-                return Err(refusal);
-            }
-            let begun = Instant::now();
-            restart(global, &client, before).await?;
-            let seconds = begun.elapsed().as_secs_f64();
-            voice.say(format!("data node {node} is in sync again, {seconds:.2} s"));
-            restarted.push(json!({ "node": node, "seconds": seconds }));
-        }
+        let restarted = restart_all(global, &client).await?;
         let seconds = started.elapsed().as_secs_f64();
         let count = restarted.len();
+        let restarted: Vec<Value> = restarted
+            .into_iter()
+            .map(|(node, time)| json!({ "node": node, "seconds": time.as_secs_f64() }))
+            .collect();
         let json = json!({
             "schema": "lockstep.cluster-restart/v1", "restarted": restarted, "seconds": seconds,
         });
@@ -174,6 +164,31 @@ fn restart_rolling(global: &Global) -> CliResult<ExitKind> {
         voice.data(&json, text).map_err(stdout_error)?;
         Ok(ExitKind::Done)
     })
+}
+
+/// Restarts one data node after the other, each when all others are in sync; tells how long each
+/// took.
+pub(super) async fn restart_all(
+    global: &Global,
+    client: &Client,
+) -> CliResult<Vec<(u16, Duration)>> {
+    let view = client.view().await?;
+    let nodes: Vec<u16> = view.members.iter().map(|m| m.instance.node.0).collect();
+    let mut restarted = Vec::new();
+    for node in nodes {
+        let view = in_sync(global, client, |_| true).await?;
+        let before = member(&view, node)?;
+        if let Some(refusal) = last(&view, before) {
+            return Err(refusal);
+        }
+        let begun = Instant::now();
+        restart(global, client, before).await?;
+        let time = begun.elapsed();
+        let seconds = time.as_secs_f64();
+        global.voice().say(format!("data node {node} is in sync again, {seconds:.2} s"));
+        restarted.push((node, time));
+    }
+    Ok(restarted)
 }
 
 async fn stop(

@@ -110,6 +110,8 @@ impl MgmtCore {
         out.log(LogLevel::Info, created.text());
         out.mark("cluster_created");
         let admitted = created.admit_all();
+        let changed = self.backups.on_view(self.now, created.view(), out);
+        self.store_backups(changed, out);
         self.state = State::Created(created);
         for (addr, message) in admitted {
             let link = *links.get(&addr).expect("everybody admitted has reported");

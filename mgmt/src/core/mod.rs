@@ -146,6 +146,8 @@ impl MgmtCore {
     #[must_use]
     pub fn new(options: MgmtOptions) -> Self {
         let MgmtOptions { id, addr, others, plan, stored, cluster_id_seed, canary } = options;
+        let view = stored.cluster.as_ref().map(|cluster| &cluster.view);
+        let backups = Backups::restore(id, stored.backups.unwrap_or_default(), view);
         let state = match stored.cluster {
             Some(cluster) => State::Created(Created::restore(cluster, stored.register)),
             // A register without a cluster is half a creation of which nobody has been told.
@@ -165,7 +167,7 @@ impl MgmtCore {
             peers: BTreeMap::new(),
             watchers: BTreeSet::new(),
             now: Instant::default(),
-            backups: Backups::restore(stored.backups.unwrap_or_default()),
+            backups,
             waiting: BTreeMap::new(),
         }
     }
@@ -200,6 +202,12 @@ impl MgmtCore {
         self.backups.pinned()
     }
 
+    /// Whether it has files to remove that nobody wants.
+    #[must_use]
+    pub fn has_leftovers(&self) -> bool {
+        self.backups.has_left()
+    }
+
     /// What it knows of backups.
     #[must_use]
     pub fn backup_records(&self) -> &[BackupRecord] {
@@ -221,7 +229,7 @@ impl MgmtCore {
                 Ok(message) => self.on_client_message(link, message, out),
                 Err(_) => close(link, "malformed client message", out),
             },
-            (kind::BACKUP, peer @ (Peer::Client | Peer::Shard(..))) => {
+            (kind::BACKUP, peer @ (Peer::Client | Peer::Shard(..) | Peer::Mgmt(_))) => {
                 match BackupMessage::parse(body) {
                     Ok(message) => self.on_backup_message(link, peer, message, out),
                     Err(_) => close(link, "malformed message about backups", out),
@@ -239,15 +247,23 @@ impl MgmtCore {
         out: &mut Outputs,
     ) {
         let now = self.now;
-        if peer != Peer::Client {
-            let changed = self.backups.on_shard(now, link, message, out);
-            return self.store_backups(changed, out);
-        }
-        let view = match &self.state {
-            State::Creating(_) => None,
-            State::Created(created) => Some(created.view()),
+        let message = match (peer, message) {
+            (Peer::Mgmt(id), BackupMessage::Backups { list }) => {
+                let changed = self.backups.on_peer(now, id, list, out);
+                return self.store_backups(changed, out);
+            }
+            (Peer::Mgmt(_), BackupMessage::List) => {
+                self.backups.watch(link);
+                BackupMessage::List
+            }
+            (Peer::Client, message) => message,
+            (Peer::Shard(..), message) => {
+                let changed = self.backups.on_shard(now, link, message, out);
+                return self.store_backups(changed, out);
+            }
+            _ => return close(link, "a message about backups that is none of its", out),
         };
-        match self.backups.on_operator(now, message, view, out) {
+        match self.backups.on_operator(now, message, out) {
             Some(backup::Outcome { changed, answer }) => {
                 self.store_backups(changed, out);
                 if let Some(message) = answer {
@@ -261,6 +277,10 @@ impl MgmtCore {
     fn store_backups(&mut self, changed: bool, out: &mut Outputs) {
         if changed {
             self.vault.store(self.backups.stored(), out);
+            let news: Vec<_> = self.backups.news().collect();
+            for (link, message) in news {
+                self.tell(Told::Backup { link, message }, out);
+            }
         }
     }
 
@@ -269,6 +289,9 @@ impl MgmtCore {
             && !self.backups.on_shard_up(self.now, link, (instance, shard), out)
         {
             return close(link, "", out);
+        }
+        if let Peer::Mgmt(id) = peer {
+            self.backups.on_peer_up(self.now, id, link);
         }
         self.peers.insert(link, peer);
     }
@@ -441,7 +464,7 @@ impl MgmtCore {
     }
 
     fn on_link_down(&mut self, link: LinkId, out: &mut Outputs) {
-        if let Some(Peer::Shard(..)) = self.peers.remove(&link) {
+        if let Some(Peer::Shard(..) | Peer::Mgmt(_)) = self.peers.remove(&link) {
             let changed = self.backups.on_link_down(self.now, link, out);
             self.store_backups(changed, out);
         }
@@ -468,6 +491,9 @@ impl Process for MgmtCore {
             Input::DialFailed { to: Target::Shard(instance, shard), .. } => {
                 let changed = self.backups.on_shard_lost(self.now, (instance, shard), out);
                 self.store_backups(changed, out);
+            }
+            Input::DialFailed { to: Target::Mgmt(id), .. } => {
+                self.backups.on_peer_failed(self.now, id);
             }
             Input::Disk { lane: Lane::Backup, done } => {
                 let changed = self.backups.on_disk(self.now, &done, out);

@@ -12,7 +12,7 @@ use lockstep_proto::limits::{KEPT_BYTES_MAX, TX_EXPIRY_EPOCHS};
 use lockstep_proto::time::Instant;
 
 use super::check::{self, Watchman};
-use super::cluster::{Cluster, Shape, TRANSACTION_IDLE_MS};
+use super::cluster::{Cluster, Shape};
 use super::core::Core;
 use super::event::Event;
 use super::ghost;
@@ -294,11 +294,7 @@ impl Run {
             self.finale();
         }
         if !self.failed() {
-            if check::has_idle(self) {
-                // A client whose end of a connection is gone without its server knowing: the
-                // server's limit for idle transactions ends it.
-                self.advance(u64::from(TRANSACTION_IDLE_MS) * MS + SECOND);
-            }
+            check::settle(self);
             check::at_end(self);
         }
         false
@@ -495,6 +491,7 @@ impl Run {
             Deed::Rot(host, kind) => self.world.rot(host, kind),
             Deed::Lie(host) => self.world.let_disk_lie(host),
             Deed::Backup => self.notes.borrow_mut().backups_wanted = true,
+            Deed::RemoveBackups => self.notes.borrow_mut().removals_wanted = true,
             Deed::Ghost(host) => ghost::raise(&mut self.world, &self.cluster, host),
         }
     }

@@ -13,12 +13,12 @@
 //!   `at MS disk_slow HOST FACTOR MS`, `at MS disk_stall HOST MS`, `at MS disk_full HOST BYTES MS`,
 //!   `at MS disk_fails HOST STEP`,
 //!   `at MS break HOST HOST`, `at MS burden HOST FACTOR MS`, `at MS ghost NODE`, `at MS backup`,
-//!   `at MS revive NODE [empty]`, `at MS rot NODE [redo]` (a bit flips in each of its checkpoints,
-//!   or files of its redo log), `at MS lie NODE` (from then on its disk syncs nothing and says it
-//!   has), `at MS come MACHINE [GROUP]` (a newcomer is started on a machine that `fresh N` has
-//!   made: f1, f2 …), `at MS order drain|undrain|remove|spare N`, `at MS order join N GROUP`,
-//!   `at MS order replicas N`, `at MS order primary_zone Z`: what happens, counted from the start
-//!   of the work;
+//!   `at MS remove_backups`, `at MS revive NODE [empty]`, `at MS rot NODE [redo]` (a bit flips in
+//!   each of its checkpoints, or files of its redo log), `at MS lie NODE` (from then on its disk
+//!   syncs nothing and says it has), `at MS come MACHINE [GROUP]` (a newcomer is started on a
+//!   machine that `fresh N` has made: f1, f2 …), `at MS order drain|undrain|remove|spare N`,
+//!   `at MS order join N GROUP`, `at MS order replicas N`, `at MS order primary_zone Z`: what
+//!   happens, counted from the start of the work;
 //! * `on MESSAGE [from HOST] [to HOST] [#N] kill [HOST] before|after`: a death at one message;
 //! * `on MESSAGE [from HOST] [to HOST] [#N] break`: the message is lost with its connection;
 //! * `on MESSAGE [from HOST] [to HOST] [#N] stall MS`: it arrives that much later, and what follows
@@ -117,6 +117,8 @@ pub enum Deed {
     Ghost(HostId),
     /// An operator wants a backup.
     Backup,
+    /// An operator wants all backups removed.
+    RemoveBackups,
 }
 
 impl Script {
@@ -313,6 +315,7 @@ impl Act {
             "order" => return Some(Deed::Order(order(&words[1..])?)),
             "lie" => return Some(Deed::Lie(one(1)?)),
             "backup" => return Some(Deed::Backup),
+            "remove_backups" => return Some(Deed::RemoveBackups),
             "ghost" => return Some(Deed::Ghost(one(1)?)),
             _ => return None,
         }))

@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk::{DiskError, PartName};
 use crate::error::Code;
-use crate::ids::{BackupId, ClusterId, Epoch, GroupId, NodeId, PartitionId, RestartGeneration};
+use crate::ids::{
+    BackupId, ClusterId, Epoch, GroupId, MgmtId, NodeId, PartitionId, RestartGeneration,
+};
 use crate::wire::WireError;
 use crate::wire::codec;
 
@@ -120,7 +122,7 @@ pub enum BackupMessage {
         /// The backup.
         backup: BackupId,
         /// What went wrong.
-        failed: Option<DiskError>,
+        failed: Option<PartError>,
     },
     /// An operator wants a backup.
     Create {
@@ -207,6 +209,10 @@ pub enum BackupState {
 pub struct BackupRecord {
     /// Its name.
     pub backup: BackupId,
+    /// The management server that makes it, or has taken it over to remove it.
+    pub by: MgmtId,
+    /// Grows with each change that is worth remembering: the later record is the true one.
+    pub turn: u64,
     /// Where it was to be written.
     pub dir: Option<String>,
     /// When it was asked for, in milliseconds since 1970.
@@ -223,6 +229,11 @@ pub struct BackupRecord {
     pub file_bytes: u64,
     /// Partitions that are written, of how many.
     pub partitions: (u16, u16),
+    /// The data nodes that have the parts the manifest names.
+    pub parts_at: Vec<NodeId>,
+    /// The data nodes at which there may be files that nobody wants, or will not want unless it is
+    /// done.
+    pub unwanted: Vec<NodeId>,
 }
 
 /// What makes the parts of a backup one: written last, and never changed.

@@ -1,4 +1,4 @@
-//! One backup on its way, or one whose files are removed.
+//! One backup on its way.
 //!
 //! ```text
 //!  Asking ─► Pinning ─► Writing ─► Keeping ─► Finishing ─► Done
@@ -6,8 +6,7 @@
 //!    └──────────┴──────────┘ └────────┘           │   a replica lost: its partitions go to others
 //!   too late for the epoch, or a table dropped:   │
 //!   anew as of a later one, a few times           │
-//!                     any reason to give up ──────┴──► Removing ─► Failed
-//!                                                      Removing ─► Deleted
+//!                     any reason to give up ──────┴──► Failed
 //! ```
 //! A link that ends takes with it all files its shard has written and was not told to keep: the
 //! shard removes them, and this side gives their partitions to others. So both sides agree on what
@@ -15,7 +14,7 @@
 
 use std::time::Duration;
 
-use lockstep_proto::disk::{Completion, Directory, DiskError, FileName, Lane, Op, Request};
+use lockstep_proto::disk::{Completion, Directory, FileName, Lane, Op, Request};
 use lockstep_proto::error::Code;
 use lockstep_proto::ids::{BackupId, Epoch, NodeInstance, ShardAddr, ShardId};
 use lockstep_proto::process::{Effect, LinkId, LogLevel, Outputs, Target};
@@ -44,18 +43,12 @@ enum Phase {
     Writing,
     Keeping,
     Finishing,
-    /// The manifest goes, then the shards' files, then the directory.
-    Unnaming,
-    Clearing,
-    Leaving,
     Over,
 }
 
 /// See the module text.
 pub(super) struct Job {
     record: BackupRecord,
-    /// What the record says when everything is removed.
-    afterwards: Option<BackupState>,
     view: View,
     phase: Phase,
     shards: Shards,
@@ -63,8 +56,6 @@ pub(super) struct Job {
     /// When the phase is over for those who have said nothing.
     deadline: Instant,
     ask_at: Instant,
-    /// There may be a manifest.
-    named: bool,
     /// Somebody could not pin the epoch any more.
     too_late: bool,
     /// Why some shard could not do its part, for whoever has to be told that nobody could.
@@ -74,41 +65,19 @@ pub(super) struct Job {
 impl Job {
     /// Begins a backup.
     pub(super) fn make(now: Instant, record: BackupRecord, view: &View, out: &mut Outputs) -> Self {
-        let mut job = Self::new(now, record, view, Phase::Asking);
-        job.dial(now, out);
-        job
-    }
-
-    /// Begins to remove one.
-    pub(super) fn remove(
-        now: Instant,
-        record: BackupRecord,
-        view: &View,
-        out: &mut Outputs,
-    ) -> Self {
-        let mut job = Self::new(now, record, view, Phase::Unnaming);
-        job.record.state = BackupState::Removing;
-        job.afterwards = Some(BackupState::Deleted);
-        job.named = true;
-        job.dial(now, out);
-        job.unname(out);
-        job
-    }
-
-    fn new(now: Instant, record: BackupRecord, view: &View, phase: Phase) -> Self {
-        Self {
+        let mut job = Self {
             record,
-            afterwards: None,
             view: view.clone(),
-            phase,
+            phase: Phase::Asking,
             shards: Shards::default(),
             attempts: 1,
             deadline: now + PATIENCE,
             ask_at: now + ASK_EVERY,
-            named: false,
             too_late: false,
             trouble: String::new(),
-        }
+        };
+        job.dial(now, out);
+        job
     }
 
     /// Whom it is about.
@@ -119,11 +88,6 @@ impl Job {
     /// How far it is.
     pub(super) fn record(&self) -> &BackupRecord {
         &self.record
-    }
-
-    /// Whether it removes files.
-    pub(super) fn removes(&self) -> bool {
-        matches!(self.phase, Phase::Unnaming | Phase::Clearing | Phase::Leaving)
     }
 
     /// Whether there is nothing more to do.
@@ -160,7 +124,7 @@ impl Job {
         shard: ShardId,
         out: &mut Outputs,
     ) -> bool {
-        let (backup, removes) = (self.record.backup, self.removes());
+        let backup = self.record.backup;
         let Some(shard) = self.shards.all.get_mut(&ShardAddr { instance, shard }) else {
             return false;
         };
@@ -168,21 +132,12 @@ impl Job {
             return false;
         }
         (shard.link, shard.heard) = (Some(link), now);
-        match self.phase {
-            Phase::Asking => {
-                shard.standing = Standing::Asked;
-                tell(Some(link), &BackupMessage::Ask { backup }, out);
-            }
-            Phase::Clearing => {
-                shard.standing = Standing::Asked;
-                let dir = self.record.dir.clone();
-                tell(Some(link), &BackupMessage::Clear { backup, dir }, out);
-            }
-            // It is told when it is its turn.
-            _ if removes => {}
-            // Too late: the epoch is chosen.
-            _ => return false,
+        // Otherwise it is too late: the epoch is chosen.
+        if self.phase != Phase::Asking {
+            return false;
         }
+        shard.standing = Standing::Asked;
+        tell(Some(link), &BackupMessage::Ask { backup }, out);
         true
     }
 
@@ -257,15 +212,6 @@ impl Job {
                 self.count();
             }
             BackupMessage::Kept { backup, newest } if backup == own => shard.kept = newest,
-            BackupMessage::Cleared { backup, failed }
-                if backup == own && self.phase == Phase::Clearing =>
-            {
-                shard.standing = Standing::Out;
-                if let Some(error) = failed {
-                    let text = format!("files of backup {own} may be left at {addr}: {error}");
-                    out.log(LogLevel::Warn, text);
-                }
-            }
             _ => {}
         }
         self.go_on(now, out);
@@ -345,12 +291,6 @@ impl Job {
         if self.phase == Phase::Keeping && self.shards.are_kept() {
             self.finish(out);
         }
-        if self.phase == Phase::Clearing
-            && !self.shards.any(|s| matches!(s, Standing::Dialled | Standing::Asked))
-        {
-            self.phase = Phase::Leaving;
-            self.ask_disk(vec![self.locate(), Op::RemoveEmpty(self.record.backup)], out);
-        }
     }
 
     fn pin(&mut self, now: Instant, out: &mut Outputs) {
@@ -392,7 +332,6 @@ impl Job {
     fn finish(&mut self, out: &mut Outputs) {
         self.phase = Phase::Finishing;
         self.record.state = BackupState::Finishing;
-        self.named = true;
         self.count();
         let backup = self.record.backup;
         let nodes = self.view.members.iter().map(|member| (member.instance.node, member.group));
@@ -422,40 +361,23 @@ impl Job {
     }
 
     /// A request of the lane for backups was executed.
-    pub(super) fn on_disk(&mut self, now: Instant, done: &Completion, out: &mut Outputs) {
+    pub(super) fn on_disk(&mut self, done: &Completion, out: &mut Outputs) {
         match (self.phase, done.failed) {
             (Phase::Finishing, None) => {
                 out.mark("backup_done");
                 let end = BackupMessage::End { backup: self.record.backup };
                 self.shards.tell_all(|_| true, Standing::Out, &end, out);
                 self.record.state = BackupState::Done;
+                self.record.parts_at = self.shards.nodes_with_pieces();
+                // Who was lost may have begun something.
+                let parts_at = &self.record.parts_at;
+                self.record.unwanted = self.shards.nodes_told();
+                self.record.unwanted.retain(|node| !parts_at.contains(node));
                 self.phase = Phase::Over;
                 out.log(LogLevel::Info, format!("backup {} is whole", self.record.backup));
             }
             (Phase::Finishing, Some((_, error))) => {
                 self.give_up(format!("its manifest cannot be written here: {error}"), out);
-            }
-            // Parts without a manifest are no backup; a manifest without its parts must not be.
-            (Phase::Unnaming, Some((_, error))) if self.named && error != DiskError::Missing => {
-                let text = format!("its manifest cannot be removed: {error}; delete it again");
-                out.log(LogLevel::Error, format!("backup {}: {text}", self.record.backup));
-                self.record.state = BackupState::Failed(text);
-                self.phase = Phase::Over;
-            }
-            (Phase::Unnaming, _) => {
-                self.phase = Phase::Clearing;
-                self.deadline = now + PATIENCE;
-                let (backup, dir) = (self.record.backup, self.record.dir.clone());
-                let clear = BackupMessage::Clear { backup, dir };
-                for shard in self.shards.all.values_mut().filter(|shard| shard.link.is_some()) {
-                    shard.standing = Standing::Asked;
-                    tell(shard.link, &clear, out);
-                }
-                self.go_on(now, out);
-            }
-            (Phase::Leaving, _) => {
-                self.record.state = self.afterwards.take().unwrap_or(BackupState::Deleted);
-                self.phase = Phase::Over;
             }
             _ => {}
         }
@@ -474,26 +396,13 @@ impl Job {
 
     /// It comes to nothing: whatever there is of it is removed.
     fn give_up(&mut self, why: String, out: &mut Outputs) {
-        if self.removes() || self.phase == Phase::Over {
+        if self.phase == Phase::Over {
             return;
         }
         out.mark("backup_given_up");
         out.log(LogLevel::Warn, format!("backup {} has failed: {why}", self.record.backup));
-        self.record.state = BackupState::Failed(why.clone());
-        self.afterwards = Some(BackupState::Failed(why));
-        self.phase = Phase::Unnaming;
-        self.unname(out);
-    }
-
-    fn unname(&mut self, out: &mut Outputs) {
-        let backup = self.record.backup;
-        let ops = vec![
-            self.locate(),
-            Op::Remove(FileName::Manifest(backup)),
-            Op::Remove(FileName::Draft(backup)),
-            Op::SyncDirectory(Directory::Backup(backup)),
-        ];
-        self.ask_disk(ops, out);
+        self.record.state = BackupState::Failed(why);
+        self.phase = Phase::Over;
     }
 
     fn locate(&self) -> Op {
@@ -556,7 +465,7 @@ impl Job {
     }
 
     /// Lets go of the shards.
-    pub(super) fn end(&mut self, _now: Instant, out: &mut Outputs) {
+    pub(super) fn end(&self, out: &mut Outputs) {
         for link in self.shards.all.values().filter_map(|shard| shard.link) {
             out.effect(Effect::Close { link, why: "" });
         }

@@ -1,29 +1,43 @@
 //! Backups at a management server: what operators want, what becomes of it, and what is remembered.
 //!
-//! * `job`: one backup on its way, or one whose files are removed.
+//! * `job`: one backup on its way;
+//! * `removal`: files that nobody wants are removed;
+//! * `records`: what is remembered; `peers`: what other management servers remember.
 //!
-//! One job at a time. What operators are told is on disk first, like everything a management
-//! server says; a job that was under way when the server ended has failed, and says so at the next
-//! start.
+//! One thing at a time. What operators are told is on disk first, like everything a management
+//! server says; a backup that was under way when the server ended has failed, and what there is of
+//! it is removed when it is started again. Files that nobody wants are removed as soon as whoever
+//! has them is in sync: an operator does not wait for it, and a new backup goes first.
 //!
 //! Invariant: a backup is done when its manifest is on disk, and a manifest is written only when
 //! every partition is in exactly one part that its writer has promised to keep.
 
 mod job;
+mod peers;
+mod records;
+mod removal;
 mod shards;
 #[cfg(test)]
 mod tests;
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
 use lockstep_proto::disk::Completion;
-use lockstep_proto::ids::{BackupId, Epoch, NodeInstance, ShardId};
-use lockstep_proto::limits::BACKUPS_REMEMBERED_MAX;
-use lockstep_proto::process::{LinkId, Outputs};
+use lockstep_proto::ids::{BackupId, Epoch, MgmtId, NodeId, NodeInstance, ShardAddr, ShardId};
+use lockstep_proto::process::{LinkId, LogLevel, Outputs};
 use lockstep_proto::stored::StoredBackups;
 use lockstep_proto::time::Instant;
 use lockstep_proto::view::View;
 use lockstep_proto::wire::backup::{BackupMessage, BackupRecord, BackupState, Manifest};
 
 use job::Job;
+use peers::Peers;
+use records::{Records, is_over};
+use removal::Removal;
+
+/// How long files that could not be removed are left alone, unless there is a newer view.
+const REMOVE_AGAIN: Duration = Duration::from_secs(60);
 
 /// What a call has come to.
 #[derive(Default)]
@@ -34,111 +48,163 @@ pub(super) struct Outcome {
     pub(super) answer: Option<BackupMessage>,
 }
 
-/// See the module text.
-pub(super) struct Backups {
-    records: StoredBackups,
-    job: Option<Box<Job>>,
+/// What is being done.
+enum Work {
+    Making(Box<Job>),
+    Removing(Removal),
 }
 
-/// Whether nothing more becomes of a backup by itself.
-fn is_over(state: &BackupState) -> bool {
-    matches!(state, BackupState::Done | BackupState::Failed(_) | BackupState::Deleted)
+/// See the module text.
+pub(super) struct Backups {
+    me: MgmtId,
+    records: Records,
+    work: Option<Work>,
+    view: Option<View>,
+    peers: Peers,
+    /// Backups of which a manifest may lie here that is to go.
+    named: BTreeSet<BackupId>,
+    /// Links of other servers that have asked, and are told what is new.
+    watchers: BTreeSet<LinkId>,
+    /// When files were to be removed and could not all be.
+    tried: BTreeMap<BackupId, Instant>,
 }
 
 impl Backups {
     /// From the file of an earlier life, whose jobs have ended with it.
-    pub(super) fn restore(mut records: StoredBackups) -> Self {
-        for record in &mut records.list {
-            let text = match record.state {
-                BackupState::Starting | BackupState::Writing => {
-                    "the management server ended meanwhile; `lockstep backup delete` removes what \
-                     there is of it"
-                }
-                BackupState::Finishing => {
-                    "the management server ended just when it was finished; `lockstep backup \
-                     verify` tells whether it is whole"
-                }
-                BackupState::Removing => {
-                    "the management server ended while it was removed; `lockstep backup delete` \
-                     removes what is left"
-                }
-                _ => continue,
-            };
-            record.state = BackupState::Failed(text.to_owned());
+    pub(super) fn restore(me: MgmtId, records: StoredBackups, view: Option<&View>) -> Self {
+        let (records, named) = Records::restore(me, records);
+        let (view, peers) = (view.cloned(), Peers::default());
+        let (watchers, tried) = (BTreeSet::new(), BTreeMap::new());
+        let mut backups = Self { me, records, work: None, view, peers, named, watchers, tried };
+        if let Some(view) = &backups.view {
+            backups.peers.follow(Instant::default(), me, view);
         }
-        Self { records, job: None }
+        backups
+    }
+
+    /// Another server has asked over this link, and is to be told what is new from now on.
+    pub(super) fn watch(&mut self, link: LinkId) {
+        self.watchers.insert(link);
+    }
+
+    /// What is new, and whom to tell.
+    pub(super) fn news(&self) -> impl Iterator<Item = (LinkId, BackupMessage)> {
+        let list = self.records.list();
+        self.watchers.iter().map(|link| (*link, BackupMessage::Backups { list: list.to_vec() }))
     }
 
     /// What is to be stored.
     pub(super) fn stored(&self) -> &StoredBackups {
-        &self.records
+        self.records.stored()
     }
 
     /// The epoch of the backup whose parts are being written or named, for whoever checks it.
     pub(super) fn pinned(&self) -> Option<(BackupId, Epoch)> {
-        self.job.as_ref()?.pinned()
+        match self.work.as_ref()? {
+            Work::Making(job) => job.pinned(),
+            Work::Removing(_) => None,
+        }
     }
 
     /// The newest records, for whoever checks them.
     pub(super) fn records(&self) -> &[BackupRecord] {
-        &self.records.list
+        self.records.list()
     }
 
-    /// What an operator says.
+    /// What an operator says, or another management server.
     pub(super) fn on_operator(
         &mut self,
         now: Instant,
         message: BackupMessage,
-        view: Option<&View>,
         out: &mut Outputs,
     ) -> Option<Outcome> {
         let (backup, refused, changed) = match message {
             BackupMessage::List => {
-                let list = self.records.list.clone();
+                let list = self.records.list().to_vec();
                 let answer = Some(BackupMessage::Backups { list });
                 return Some(Outcome { changed: false, answer });
             }
             BackupMessage::Create { backup, dir, asked_ms } => {
-                let refused = self.create(now, (backup, dir, asked_ms), view, out).err();
+                let refused = self.create(now, (backup, dir, asked_ms), out).err();
                 (backup, refused.clone(), refused.is_none())
             }
             BackupMessage::Abort { backup } => (backup, self.abort(backup, out).err(), false),
             BackupMessage::Delete { backup } => {
-                (backup, self.delete(now, backup, view, out).err(), false)
+                let refused = self.delete(now, backup, out).err();
+                (backup, refused.clone(), refused.is_none())
             }
             _ => return None,
         };
         let answer = Some(BackupMessage::Done { backup, refused });
-        let changed = changed | self.take_changes(now, out);
+        let changed = changed | self.go_on(now, out);
         Some(Outcome { changed, answer })
     }
 
-    fn refuse_second(&self) -> Result<(), String> {
-        let Some(job) = &self.job else { return Ok(()) };
-        let what = if job.removes() { "is being removed" } else { "is under way" };
-        Err(format!("backup {} {what}; one at a time", job.backup()))
+    /// Another management server has told what it knows.
+    pub(super) fn on_peer(
+        &mut self,
+        now: Instant,
+        from: MgmtId,
+        list: Vec<BackupRecord>,
+        out: &mut Outputs,
+    ) -> bool {
+        self.peers.on_answer(now, from);
+        let merged = self.records.merge(from, list);
+        self.named.extend(merged.left);
+        for backup in merged.taken {
+            out.mark("backup_taken_over");
+            self.named.insert(backup);
+            if let Some(Work::Making(job)) = self.work.as_ref()
+                && job.backup() == backup
+            {
+                job.end(out);
+                self.work = None;
+            }
+        }
+        merged.changed | self.go_on(now, out)
+    }
+
+    /// Makes room for what an operator wants: files that are removed by the way can wait.
+    fn make_room(&mut self, out: &mut Outputs) -> Result<(), String> {
+        match self.work.as_ref() {
+            None => return Ok(()),
+            Some(Work::Making(job)) => {
+                return Err(format!("backup {} is under way; one at a time", job.backup()));
+            }
+            Some(Work::Removing(removal)) => {
+                let backup = removal.backup();
+                let wanted = self.records.record(backup).map(|record| &record.state);
+                if wanted == Some(&BackupState::Removing) || removal.waits_for_disk() {
+                    return Err(format!("backup {backup} is being removed; one at a time"));
+                }
+                removal.end(out);
+            }
+        }
+        self.work = None;
+        Ok(())
     }
 
     fn create(
         &mut self,
         now: Instant,
         (backup, dir, asked_ms): (BackupId, Option<String>, u64),
-        view: Option<&View>,
         out: &mut Outputs,
     ) -> Result<(), String> {
-        self.refuse_second()?;
-        let view = view.ok_or("there is no cluster yet")?;
-        if self.records.list.iter().any(|record| record.backup == backup) {
-            return Err(format!("there is a backup {backup} already"));
-        }
         if let Some(dir) = dir.as_ref().filter(|dir| !dir.starts_with('/')) {
             return Err(format!("{dir:?} is not an absolute path"));
         }
-        if self.records.list.len() >= BACKUPS_REMEMBERED_MAX {
-            self.records.list.remove(0);
+        if self.records.record(backup).is_some() {
+            return Err(format!("there is a backup {backup} already"));
         }
+        if self.view.is_none() {
+            return Err("there is no cluster yet".to_owned());
+        }
+        self.make_room(out)?;
+        let view = self.view.as_ref().ok_or("there is no cluster yet")?;
         let record = BackupRecord {
             backup,
+            by: self.me,
+            turn: 1,
             dir,
             asked_ms,
             state: BackupState::Starting,
@@ -147,35 +213,48 @@ impl Backups {
             row_bytes: 0,
             file_bytes: 0,
             partitions: (0, view.config.partitions),
+            parts_at: Vec::new(),
+            unwanted: view.in_sync().map(|member| member.instance.node).collect(),
         };
-        self.records.list.push(record.clone());
-        self.job = Some(Box::new(Job::make(now, record, view, out)));
+        self.records.add(record.clone());
+        self.work = Some(Work::Making(Box::new(Job::make(now, record, view, out))));
         out.mark("backup_begun");
         Ok(())
     }
 
     fn abort(&mut self, backup: BackupId, out: &mut Outputs) -> Result<(), String> {
-        let job = self.job.as_mut().filter(|job| job.backup() == backup);
-        let job = job.ok_or_else(|| format!("no backup {backup} is under way here"))?;
-        job.abort(out)
+        match self.work.as_mut() {
+            Some(Work::Making(job)) if job.backup() == backup => job.abort(out),
+            _ => Err(format!("no backup {backup} is under way here")),
+        }
     }
 
-    fn delete(
-        &mut self,
-        now: Instant,
-        backup: BackupId,
-        view: Option<&View>,
-        out: &mut Outputs,
-    ) -> Result<(), String> {
-        self.refuse_second()?;
-        let view = view.ok_or("there is no cluster yet")?;
-        let record = self.records.list.iter().find(|record| record.backup == backup);
+    fn delete(&mut self, now: Instant, backup: BackupId, out: &mut Outputs) -> Result<(), String> {
+        let record = self.records.record(backup);
         let record = record.ok_or_else(|| format!("no backup {backup} is known here"))?;
         if record.state == BackupState::Deleted {
             return Err(format!("backup {backup} is removed already"));
         }
-        self.job = Some(Box::new(Job::remove(now, record.clone(), view, out)));
+        let by = record.by;
+        if by != self.me && !is_over(&record.state) && self.peers.is_there(now, by) {
+            return Err(format!("management server {by} is at it"));
+        }
+        if self.view.is_none() {
+            return Err("there is no cluster yet".to_owned());
+        }
+        self.make_room(out)?;
+        let Some(record) = self.records.record_mut(backup) else { return Ok(()) };
+        (record.by, record.turn, record.state) = (self.me, record.turn + 1, BackupState::Removing);
+        let mut parts_at = std::mem::take(&mut record.parts_at);
+        record.unwanted.append(&mut parts_at);
+        record.unwanted.sort_unstable();
+        record.unwanted.dedup();
+        self.named.insert(backup);
+        self.tried.remove(&backup);
         out.mark("backup_removal_begun");
+        if by != self.me {
+            out.mark("backup_takes_over");
+        }
         Ok(())
     }
 
@@ -187,7 +266,11 @@ impl Backups {
         (instance, shard): (NodeInstance, ShardId),
         out: &mut Outputs,
     ) -> bool {
-        self.job.as_mut().is_some_and(|job| job.on_shard_up(now, link, instance, shard, out))
+        match self.work.as_mut() {
+            None => false,
+            Some(Work::Making(job)) => job.on_shard_up(now, link, instance, shard, out),
+            Some(Work::Removing(removal)) => removal.on_shard_up(link, instance, shard, out),
+        }
     }
 
     /// A shard cannot be reached.
@@ -197,10 +280,14 @@ impl Backups {
         (instance, shard): (NodeInstance, ShardId),
         out: &mut Outputs,
     ) -> bool {
-        if let Some(job) = &mut self.job {
-            job.on_shard_lost(now, instance, shard, out);
+        match self.work.as_mut() {
+            None => {}
+            Some(Work::Making(job)) => job.on_shard_lost(now, instance, shard, out),
+            Some(Work::Removing(removal)) => {
+                removal.on_shard_lost(ShardAddr { instance, shard }, out);
+            }
         }
-        self.take_changes(now, out)
+        self.go_on(now, out)
     }
 
     /// A shard's message.
@@ -211,65 +298,179 @@ impl Backups {
         message: BackupMessage,
         out: &mut Outputs,
     ) -> bool {
-        if let Some(job) = &mut self.job {
-            job.on_shard(now, link, message, out);
+        match self.work.as_mut() {
+            None => {}
+            Some(Work::Making(job)) => job.on_shard(now, link, message, out),
+            Some(Work::Removing(removal)) => removal.on_shard(link, &message, out),
         }
-        self.take_changes(now, out)
+        self.go_on(now, out)
+    }
+
+    /// A link to another management server, whoever has dialled.
+    pub(super) fn on_peer_up(&mut self, now: Instant, id: MgmtId, link: LinkId) {
+        self.peers.on_up(now, id, link);
+    }
+
+    /// Another management server cannot be reached.
+    pub(super) fn on_peer_failed(&mut self, now: Instant, id: MgmtId) {
+        self.peers.on_failed(now, id);
     }
 
     /// A link has ended.
     pub(super) fn on_link_down(&mut self, now: Instant, link: LinkId, out: &mut Outputs) -> bool {
-        if let Some(job) = &mut self.job {
-            job.on_link_down(now, link, out);
+        self.peers.on_down(now, link);
+        self.watchers.remove(&link);
+        match self.work.as_mut() {
+            None => {}
+            Some(Work::Making(job)) => job.on_link_down(now, link, out),
+            Some(Work::Removing(removal)) => removal.on_link_down(link, out),
         }
-        self.take_changes(now, out)
+        self.go_on(now, out)
     }
 
     /// A request of the lane for backups was executed.
     pub(super) fn on_disk(&mut self, now: Instant, done: &Completion, out: &mut Outputs) -> bool {
-        if let Some(job) = &mut self.job {
-            job.on_disk(now, done, out);
+        match self.work.as_mut() {
+            None => {}
+            Some(Work::Making(job)) => job.on_disk(done, out),
+            Some(Work::Removing(removal)) => removal.on_disk(done, out),
         }
-        self.take_changes(now, out)
+        self.go_on(now, out)
     }
 
     /// There is a newer view.
     pub(super) fn on_view(&mut self, now: Instant, view: &View, out: &mut Outputs) -> bool {
-        if let Some(job) = &mut self.job {
+        self.view = Some(view.clone());
+        self.peers.follow(now, self.me, view);
+        // Who was away may be in sync again.
+        self.tried.clear();
+        if let Some(Work::Making(job)) = self.work.as_mut() {
             job.on_view(now, view, out);
         }
-        self.take_changes(now, out)
+        self.go_on(now, out)
     }
 
     /// The time has come for something.
     pub(super) fn on_timeout(&mut self, now: Instant, out: &mut Outputs) -> bool {
-        if let Some(job) = &mut self.job {
-            job.on_timeout(now, out);
+        self.peers.on_timeout(now, out);
+        match self.work.as_mut() {
+            None => {}
+            Some(Work::Making(job)) => job.on_timeout(now, out),
+            Some(Work::Removing(removal)) => removal.on_timeout(now, out),
         }
-        self.take_changes(now, out)
+        self.go_on(now, out)
     }
 
     /// When the time comes.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        Some(self.job.as_ref()?.next_timeout())
+        let own = match self.work.as_ref() {
+            Some(Work::Making(job)) => Some(job.next_timeout()),
+            Some(Work::Removing(removal)) => removal.next_timeout(),
+            None if self.first_left().is_some() => Some(Instant::default()),
+            None => self.tried.values().map(|tried| *tried + REMOVE_AGAIN).min(),
+        };
+        own.into_iter().chain(self.peers.next_timeout()).min()
     }
 
-    /// Takes over what has changed in the job; true if that is to be stored.
-    fn take_changes(&mut self, now: Instant, out: &mut Outputs) -> bool {
-        let Some(job) = &mut self.job else { return false };
-        let record = job.record();
-        let known = self.records.list.iter_mut().find(|known| known.backup == record.backup);
-        let Some(known) = known else { return false };
-        let stage = std::mem::discriminant(&known.state) != std::mem::discriminant(&record.state);
-        let over = is_over(&record.state);
-        known.clone_from(record);
-        if job.is_over() {
-            job.end(now, out);
-            self.job = None;
+    /// The first backup of which something can be removed that nobody wants.
+    fn first_left(&self) -> Option<BackupId> {
+        let view = self.view.as_ref()?;
+        let there = |node: &NodeId| view.in_sync().any(|member| member.instance.node == *node);
+        let found = self.records.find_own(|backup, nodes| {
+            let left = self.named.contains(&backup) || nodes.iter().any(there);
+            left && !self.tried.contains_key(&backup)
+        });
+        found.map(|record| record.backup)
+    }
+
+    /// Whether files are left that could be removed, for whoever checks it.
+    pub(super) fn has_left(&self) -> bool {
+        self.work.is_some() || self.first_left().is_some() || !self.tried.is_empty()
+    }
+
+    /// Takes over what has changed, and goes on with what is next; true if the records are to be
+    /// stored.
+    fn go_on(&mut self, now: Instant, out: &mut Outputs) -> bool {
+        let changed = match self.work.take() {
+            None => false,
+            Some(Work::Making(job)) => self.follow_job(job, out),
+            Some(Work::Removing(removal)) => self.follow_removal(now, removal, out),
+        };
+        self.tried.retain(|_, tried| now.since(*tried) < REMOVE_AGAIN);
+        if self.work.is_none()
+            && let Some(backup) = self.first_left()
+            && let Some(record) = self.records.record(backup)
+        {
+            let nodes = if record.by == self.me { &record.unwanted[..] } else { &[] };
+            let wanted = (nodes, self.named.contains(&backup));
+            let removal = Removal::begin(now, record, wanted, self.view.as_ref(), out);
+            self.work = Some(Work::Removing(removal));
         }
+        changed
+    }
+
+    fn follow_job(&mut self, job: Box<Job>, out: &mut Outputs) -> bool {
+        let record = job.record();
+        let backup = record.backup;
+        let Some(known) = self.records.record_mut(backup) else { return false };
+        let stage = std::mem::discriminant(&known.state) != std::mem::discriminant(&record.state);
         // How far a backup is need not survive a restart, which ends it.
-        let kept = matches!(known.state, BackupState::Finishing | BackupState::Removing);
-        stage && (over || kept)
+        let stored = stage && (is_over(&record.state) || record.state == BackupState::Finishing);
+        let turn = known.turn + u64::from(stored);
+        *known = BackupRecord { turn, ..record.clone() };
+        if !job.is_over() {
+            self.work = Some(Work::Making(job));
+            return stored;
+        }
+        job.end(out);
+        if known.state != BackupState::Done {
+            self.named.insert(backup);
+        }
+        stored
+    }
+
+    fn follow_removal(&mut self, now: Instant, removal: Removal, out: &mut Outputs) -> bool {
+        if !removal.is_over() {
+            self.work = Some(Work::Removing(removal));
+            return false;
+        }
+        removal.end(out);
+        let backup = removal.backup();
+        self.tried.insert(backup, now);
+        let (cleared, refused) = (removal.cleared(), removal.refused());
+        if removal.has_unnamed() {
+            self.named.remove(&backup);
+        }
+        let me = self.me;
+        let Some(record) = self.records.record_mut(backup).filter(|record| record.by == me) else {
+            if refused.is_none() {
+                self.tried.remove(&backup);
+            }
+            return false;
+        };
+        let before = record.unwanted.len();
+        record.unwanted.retain(|node| !cleared.contains(node));
+        let removed = record.unwanted.len() < before;
+        if removed {
+            out.mark("backup_leftovers_removed");
+        }
+        let removing = record.state == BackupState::Removing;
+        if removing {
+            record.state = BackupState::Deleted;
+        }
+        if let Some(error) = refused.filter(|_| removing) {
+            // Parts without a manifest are no backup; a manifest without its parts must not be.
+            let text = format!("its manifest cannot be removed: {error}; delete it again");
+            out.log(LogLevel::Error, format!("backup {backup}: {text}"));
+            record.state = BackupState::Failed(text);
+            record.parts_at = std::mem::take(&mut record.unwanted);
+            self.named.remove(&backup);
+        }
+        if record.unwanted.is_empty() && !self.named.contains(&backup) {
+            self.tried.remove(&backup);
+        }
+        record.turn += u64::from(removed | removing);
+        removed | removing
     }
 }
 

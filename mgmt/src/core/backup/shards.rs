@@ -1,8 +1,8 @@
 //! The shards a job deals with: who is there, who has pinned the epoch, who has which partitions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use lockstep_proto::ids::{BackupId, Epoch, PartitionId, ShardAddr};
+use lockstep_proto::ids::{BackupId, Epoch, NodeId, PartitionId, ShardAddr};
 use lockstep_proto::process::{LinkId, Outputs};
 use lockstep_proto::time::Instant;
 use lockstep_proto::view::View;
@@ -165,6 +165,19 @@ impl Shards {
     /// Whether this shard has files that the backup is made of.
     pub(super) fn has_pieces(&self, addr: ShardAddr) -> bool {
         self.pieces.values().any(|piece| piece.shard == addr)
+    }
+
+    /// The nodes that have them.
+    pub(super) fn nodes_with_pieces(&self) -> Vec<NodeId> {
+        let nodes = self.pieces.values().map(|piece| piece.shard.instance.node);
+        nodes.collect::<BTreeSet<NodeId>>().into_iter().collect()
+    }
+
+    /// The nodes that were told to write something.
+    pub(super) fn nodes_told(&self) -> Vec<NodeId> {
+        let told = self.all.iter().filter(|(_, shard)| shard.told > 0);
+        let nodes = told.map(|(addr, _)| addr.instance.node);
+        nodes.collect::<BTreeSet<NodeId>>().into_iter().collect()
     }
 
     /// Asks for a promise to keep everything that is written.

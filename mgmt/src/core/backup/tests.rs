@@ -9,12 +9,14 @@ use lockstep_proto::ids::{
     ClusterId, GroupId, Incarnation, NodeId, PartitionId, RestartGeneration, ViewNumber,
 };
 use lockstep_proto::process::{Effect, Target};
-use lockstep_proto::view::{ClusterConfig, Member, Placement, Standing};
+use lockstep_proto::view::{Arbitrator, ClusterConfig, Member, Placement, Standing};
 use lockstep_proto::wire::backup::{PartError, PartSum};
 use lockstep_proto::wire::kind;
 
 use super::*;
 
+const ME: MgmtId = MgmtId(1);
+const OTHER: MgmtId = MgmtId(2);
 const FIRST: BackupId = BackupId(1);
 const SUM: PartSum = PartSum { rows: 10, row_bytes: 100, file_bytes: 300, checksum: 7 };
 
@@ -65,7 +67,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         Self {
-            backups: Backups::restore(StoredBackups::default()),
+            backups: Backups::restore(ME, StoredBackups::default(), Some(&view())),
             out: Outputs::with_marks(),
             now: Instant::default(),
             links: BTreeMap::new(),
@@ -93,7 +95,7 @@ impl Bench {
     }
 
     fn order(&mut self, message: BackupMessage) -> Option<String> {
-        let told = self.backups.on_operator(self.now, message, Some(&view()), &mut self.out);
+        let told = self.backups.on_operator(self.now, message, &mut self.out);
         self.settle();
         match told.and_then(|outcome| outcome.answer) {
             Some(BackupMessage::Done { refused, .. }) => refused,
@@ -178,14 +180,48 @@ impl Bench {
 
     /// Everything is removed, as far as the disks let it.
     fn clear(&mut self, nodes: &[u16]) {
+        self.clear_of(FIRST, nodes);
+    }
+
+    fn clear_of(&mut self, backup: BackupId, nodes: &[u16]) {
         self.disk_done(None);
         for node in nodes {
-            let clear = BackupMessage::Clear { backup: FIRST, dir: Some("/b".into()) };
+            let clear = BackupMessage::Clear { backup, dir: Some("/b".into()) };
             assert!(self.heard(*node).contains(&clear));
-            self.say(*node, BackupMessage::Cleared { backup: FIRST, failed: None });
+            self.say(*node, BackupMessage::Cleared { backup, failed: None });
         }
-        assert!(matches!(self.disk_done(None).last(), Some(Op::RemoveEmpty(FIRST))));
+        assert_eq!(self.disk_done(None).last(), Some(&Op::RemoveEmpty(backup)));
         assert!(self.disk.is_empty());
+    }
+
+    /// It has been told of a backup in an earlier life.
+    fn knows(&mut self, record: BackupRecord) {
+        let stored = StoredBackups { list: vec![record] };
+        self.backups = Backups::restore(ME, stored, Some(&view()));
+    }
+
+    /// How many shards were dialled.
+    fn heard_by_anybody(&self) -> usize {
+        self.links.len()
+    }
+}
+
+/// A whole backup, with parts at both nodes.
+fn done() -> BackupRecord {
+    BackupRecord {
+        backup: FIRST,
+        by: ME,
+        turn: 3,
+        dir: Some("/b".into()),
+        asked_ms: 5,
+        state: BackupState::Done,
+        epoch: Epoch(94),
+        rows: 20,
+        row_bytes: 200,
+        file_bytes: 600,
+        partitions: (4, 4),
+        parts_at: vec![NodeId(1), NodeId(2)],
+        unwanted: Vec::new(),
     }
 }
 
@@ -339,18 +375,7 @@ fn a_backup_of_another_server_is_not_disturbed() {
 #[test]
 fn the_manifest_is_removed_first_or_nothing_is() {
     let mut bench = Bench::new();
-    let done = BackupRecord {
-        backup: FIRST,
-        dir: Some("/b".into()),
-        asked_ms: 5,
-        state: BackupState::Done,
-        epoch: Epoch(94),
-        rows: 20,
-        row_bytes: 200,
-        file_bytes: 600,
-        partitions: (4, 4),
-    };
-    bench.backups = Backups::restore(StoredBackups { list: vec![done] });
+    bench.knows(done());
     assert_eq!(bench.order(BackupMessage::Delete { backup: FIRST }), None);
     assert_eq!(bench.state(), BackupState::Removing);
     assert!(bench.disk[0].ops.contains(&Op::Remove(FileName::Manifest(FIRST))));
@@ -368,9 +393,122 @@ fn the_manifest_is_removed_first_or_nothing_is() {
 fn what_was_under_way_when_the_server_ended_has_failed() {
     let mut bench = Bench::new();
     bench.pinned();
-    let again = Backups::restore(bench.backups.stored().clone());
-    let [record] = again.records() else { panic!("one") };
-    assert!(matches!(&record.state, BackupState::Failed(why) if why.contains("ended meanwhile")));
+    let stored = bench.backups.stored().clone();
+    let mut again = Bench::new();
+    again.backups = Backups::restore(ME, stored, Some(&view()));
+    let failed =
+        |state| matches!(state, BackupState::Failed(why) if why.contains("ended meanwhile"));
+    assert!(failed(again.state()));
+    // What there may be of it is removed, the manifest first.
+    again.wait(Duration::ZERO);
+    assert!(again.disk[0].ops.contains(&Op::Remove(FileName::Manifest(FIRST))));
+    again.clear(&[1, 2]);
+    assert!(failed(again.state()));
+    assert_eq!(again.backups.records()[0].unwanted, []);
+    assert!(!again.backups.has_left());
+}
+
+#[test]
+fn what_a_lost_writer_has_begun_is_removed_when_it_is_back() {
+    let mut bench = Bench::new();
+    bench.pinned();
+    bench.lose(1);
+    bench.wrote(2, 2, Ok(SUM));
+    bench.wrote(2, 3, Ok(SUM));
+    bench.say(2, BackupMessage::Kept { backup: FIRST, newest: 3 });
+    let mut without = view();
+    without.members.remove(0);
+    bench.backups.on_view(bench.now, &without, &mut bench.out);
+    bench.disk_done(None);
+    let record = bench.backups.records()[0].clone();
+    assert_eq!((record.parts_at, record.unwanted), (vec![NodeId(2)], vec![NodeId(1)]));
+    assert!(!bench.backups.has_left(), "it is not there");
+    bench.backups.on_view(bench.now, &view(), &mut bench.out);
+    bench.settle();
+    // An operator's wish goes first; then the node is asked.
+    assert_eq!(bench.create(BackupId(2)), None);
+    assert_eq!(bench.order(BackupMessage::Abort { backup: BackupId(2) }), None);
+    let clear = BackupMessage::Clear { backup: FIRST, dir: Some("/b".into()) };
+    assert!(bench.heard(1).contains(&clear), "the oldest first");
+    assert!(bench.disk.is_empty(), "the manifest stays");
+    bench.say(1, BackupMessage::Cleared { backup: FIRST, failed: None });
+    assert_eq!(bench.backups.records()[0].unwanted, []);
+    assert_eq!(bench.backups.records()[0].state, BackupState::Done);
+    assert!(bench.marks.contains(&"backup_leftovers_removed"));
+}
+
+#[test]
+fn what_cannot_be_removed_is_tried_again_after_a_while() {
+    let mut bench = Bench::new();
+    bench.knows(BackupRecord { unwanted: vec![NodeId(1)], ..done() });
+    bench.wait(Duration::ZERO);
+    let clear = BackupMessage::Clear { backup: FIRST, dir: Some("/b".into()) };
+    assert_eq!(bench.heard(1), std::slice::from_ref(&clear));
+    let failed = Some(PartError::Disk(DiskError::Missing));
+    bench.say(1, BackupMessage::Cleared { backup: FIRST, failed });
+    assert_eq!(bench.backups.records()[0].unwanted, [NodeId(1)]);
+    bench.links.clear();
+    bench.wait(REMOVE_AGAIN / 2);
+    assert!(bench.links.is_empty());
+    assert_eq!(bench.create(BackupId(2)), None, "nobody waits for it");
+    assert_eq!(bench.order(BackupMessage::Abort { backup: BackupId(2) }), None);
+    bench.clear_of(BackupId(2), &[1, 2]);
+    bench.wait(REMOVE_AGAIN);
+    assert_eq!(bench.heard(1), [clear]);
+}
+
+#[test]
+fn another_server_tells_of_its_backups_and_takes_them_over_when_it_is_gone() {
+    let theirs = BackupRecord { by: OTHER, state: BackupState::Writing, ..done() };
+    let mut bench = Bench::new();
+    let mut view = view();
+    view.arbitrators_possible = vec![
+        Arbitrator::Mgmt { id: ME, addr: "m1:1".into() },
+        Arbitrator::Mgmt { id: OTHER, addr: "m2:1".into() },
+    ];
+    bench.backups.on_view(bench.now, &view, &mut bench.out);
+    bench.wait(Duration::ZERO);
+    let link = bench.out.open_link();
+    bench.backups.on_peer_up(bench.now, OTHER, link);
+    assert!(bench.backups.on_peer(bench.now, OTHER, vec![theirs.clone()], &mut bench.out));
+    assert_eq!(bench.backups.records(), std::slice::from_ref(&theirs));
+    // What goes on is news, and need not be stored.
+    let further = BackupRecord { rows: 40, ..theirs.clone() };
+    assert!(!bench.backups.on_peer(bench.now, OTHER, vec![further], &mut bench.out));
+    assert_eq!(bench.backups.records()[0].rows, 40);
+    let refused = bench.order(BackupMessage::Delete { backup: FIRST });
+    assert!(refused.is_some_and(|text| text.contains("m2 is at it")));
+    bench.backups.on_link_down(bench.now, link, &mut bench.out);
+    bench.wait(Duration::from_secs(4));
+    assert_eq!(bench.order(BackupMessage::Delete { backup: FIRST }), None);
+    assert_eq!((bench.backups.records()[0].by, bench.state()), (ME, BackupState::Removing));
+    // The other one is back, and believes what it was.
+    assert!(!bench.backups.on_peer(bench.now, OTHER, vec![theirs.clone()], &mut bench.out));
+    assert_eq!(bench.state(), BackupState::Removing);
+    bench.clear(&[1, 2]);
+    assert_eq!(bench.state(), BackupState::Deleted);
+    let told = bench.backups.records().to_vec();
+
+    let mut back = Bench::new();
+    let stored = StoredBackups { list: vec![theirs] };
+    back.backups = Backups::restore(OTHER, stored, Some(&self::view()));
+    assert!(back.backups.on_peer(back.now, ME, told, &mut back.out));
+    back.settle();
+    assert_eq!(back.state(), BackupState::Deleted);
+    assert!(back.disk[0].ops.contains(&Op::Remove(FileName::Manifest(FIRST))));
+    assert_eq!(back.heard_by_anybody(), 0, "the parts are not its business any more");
+    assert!(back.marks.contains(&"backup_taken_over"));
+}
+
+#[test]
+fn a_server_without_its_files_learns_what_it_was_at() {
+    let mut bench = Bench::new();
+    let own = BackupRecord { state: BackupState::Writing, unwanted: vec![NodeId(2)], ..done() };
+    assert!(bench.backups.on_peer(bench.now, OTHER, vec![own], &mut bench.out));
+    bench.settle();
+    assert!(matches!(bench.state(), BackupState::Failed(why) if why.contains("ended meanwhile")));
+    bench.clear(&[2]);
+    assert_eq!(bench.backups.records()[0].unwanted, []);
 }
 
 #[test]
@@ -390,11 +528,12 @@ fn whom_and_what_it_is_about_is_checked() {
     let relative = BackupMessage::Create { backup: FIRST, dir: Some("b".into()), asked_ms: 5 };
     assert!(bench.order(relative).is_some_and(|text| text.contains("absolute")));
     let none = BackupMessage::Create { backup: FIRST, dir: None, asked_ms: 5 };
-    let told = bench.backups.on_operator(bench.now, none, None, &mut bench.out);
+    bench.backups = Backups::restore(ME, StoredBackups::default(), None);
+    let told = bench.backups.on_operator(bench.now, none, &mut bench.out);
     let answer = told.and_then(|outcome| outcome.answer);
     assert!(matches!(answer, Some(BackupMessage::Done { refused: Some(_), .. })), "no cluster");
     let strange = BackupMessage::Kept { backup: FIRST, newest: 1 };
-    assert!(bench.backups.on_operator(bench.now, strange, None, &mut bench.out).is_none());
+    assert!(bench.backups.on_operator(bench.now, strange, &mut bench.out).is_none());
     let known = bench.backups.on_shard_up(
         bench.now,
         bench.out.open_link(),

@@ -6,14 +6,15 @@ use std::collections::BTreeMap;
 use lockstep_proto::disk::FileName;
 use lockstep_proto::ids::{BackupId, Epoch, PartitionId, TableId};
 use lockstep_proto::schema::CATALOG;
-use lockstep_proto::wire::backup::{BackupState, Manifest, ManifestPart};
+use lockstep_proto::stored::{Stored, StoredBackups};
+use lockstep_proto::wire::backup::{BackupRecord, BackupState, Manifest, ManifestPart};
 use lockstep_storage::backup::{PartFile, Unpacked};
 use lockstep_storage::disk::{Fate, SimulatedDisk};
 
 use crate::sim::cluster::Cluster;
 use crate::sim::core::Core;
 use crate::sim::event::Event;
-use crate::sim::host::HostId;
+use crate::sim::host::{HostId, Role};
 use crate::sim::world::World;
 
 /// The rows of a partition by table and key.
@@ -65,9 +66,15 @@ impl BackupBook {
         let mut found = Vec::new();
         let nodes: BTreeMap<HostId, SimulatedDisk> =
             cluster.nodes.iter().map(|host| (*host, disk_of(*host))).collect();
+        let records = records(world, cluster);
         for server in &cluster.mgmts {
+            let Role::Mgmt(id) = world.host(*server).role else { continue };
             for (name, bytes) in disk_of(*server).files() {
                 let FileName::Manifest(backup) = name else { continue };
+                // An operator had another server remove it while this one could not be reached.
+                if records.get(&backup).is_some_and(|record| record.by != id) {
+                    continue;
+                }
                 match Manifest::from_file(bytes) {
                     Ok(manifest) => {
                         let rows = self.states.get(&(backup, manifest.epoch));
@@ -87,6 +94,62 @@ impl BackupBook {
         }
         found.into_iter().for_each(|text| world.violation(text));
     }
+}
+
+/// The newest that any management server has noted of each backup.
+fn records(world: &World, cluster: &Cluster) -> BTreeMap<BackupId, BackupRecord> {
+    let mut newest: BTreeMap<BackupId, BackupRecord> = BTreeMap::new();
+    for server in &cluster.mgmts {
+        let file = world.host(*server).files.get(&StoredBackups::FILE);
+        let stored = file.and_then(|bytes| StoredBackups::from_file(bytes).ok());
+        for record in stored.into_iter().flat_map(|stored| stored.list) {
+            let known = newest.get(&record.backup).map(|known| (known.turn, known.by));
+            if known.is_none_or(|known| known < (record.turn, record.by)) {
+                newest.insert(record.backup, record);
+            }
+        }
+    }
+    newest
+}
+
+/// Whether a management server has something to remove.
+#[must_use]
+pub fn has_leftovers(world: &World, cluster: &Cluster) -> bool {
+    let cores = cluster.mgmts.iter().filter(|server| world.runs(**server));
+    let mut procs = cores.flat_map(|server| &world.host(*server).procs);
+    procs.any(|proc| match &world.procs[proc.index()].core {
+        Some(Core::Mgmt(core)) => core.has_leftovers(),
+        _ => false,
+    })
+}
+
+/// Looks for files that nobody wants, at nodes that are in sync and known to a server that runs.
+pub fn look_for_leftovers(world: &mut World, cluster: &Cluster) {
+    let Some(view) = cluster.newest_view(world) else { return };
+    let records = records(world, cluster);
+    let mut found = Vec::new();
+    for member in view.in_sync() {
+        let node = member.instance.node;
+        let disk = &world.host(cluster.node(node)).disk;
+        if disk.lies || disk.replaced {
+            continue;
+        }
+        for (file, _) in disk.files.files() {
+            let (FileName::Part(name) | FileName::Unfinished(name)) = file else { continue };
+            let Some(record) = records.get(&name.backup) else {
+                found.push(format!("{file} is left, and nobody knows of its backup"));
+                continue;
+            };
+            let runs = cluster.mgmts.iter().any(|server| {
+                world.host(*server).role == Role::Mgmt(record.by) && world.runs(*server)
+            });
+            let wanted = record.parts_at.contains(&node);
+            if runs && !wanted {
+                found.push(format!("{file} is left at {node} of a backup that is {record:?}"));
+            }
+        }
+    }
+    found.into_iter().for_each(|text| world.violation(text));
 }
 
 /// What those who have pinned an epoch have as of it.

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use lockstep_proto::ids::{NodeId, NodeInstance, ViewNumber};
 use lockstep_proto::view::{Member, Standing, View};
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, TRANSACTION_IDLE_MS};
 use super::core::Core;
 use super::event::Event;
 use super::host::{HostId, Life, Role};
@@ -25,6 +25,9 @@ use backup::BackupBook;
 use durable::DiskBook;
 use progress::ProgressBook;
 use replicas::LogBook;
+
+const MS: u64 = 1_000_000;
+const SECOND: u64 = 1_000 * MS;
 
 /// Bytes in flight and unsent on one connection beyond which something is not bounded.
 const BACKLOG_MAX: usize = 64 << 20;
@@ -156,6 +159,22 @@ pub fn at_stop(run: &mut Run) {
     }
 }
 
+/// Lets happen what only needs time.
+pub fn settle(run: &mut Run) {
+    if has_idle(run) {
+        // A client whose end of a connection is gone without its server knowing: the server's limit
+        // for idle transactions ends it.
+        run.advance(u64::from(TRANSACTION_IDLE_MS) * MS + SECOND);
+    }
+    // Management servers tell each other of backups, and remove what nobody wants.
+    if backup::has_leftovers(&run.world, &run.cluster) {
+        run.advance(10 * SECOND);
+    }
+    if backup::has_leftovers(&run.world, &run.cluster) {
+        run.advance(70 * SECOND);
+    }
+}
+
 /// Whether some shard coordinates a transaction that nobody goes on with.
 #[must_use]
 pub fn has_idle(run: &Run) -> bool {
@@ -169,6 +188,7 @@ pub fn has_idle(run: &Run) -> bool {
 pub fn at_end(run: &mut Run) {
     durable::look_at_all(&mut run.world, &run.cluster);
     run.watchman.backups.look_at_all(&mut run.world, &run.cluster);
+    backup::look_for_leftovers(&mut run.world, &run.cluster);
     let mut found = run.notes.borrow().complaints.clone();
     found.extend(history::check(&run.notes.borrow(), true));
     found.extend(at_rest(run));

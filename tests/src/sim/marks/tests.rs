@@ -72,12 +72,16 @@ const ELSEWHERE: &[(&str, Reached)] = &[
     // Backups.
     ("backup_writer_lost", Script("backup_under_load_loses_a_node")),
     ("backup_files_removed", Script("backup_is_given_up_with_its_management_server")),
+    ("backup_leftovers_removed", Script("backup_loses_its_management_server")),
     ("backup_part_goes_to_another", BACKUP),
     ("backup_pin_refused", BACKUP),
     ("backup_shard_silent", BACKUP),
     ("backup_started_anew", BACKUP),
     ("backup_part_failed", Not("a disk that fails in the milliseconds in which a part is written")),
     ("backup_refused_beside_another", Not("two management servers that begin at one moment")),
+    ("backup_removal_refused", Not("needs a removal by one server while another one goes on")),
+    ("backup_taken_over", Script("backup_is_taken_over")),
+    ("backup_takes_over", Script("backup_is_taken_over")),
     ("backup_message_too_late", Not("needs a server that was silent and is heard again")),
     ("backup_clearing_dropped", Not("so many backups are given up only if the disk hangs")),
     // Reads without a lease.

@@ -74,8 +74,10 @@ pub struct Notebook {
     pub pause_us: u64,
     /// Epochs a transaction id lives.
     pub expiry_epochs: u64,
-    /// A script wants a backup.
+    /// A script wants a backup, and what there is of them removed.
     pub backups_wanted: bool,
+    /// See there.
+    pub removals_wanted: bool,
     /// What operators want, in order.
     pub orders: VecDeque<Order>,
     /// The last reads are done.
@@ -120,6 +122,7 @@ impl Notebook {
             expiry_epochs: lockstep_proto::limits::TX_EXPIRY_EPOCHS,
             backups_wanted: false,
             orders: VecDeque::new(),
+            removals_wanted: false,
             finished: false,
             balances: None,
             complaints: Vec::new(),

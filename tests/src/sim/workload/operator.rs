@@ -67,6 +67,13 @@ impl Operator {
 
     /// Now and then one is not wanted any more.
     fn on_list(&mut self, list: &[BackupRecord], out: &mut Outputs) {
+        if self.notes.borrow().removals_wanted {
+            let gone = |state: &BackupState| matches!(state, BackupState::Deleted);
+            let left: Vec<BackupId> =
+                list.iter().filter(|r| !gone(&r.state)).map(|r| r.backup).collect();
+            self.notes.borrow_mut().removals_wanted = !left.is_empty();
+            left.into_iter().for_each(|backup| self.say(&BackupMessage::Delete { backup }, out));
+        }
         self.number = list.iter().map(|record| record.backup.0).fold(self.number, u64::max);
         if !self.own {
             return;
