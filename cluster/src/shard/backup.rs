@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use lockstep_proto::canary::Canary;
-use lockstep_proto::disk::{Completion, Lane, Op, PartName, Request};
+use lockstep_proto::disk::{Completion, Directory, Lane, Op, PartName, Request};
 use lockstep_proto::error::Code;
 use lockstep_proto::ids::{BackupId, Epoch, PartitionId, ShardId, TableId};
 use lockstep_proto::limits::PARTITIONS_MAX;
@@ -310,7 +310,12 @@ impl ShardCore {
         if let Some(next) = clearing.pop_front() {
             let Clearing { backup, dir, shard, tell } = next;
             let node = self.me.instance.node;
-            let mut ops = vec![Op::Locate { backup, at: dir }, Op::Clear { backup, node, shard }];
+            let mut ops = vec![
+                Op::Locate { backup, at: dir },
+                Op::Clear { backup, node, shard },
+                // Or they are back after a loss of power, when nobody knows of them any more.
+                Op::SyncDirectory(Directory::Backup(backup)),
+            ];
             // Otherwise it may be about to be written to again, and others may share it.
             ops.extend(tell.map(|_| Op::RemoveEmpty(backup)));
             *busy = Some(Out::Clearing(backup, tell));
