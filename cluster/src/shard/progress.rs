@@ -5,6 +5,7 @@
 //! still to come follows from what the primaries say of their rows and of the part of them that
 //! they have looked through. Nothing is said of it before every primary has spoken.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use lockstep_proto::ids::{Epoch, PartitionId};
@@ -28,6 +29,17 @@ const SPEED_FROM: u64 = 50;
 /// The same of checkpoints, which come one partition after the other.
 const KEPT_FROM: u32 = 8;
 
+/// Looks back at how far it was, at most; of more, every other one is kept.
+const TRAIL_MAX: usize = 32;
+
+/// How far it was.
+#[derive(Clone, Copy)]
+struct Step {
+    at: Instant,
+    done: u64,
+    kept: u32,
+}
+
 /// The newest copy of one partition.
 #[derive(Default)]
 pub(super) struct Copied {
@@ -48,6 +60,10 @@ pub(super) struct Progress {
     rows: u64,
     bytes: u64,
     records: u64,
+    /// How far it was now and then, since the first copy began.
+    trail: VecDeque<Step>,
+    /// The least time between two of these.
+    apart: Duration,
     /// When control was told last.
     told: Instant,
     /// The last word, once everything is in sync.
@@ -65,9 +81,35 @@ impl Progress {
             rows: 0,
             bytes: 0,
             records: 0,
+            trail: VecDeque::new(),
+            apart: TELL_EVERY,
             told: Instant::default(),
             last: None,
         }
+    }
+
+    /// Remembers how far it is.
+    fn note(&mut self, step: Step) {
+        if self.trail.back().is_some_and(|last| step.at.since(last.at) < self.apart) {
+            return;
+        }
+        if self.trail.len() >= TRAIL_MAX {
+            self.apart *= 2;
+            let mut even = false;
+            self.trail.retain(|_| {
+                even = !even;
+                even
+            });
+        }
+        self.trail.push_back(step);
+    }
+
+    /// How far it was half of the time ago. What came before tells little of the speed by now:
+    /// checkpoints begin later than copies, and go faster when these are done.
+    fn halfway(&self, began: Instant, now: Instant) -> Step {
+        let half = began + now.since(began) / 2;
+        let before = self.trail.iter().rev().find(|step| step.at <= half);
+        before.copied().unwrap_or(Step { at: began, done: 0, kept: 0 })
     }
 }
 
@@ -153,9 +195,17 @@ impl ShardCore {
                 && sums.kept >= progress.partitions / KEPT_FROM
                 && !sums.unknown;
             let tells = past >= SPEED_AFTER && seen;
-            let rows = if whole { Some(0) } else { at_speed(past, sums.done, to_do) };
+            let from = progress.halfway(progress.copying?, self.now);
+            let lately = self.now.since(from.at);
+            let speed = |lately_done: u64, done: u64, rest| match lately_done {
+                0 => at_speed(past, done, rest),
+                some => at_speed(lately, some, rest),
+            };
+            let (done, kept) =
+                (sums.done.saturating_sub(from.done), sums.kept.saturating_sub(from.kept));
+            let rows = if whole { Some(0) } else { speed(done, sums.done, to_do) };
             let rest = u64::from(progress.partitions - sums.kept.min(progress.partitions));
-            let kept = at_speed(past, sums.kept.into(), rest).unwrap_or_default();
+            let kept = speed(kept.into(), sums.kept.into(), rest).unwrap_or_default();
             rows.filter(|_| tells).map(|rows| rows.max(kept))
         };
         let kept = sums.kept == progress.partitions;
@@ -219,12 +269,16 @@ impl ShardCore {
             if !counting {
                 self.progress = Some(Progress::new(now));
             }
+            let sums = self.sum_up();
             let Some(progress) = &mut self.progress else { return };
             progress.partitions = u32::try_from(joining).unwrap_or(u32::MAX);
             if counting && now.since(progress.told) < TELL_EVERY {
                 return;
             }
             progress.told = now;
+            if progress.copying.is_some() {
+                progress.note(Step { at: now, done: sums.done, kept: sums.kept });
+            }
         } else {
             let Some(mut last) = self.join_progress() else { return };
             last.finished = true;
@@ -252,5 +306,22 @@ mod tests {
         assert_eq!(at_speed(past, 25, 75), Some(9_000));
         assert_eq!(at_speed(past, 100, 0), Some(0));
         assert_eq!(at_speed(Duration::MAX, 1, u64::MAX), Some(u64::MAX));
+    }
+
+    #[test]
+    fn the_speed_is_that_of_the_latter_half() {
+        let at = |second: u64| Instant::default() + Duration::from_secs(second);
+        let mut progress = Progress::new(at(0));
+        assert_eq!(progress.halfway(at(0), at(4)).at, at(0), "nothing else is known");
+        // Slow for a minute, and then ten times as fast.
+        let done = |second: u64| second.min(60) + second.saturating_sub(60) * 10;
+        for second in 1..=200 {
+            progress.note(Step { at: at(second), done: done(second), kept: 0 });
+        }
+        assert!(progress.trail.len() <= TRAIL_MAX);
+        let from = progress.halfway(at(0), at(200));
+        assert!((80..=100).contains(&from.at.since(at(0)).as_secs()), "half of it, or little more");
+        let lately = at(200).since(from.at);
+        assert_eq!(at_speed(lately, done(200) - from.done, 100), Some(10_000));
     }
 }

@@ -90,6 +90,12 @@ impl Plan {
             return Err(CliError::usage(format!("the backup has no table {name}"))
                 .why(format!("it has {}", names.join(", "))));
         }
+        let left_out = |name: &&String| !wanted.tables.is_empty() && !wanted.tables.contains(name);
+        if let Some(name) = wanted.rename.keys().find(left_out) {
+            return Err(CliError::usage(format!("{name} gets another name and is not restored"))
+                .why("--tables does not have it")
+                .then(format!("leave `{name}` out of --rename, or add it to --tables")));
+        }
         let sizes = backup.sizes().map_err(not_whole)?;
         let mut tables = Vec::new();
         for def in &backup.tables {

@@ -1,7 +1,7 @@
 //! `lockstep backup`: make backups of the running cluster, look at them, verify and remove them.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lockstep_proto::ids::{BackupId, NodeId};
@@ -229,6 +229,8 @@ fn verify(global: &Global, args: &VerifyArgs) -> CliResult<ExitKind> {
     let backup = Backup::open(&args.dir, &args.also)?;
     let rows = verified(&backup, &voice)?;
     let manifest = &backup.manifest;
+    let sizes = backup.sizes().unwrap_or_default();
+    let in_tables = backup.tables.iter().filter_map(|def| sizes.get(&def.id)).map(|s| s.rows).sum();
     let json = json!({
         "schema": "lockstep.backup-verify/v1",
         "backup": manifest.backup.to_string(),
@@ -248,7 +250,8 @@ fn verify(global: &Global, args: &VerifyArgs) -> CliResult<ExitKind> {
         format!(
             "backup {} is whole: {} rows of {} tables as of {}, {} in {} parts\n",
             manifest.backup,
-            thousands(rows),
+            // Without those of the catalog.
+            thousands(in_tables),
             backup.tables.len(),
             manifest.epoch,
             bytes(manifest.file_bytes()),
@@ -265,13 +268,14 @@ fn verify(global: &Global, args: &VerifyArgs) -> CliResult<ExitKind> {
 /// What is not as it was written.
 pub fn verified(backup: &Backup, voice: &Voice) -> CliResult<u64> {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let done = AtomicU64::new(0);
-    let mut progress = voice.progress("verifying", backup.manifest.file_bytes(), "bytes");
-    let rows = backup.verify(threads, |bytes| {
-        done.fetch_add(bytes, Ordering::Relaxed);
+    let progress = voice.progress("verifying", backup.manifest.rows().0, "rows");
+    let moving = Mutex::new((0, progress));
+    let rows = backup.verify(threads, |rows| {
+        let (done, progress) = &mut *moving.lock().unwrap_or_else(PoisonError::into_inner);
+        *done += rows;
+        progress.set(*done);
     });
-    progress.set(done.into_inner());
-    progress.finish();
+    moving.into_inner().unwrap_or_else(PoisonError::into_inner).1.finish();
     rows
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::backup::verified;
-use super::error::{CliResult, ExitKind};
+use super::error::{CliError, CliResult, ExitKind};
 use super::output::{bytes, rate, table, thousands};
 use super::{Global, block_on, connect, stdout_error};
 use crate::backup::files::Backup;
@@ -22,6 +22,9 @@ Examples:
   lockstep restore plan /mnt/backups/lockstep-b1763769600000
   lockstep restore run /mnt/backups/lockstep-b1763769600000
   lockstep restore run /mnt/backups --tables accounts --rename accounts=accounts_of_monday";
+
+/// Tables that are named one by one.
+const NAMED_MAX: usize = 8;
 
 /// Arguments of `lockstep restore`.
 #[derive(clap::Subcommand, Clone, Debug)]
@@ -112,7 +115,13 @@ fn plan(global: &Global, args: &RestoreArgs) -> CliResult<ExitKind> {
         };
         let rows: Vec<Vec<String>> = plan.tables.iter().map(row).collect();
         let end = match &obstacle {
-            Some(error) => format!("not possible: {}\n", error.what),
+            Some(CliError { what, why, then, .. }) => {
+                let line = |name: &str, text: &str| match text {
+                    "" => String::new(),
+                    text => format!("  {name:<5} {text}\n"),
+                };
+                format!("not possible: {what}\n{}{}", line("why", why), line("then", then))
+            }
             None => "possible: `lockstep restore run` does it\n".to_owned(),
         };
         format!(
@@ -150,15 +159,27 @@ fn restore_now(global: &Global, args: &RunArgs) -> CliResult<ExitKind> {
     });
     let text = || {
         format!(
-            "{} rows of {} tables restored in {:.2} s ({} rows/s)\n",
+            "{} rows of {} restored in {:.2} s ({} rows/s)\n",
             thousands(done.rows),
-            plan.tables.len(),
+            describe(&plan),
             done.time.as_secs_f64(),
             thousands(rate(done.rows, done.time)),
         )
     };
     voice.data(&json, text).map_err(stdout_error)?;
     Ok(ExitKind::Done)
+}
+
+/// The tables in words, if there are few.
+fn describe(plan: &Plan) -> String {
+    let name = |planned: &Planned| match (planned.def.name(), &planned.name) {
+        (own, name) if own == name => own.to_owned(),
+        (own, name) => format!("{own} (as {name})"),
+    };
+    match plan.tables.len() {
+        many if many > NAMED_MAX => format!("{many} tables"),
+        _ => plan.tables.iter().map(name).collect::<Vec<String>>().join(", "),
+    }
 }
 
 fn to_json(planned: &Planned) -> Value {
