@@ -37,6 +37,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const THREADS: usize = 2;
 const MEGA: f64 = 1e6;
 
+/// What share of all CPU time the backups' must be to be told from what else the machine does.
+const NOISE: f64 = 0.01;
+
 /// What to measure.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
@@ -61,8 +64,9 @@ pub struct Figures {
     pub backup_s: f64,
     /// In what share of the time that was measured with backups there was one under way.
     pub backup_share: f64,
-    /// Megabytes of rows per CPU-second that backups add.
-    pub backup_mb_per_cpu_s: f64,
+    /// Megabytes of rows per CPU-second that backups add, over all turns; `None` if that is lost in
+    /// what the machine does besides.
+    pub backup_mb_per_cpu_s: Option<f64>,
     /// Transfers per second with backups by those without, of an open loop.
     pub rate_ratio: f64,
     /// The 99th percentile with backups by that without.
@@ -199,7 +203,8 @@ async fn under_load(
     let peak = lab.load(voice, plan.time / 2, None).await?.all.ops_per_s();
     figures.peak_per_s = peak;
     let rate = Some(((peak / 2.0) as u64).max(1));
-    let (mut costs, mut tails, mut rates) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut tails, mut rates) = (Vec::new(), Vec::new());
+    let (mut bytes, mut all_added, mut all_cpu) = (0, 0.0, 0.0);
     let (mut times, mut shares) = (Vec::new(), Vec::new());
     for turn in 1..=plan.turns {
         // What comes first is not always the same: a machine may grow tired.
@@ -217,7 +222,9 @@ async fn under_load(
         let (busy, quiet) = (&busy.all, &quiet.all);
         let cpu_per_s = |side: &Measured| side.cpu.as_secs_f64() / side.time.as_secs_f64();
         let added = (cpu_per_s(busy) - cpu_per_s(quiet)) * busy.time.as_secs_f64();
-        let cost = made.row_bytes as f64 / MEGA / added.max(1e-3);
+        bytes += made.row_bytes;
+        all_added += added;
+        all_cpu += busy.cpu.as_secs_f64();
         let p99 = |side: &Measured| side.latencies.micros_at(0.99);
         let tail = p99(busy) / p99(quiet).max(1e-9);
         let count = made.took.len() as u64;
@@ -225,15 +232,15 @@ async fn under_load(
         let share = took / busy.time.as_secs_f64();
         voice.say(format!(
             "  turn {turn}: {count} backups of {:.2} s, {:.0} % of the time, {added:.2} CPU-s \
-             more: {cost:.0} MB per CPU-s; p99 {:.0} µs, quiet {:.0} µs; {} transfers/s, quiet {}",
+             more for {:.0} MB; p99 {:.0} µs, quiet {:.0} µs; {} transfers/s, quiet {}",
             took / count as f64,
             share * 100.0,
+            made.row_bytes as f64 / MEGA,
             p99(busy),
             p99(quiet),
             thousands(busy.ops_per_s() as u64),
             thousands(quiet.ops_per_s() as u64),
         ));
-        costs.push(cost);
         tails.push(tail);
         shares.push(share);
         rates.push(busy.ops_per_s() / quiet.ops_per_s().max(1e-9));
@@ -244,7 +251,8 @@ async fn under_load(
             remove(&mut server, last).await?;
         }
     }
-    figures.backup_mb_per_cpu_s = median(costs);
+    let told = all_added > all_cpu * NOISE;
+    figures.backup_mb_per_cpu_s = told.then(|| bytes as f64 / MEGA / all_added);
     figures.p99_ratio = median(tails);
     figures.rate_ratio = median(rates);
     figures.backup_share = median(shares);

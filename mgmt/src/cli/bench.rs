@@ -352,7 +352,8 @@ fn run_backup(global: &Global, args: &BackupArgs) -> CliResult<ExitKind> {
     report.set("file_bytes", figures.file_bytes);
     report.set("peak_per_s", round_to(figures.peak_per_s, 1));
     report.set("backup_s", round_to(figures.backup_s, 3));
-    report.set("backup_mb_per_cpu_second", round_to(figures.backup_mb_per_cpu_s, 1));
+    let cost = figures.backup_mb_per_cpu_s.map(|cost| round_to(cost, 1));
+    report.set("backup_mb_per_cpu_second", cost);
     report.set("backup_share", round_to(figures.backup_share, 3));
     report.set("rate_ratio", round_to(figures.rate_ratio, 3));
     report.set("p99_ratio", round_to(figures.p99_ratio, 3));
