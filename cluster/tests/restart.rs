@@ -49,6 +49,7 @@ fn view(groups: &[&[u16]]) -> View {
             primary: replicas[0],
             replicas,
             joining: Vec::new(),
+            to: None,
         });
     }
     let arbitrator = Arbitrator::Mgmt { id: MGMT, addr: "m1:1".to_owned() };

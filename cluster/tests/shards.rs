@@ -11,7 +11,7 @@ use lockstep_proto::schema::TableDef;
 use lockstep_proto::wire::bytes::Reader;
 use lockstep_proto::wire::data::{Finish, Message, OutcomeTold};
 use lockstep_proto::wire::op::{OpKind, OpResult};
-use lockstep_proto::wire::shard_control::ShardControl;
+use lockstep_proto::wire::shard_control::{ProposalId, ShardControl};
 use net::*;
 
 fn read(net: &mut Net, node: u16, id: u64) -> Option<Vec<u8>> {
@@ -310,4 +310,59 @@ fn a_shard_says_at_once_that_it_has_finished_if_somebody_waits() {
         net.tell(NodeId(1), &tick);
         assert_eq!(finished(&net), Some(Epoch(1)));
     }
+}
+
+/// Asks for a row, and drops what was answered before.
+fn ask_for(net: &mut Net, node: u16, id: u64) {
+    let list = ops(&[op(OpKind::Read, id, 0)]);
+    net.answers.clear();
+    net.ask(node, &Message::Read { request: 1, epoch: Epoch(0), ops: list.as_ops() });
+    net.run();
+}
+
+fn fence(attempt: u64, handed: Option<PartitionId>) -> ShardControl {
+    let president = NodeInstance { node: NodeId(1), incarnation: Incarnation(1) };
+    let proposal = ProposalId { number: ViewNumber(2), attempt, president };
+    let moving = handed.into_iter().collect();
+    ShardControl::Fence { proposal, failed: Vec::new(), moving, handed }
+}
+
+#[test]
+fn what_may_be_another_groups_is_not_read_until_the_next_view() {
+    let first = view(2, 2);
+    let mut net = Net::new(&first);
+    let id = id_in(0, 1);
+    net.execute(1, &ops(&[op(OpKind::Insert, id, 5)]));
+    net.run();
+    assert!(net.committed());
+    for node in [1, 2] {
+        ask_for(&mut net, node, id);
+        assert_eq!(net.answers.len(), 1, "n{node} serves");
+        net.tell(NodeId(node), &fence(1, Some(PartitionId(0))));
+    }
+    for node in [1, 2] {
+        ask_for(&mut net, node, id);
+        assert_eq!(net.answers.len(), 0, "n{node} has answered that it goes");
+        // Another proposal does not say that the one before has come to nothing.
+        net.tell(NodeId(node), &fence(2, None));
+        net.lease(&first);
+        net.run();
+        assert_eq!(net.answers.len(), 0, "n{node} has heard of a higher proposal");
+    }
+    // Group 1 got it.
+    let mut next = first.clone();
+    next.number = ViewNumber(2);
+    let placement = &mut next.placements[0];
+    (placement.group, placement.local_index) = (GroupId(1), 99);
+    placement.replicas = vec![NodeId(3), NodeId(4)];
+    placement.primary = NodeId(3);
+    net.enter(&next);
+    net.run();
+    let refused = net.answers.len();
+    assert_eq!(refused, 2, "who has waited asks elsewhere");
+    let Some(Message::Refused { code, .. }) = net.answer() else { panic!("{:?}", net.answer()) };
+    assert_eq!(code, Code::NotReplica);
+    ask_for(&mut net, 2, id);
+    let Some(Message::Refused { code, .. }) = net.answer() else { panic!("{:?}", net.answer()) };
+    assert_eq!(code, Code::NotReplica);
 }

@@ -16,7 +16,7 @@
 //! only be restored as far as the lives before it led.
 //!
 //! Invariant: what is restored is the state as of one closed epoch, or there are faults that name
-//! file and offset. Nothing is skipped silently.
+//! file and offset. Nothing is skipped silently, but for partitions that are held elsewhere.
 
 use std::collections::BTreeMap;
 
@@ -53,13 +53,11 @@ impl Owner {
     /// A node of this group; the view need not have it as a member.
     #[must_use]
     pub fn of(view: &View, node: NodeId, group: GroupId) -> Self {
-        let all = view.partitions().zip(&view.placements);
-        let held = all.filter(|(_, placement)| placement.group == group);
         Self {
             cluster: view.cluster,
             node,
             partitions: view.config.partitions,
-            held: held.map(|(p, placement)| (p, placement.local_index)).collect(),
+            held: view.held_by(group),
             generations: view.generations(),
             promised: Epoch(0),
             canary: None,
@@ -169,6 +167,8 @@ pub struct Restoration<'a> {
     survey: Survey,
     lanes: u16,
     partial: Vec<FileName>,
+    /// Checkpoints of partitions that are not wanted.
+    elsewhere: Vec<CheckpointName>,
     generations: Generations,
 }
 
@@ -233,7 +233,21 @@ impl<'a> Restoration<'a> {
             let lanes = redo.lives(&survey).map(|logs| logs.shards).fold(0, divisor);
             let (partial, generations) = (files.partial.clone(), owner.generations.clone());
             let lanes = lanes.max(1);
-            return Ok(Self { epoch, reach, sources, redo, survey, lanes, partial, generations });
+            let is_held =
+                |name: &CheckpointName| owner.held.iter().any(|(p, _)| *p == name.partition);
+            let names = files.checkpoints.iter().map(|(name, _)| *name);
+            let elsewhere = names.filter(|name| !is_held(name)).collect();
+            return Ok(Self {
+                epoch,
+                reach,
+                sources,
+                redo,
+                survey,
+                lanes,
+                partial,
+                elsewhere,
+                generations,
+            });
         }
     }
 
@@ -290,10 +304,11 @@ impl<'a> Restoration<'a> {
     }
 
     /// Files that nothing needs any more once the node is restored: checkpoints that were not
-    /// finished, and those of epochs that were dropped.
+    /// finished, those of epochs that were dropped, and those of partitions held elsewhere.
     #[must_use]
     pub fn superfluous(&self) -> Vec<FileName> {
         let mut names = self.partial.clone();
+        names.extend(self.elsewhere.iter().copied().map(FileName::Checkpoint));
         for source in &self.sources {
             let gone = Chain::superfluous(&source.checkpoints, &self.generations, Epoch(0));
             names.extend(gone.into_iter().map(FileName::Checkpoint));

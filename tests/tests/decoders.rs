@@ -293,6 +293,7 @@ fn view() -> View {
         primary: member.instance.node,
         replicas: vec![member.instance.node],
         joining: Vec::new(),
+        to: None,
     };
     View {
         cluster: lockstep_proto::ids::ClusterId::default(),

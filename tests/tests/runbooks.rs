@@ -118,6 +118,8 @@ runbooks! {
     lose_a_data_node: "Lose a data node";
     replace_a_disk: "Replace a disk";
     upgrade: "Upgrade";
+    grow: "Grow";
+    shrink: "Shrink";
     a_disk_is_full: "A disk is full";
     after_a_loss_of_power: "After a loss of power";
     restore: "Restore";

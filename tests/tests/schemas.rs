@@ -169,6 +169,18 @@ fn with_seats(judge: &mut Judge) {
     judge.runs(0, "cluster replicas 2");
     judge.runs(0, "node remove 3 --yes");
     judge.fails(5, "node remove 3 --yes");
+    judge.fails(5, "group create");
+    judge.fails(5, "group drop 1 --yes");
+    judge.runs(0, "dev add-node --zone a");
+    judge.runs(0, "dev add-node --zone b");
+    judge.runs(0, "group rebalance --auto off");
+    let made = judge.runs(0, "group create --nodes 4,5");
+    assert_eq!((&made["group"], &made["zone_shared"]), (&2.into(), &Value::Null));
+    assert_eq!(judge.runs(0, "group rebalance --timeout 2m")["moved"], 32);
+    judge.runs(0, "group list");
+    judge.runs(0, "group drop 2 --yes --timeout 2m");
+    judge.runs(0, "node remove 4 --yes");
+    judge.runs(0, "node remove 5 --yes");
 }
 
 /// Nodes leave, die, come back; damage is found.

@@ -64,6 +64,11 @@ fn somebody_fails_while_a_newcomer_takes_a_place() {
 }
 
 #[test]
+fn somebody_fails_while_a_partition_moves() {
+    check(Swept::Move, 101, &["transfer_attached", "transfer_handed_over", "copy_let_go"]);
+}
+
+#[test]
 fn the_power_goes_at_steps_of_checkpoints() {
     check(Swept::Checkpoint, 89, &["checkpoint_done", "node_restored", "restart_of_all"]);
 }

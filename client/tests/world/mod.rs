@@ -88,6 +88,7 @@ fn view(listeners: &[TcpListener], shards: u16) -> View {
         primary: ids[usize::from(p / shards) % ids.len()],
         replicas: ids.clone(),
         joining: Vec::new(),
+        to: None,
     };
     View {
         cluster: ClusterId(77),

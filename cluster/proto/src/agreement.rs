@@ -11,6 +11,7 @@
 //! its members; a partition's new primary is its replica with the longest log.
 
 use crate::ids::{Epoch, NodeId, NodeInstance, PartitionId, Seq, ViewNumber};
+use crate::transfer::TransferStep;
 use crate::view::{Member, Placement, Standing, View, ViewIdentity};
 use crate::wire::control::{Answer, AnsweredProposal, ViewChange};
 use crate::wire::shard_control::ProposalId;
@@ -276,8 +277,19 @@ pub fn changed(view: &View, number: ViewNumber, change: &ViewChange) -> View {
             next.members.insert(at, Member { standing, group, ..member.clone() });
         }
     }
+    let undisturbed = change.failed.is_empty() && change.arbitrator == view.arbitrator;
+    if let Some(step) = change.transfer.filter(|_| undisturbed) {
+        next.transfer(step);
+    }
+    next.settle_transfers();
     for placement in &mut next.placements {
         place(placement, &next.members);
+    }
+    if let Some(TransferStep::HandOver { partition }) = change.transfer.filter(|_| undisturbed)
+        && let Some(placement) = next.placement(partition)
+        && let Some(best) = next.preferred_primary(placement)
+    {
+        next.placements[usize::from(partition.0)].primary = best;
     }
     if change.failed.is_empty() {
         for (partition, node) in &change.moved {
@@ -310,6 +322,11 @@ fn place(placement: &mut Placement, members: &[Member]) {
         placement.replicas.rotate_left(first);
     }
     placement.joining = of(|standing| standing != Standing::InSync);
+    if let Some(to) = placement.to {
+        let there = members.iter().filter(|m| m.group == to.group);
+        let there = there.filter(|m| m.standing == Standing::InSync);
+        placement.joining.extend(there.map(|m| m.instance.node));
+    }
 }
 
 fn end_of(answer: &Answer, partition: PartitionId) -> Seq {
@@ -355,6 +372,7 @@ mod tests {
             primary: NodeId(primary),
             replicas: vec![NodeId(primary), NodeId(second), NodeId(third)],
             joining: Vec::new(),
+            to: None,
         };
         View {
             cluster: ClusterId(1),

@@ -61,6 +61,10 @@ pub enum Canary {
     BackupOfNow,
     /// A newcomer is told of its seat before all members have the view that gives it.
     SeatToldEarly,
+    /// A partition is handed over before its new replicas have what was stable without them.
+    HandOverBeforeBarrier,
+    /// A partition's files are removed before the view that gives it to others is on the disk.
+    DropBeforeStored,
 }
 
 impl Canary {
@@ -94,6 +98,8 @@ impl Canary {
         Self::HandOverBeforeRegister,
         Self::BackupOfNow,
         Self::SeatToldEarly,
+        Self::HandOverBeforeBarrier,
+        Self::DropBeforeStored,
     ];
 
     /// The name on the command line and in reports.
@@ -128,6 +134,8 @@ impl Canary {
             Self::HandOverBeforeRegister => "hand_over_before_register",
             Self::BackupOfNow => "backup_of_now",
             Self::SeatToldEarly => "seat_told_early",
+            Self::HandOverBeforeBarrier => "hand_over_before_barrier",
+            Self::DropBeforeStored => "drop_before_stored",
         }
     }
 }

@@ -43,6 +43,7 @@ pub mod survival;
 pub mod suspicion;
 pub mod time;
 mod timestamp;
+pub mod transfer;
 pub mod value;
 pub mod view;
 pub mod wire;

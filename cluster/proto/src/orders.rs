@@ -52,6 +52,23 @@ pub enum Order {
         /// The zone.
         zone: String,
     },
+    /// These spares become a node group of their own, which owns nothing yet.
+    CreateGroup {
+        /// In order.
+        nodes: Vec<NodeId>,
+    },
+    /// A node group is to own nothing: its partitions move to others, then its nodes are spares.
+    DropGroup {
+        /// Which.
+        group: GroupId,
+    },
+    /// Partitions move until all node groups have their share.
+    Rebalance,
+    /// Whether they do so by themselves.
+    Automatic {
+        /// Whether.
+        on: bool,
+    },
 }
 
 /// Why an order cannot be carried out.
@@ -92,8 +109,8 @@ impl View {
             Order::Join { node, group } => self.unknown(*node).or_else(|| {
                 let what = format!("refusing to put node {} into node group {}", node.0, group.0);
                 let seat = self.roster.seat(*node)?;
-                if !self.placements.iter().any(|placement| placement.group == *group) {
-                    return refusal(what, "there is no such group", "see `lockstep status`");
+                if !self.has_group(*group) {
+                    return refusal(what, "there is no such group", "see `lockstep group list`");
                 }
                 if seat.group != GroupId::NONE && seat.group != *group {
                     let why = format!("it belongs to group {}", seat.group.0);
@@ -117,7 +134,52 @@ impl View {
                 let what = format!("refusing to prefer zone {zone:?}");
                 refusal(what, "no data node is in it", "see `lockstep node list`")
             }
+            Order::CreateGroup { nodes } => self.refuse_group_of(nodes),
+            Order::DropGroup { group } => {
+                let what = format!("refusing to drop node group {}", group.0);
+                if !self.has_group(*group) {
+                    return refusal(what, "there is no such group", "see `lockstep group list`");
+                }
+                let stays = |other: &GroupId| {
+                    other != group
+                        && !self.roster.dropped.contains(other)
+                        && self.roster.of_group(*other).next().is_some()
+                };
+                (!self.node_groups().iter().any(stays)).then_some(())?;
+                let then = "create another one first: `lockstep group create`";
+                refusal(what, "no other node group could take its partitions", then)
+            }
+            Order::Rebalance | Order::Automatic { .. } => None,
         }
+    }
+
+    /// Why these nodes cannot be a node group of their own.
+    fn refuse_group_of(&self, nodes: &[NodeId]) -> Option<Refusal> {
+        let what = "refusing to create a node group".to_owned();
+        let ordered = nodes.windows(2).all(|pair| pair[0] < pair[1]);
+        if nodes.is_empty() || nodes.len() > REPLICAS_MAX || !ordered {
+            let why = format!("a node group has 1 to {REPLICAS_MAX} different nodes");
+            return refusal(what, why, "name as many");
+        }
+        if self.roster.last_group.0 >= GroupId::NONE.0 - 1 {
+            return refusal(what, "no more numbers are left for one", "use those there are");
+        }
+        for node in nodes {
+            if let Some(unknown) = self.unknown(*node) {
+                return Some(unknown);
+            }
+            let seat = self.roster.seat(*node)?;
+            if seat.group != GroupId::NONE {
+                let why = format!("node {} belongs to group {}", node.0, seat.group.0);
+                return refusal(what, why, "name spares: `lockstep node list` shows them");
+            }
+            let member = self.member(*node);
+            if member.is_none_or(|member| member.group != GroupId::NONE) {
+                let why = format!("node {} is not there, or is leaving its group", node.0);
+                return refusal(what, why, "wait until it is there as a spare");
+            }
+        }
+        None
     }
 
     fn unknown(&self, node: NodeId) -> Option<Refusal> {
@@ -138,6 +200,9 @@ impl View {
                 continue;
             };
             let group = member.group;
+            if self.owned_by(group) == 0 {
+                continue;
+            }
             if self.stays_in_sync(group).any(|m| !goes(m.instance.node)) {
                 continue;
             }
@@ -181,6 +246,19 @@ impl View {
             Order::Spare { node } => seat(node).is_some_and(|s| s.group == GroupId::NONE),
             Order::Replicas { count } => self.config.replicas == *count,
             Order::PrimaryZone { zone } => self.config.primary_zone == *zone,
+            Order::CreateGroup { nodes } => {
+                let group = nodes.first().and_then(seat).map(|s| s.group);
+                group.filter(|group| *group != GroupId::NONE).is_some_and(|group| {
+                    let all = self.roster.of_group(group).map(|s| &s.node);
+                    all.eq(nodes)
+                })
+            }
+            Order::DropGroup { group } => {
+                let was = *group <= self.roster.last_group && !self.has_group(*group);
+                was || self.roster.dropped.contains(group)
+            }
+            Order::Rebalance => !self.roster.manual || self.roster.rebalance || self.is_balanced(),
+            Order::Automatic { on } => self.roster.manual != *on,
         }
     }
 
@@ -196,15 +274,7 @@ impl View {
                 }
             }
             Order::Remove { node } => self.roster.seats.retain(|seat| seat.node != *node),
-            Order::Join { node, group } => {
-                if let Some(seat) = self.roster.seat_mut(*node) {
-                    (seat.group, seat.drained) = (*group, false);
-                }
-                let spare = self.members.iter_mut().find(|m| m.instance.node == *node);
-                if let Some(member) = spare.filter(|m| m.group == GroupId::NONE) {
-                    member.group = *group;
-                }
-            }
+            Order::Join { node, group } => self.seat_in(*node, *group),
             Order::Spare { node } => self.unseat(*node),
             Order::Replicas { count } => {
                 self.config.replicas = *count;
@@ -213,6 +283,27 @@ impl View {
                 }
             }
             Order::PrimaryZone { zone } => self.config.primary_zone.clone_from(zone),
+            Order::CreateGroup { nodes } => {
+                let group = GroupId(self.roster.last_group.0 + 1);
+                self.roster.last_group = group;
+                for node in nodes {
+                    self.seat_in(*node, group);
+                }
+            }
+            Order::DropGroup { group } => self.roster.dropped.push(*group),
+            Order::Rebalance => self.roster.rebalance = true,
+            Order::Automatic { on } => self.roster.manual = !on,
+        }
+    }
+
+    /// A spare gets a seat in a node group.
+    fn seat_in(&mut self, node: NodeId, group: GroupId) {
+        if let Some(seat) = self.roster.seat_mut(node) {
+            (seat.group, seat.drained) = (group, false);
+        }
+        let spare = self.members.iter_mut().find(|m| m.instance.node == node);
+        if let Some(member) = spare.filter(|m| m.group == GroupId::NONE) {
+            member.group = group;
         }
     }
 
@@ -228,7 +319,7 @@ impl View {
     fn surplus(&self) -> Vec<NodeId> {
         let wanted = usize::from(self.config.replicas);
         let mut surplus = Vec::new();
-        for group in self.owners() {
+        for group in self.node_groups() {
             let mut left: Vec<&Seat> = self.roster.of_group(group).collect();
             let mut zones: Vec<&str> = Vec::new();
             for _ in 0..wanted.min(left.len()) {
@@ -257,7 +348,10 @@ impl View {
             return orders;
         }
         let mut view = self.clone();
-        for group in self.owners() {
+        for group in self.node_groups() {
+            if self.roster.dropped.contains(&group) {
+                continue;
+            }
             while view.roster.of_group(group).count() < usize::from(self.config.replicas) {
                 let alone = |zone: &str| view.roster.of_group(group).all(|seat| seat.zone != zone);
                 let is_spare = |member: &&Member| {
@@ -283,6 +377,34 @@ impl View {
         owners.sort_unstable();
         owners.dedup();
         owners
+    }
+
+    /// The node groups that own partitions or have seats, in order.
+    #[must_use]
+    pub fn node_groups(&self) -> Vec<GroupId> {
+        let mut groups = self.owners();
+        groups.extend(self.roster.seats.iter().map(|seat| seat.group));
+        groups.retain(|group| *group != GroupId::NONE);
+        groups.sort_unstable();
+        groups.dedup();
+        groups
+    }
+
+    /// Whether there is such a node group.
+    #[must_use]
+    pub fn has_group(&self, group: GroupId) -> bool {
+        self.node_groups().contains(&group)
+    }
+
+    /// The nodes that leave their groups because these own nothing any more, and are to own
+    /// nothing.
+    #[must_use]
+    pub fn seats_to_clear(&self) -> Vec<Order> {
+        let empty = |seat: &&Seat| {
+            self.roster.dropped.contains(&seat.group) && self.owned_by(seat.group) == 0
+        };
+        let seats = self.roster.seats.iter().filter(empty);
+        seats.map(|seat| Order::Spare { node: seat.node }).collect()
     }
 
     /// Whether everybody who has a seat in this group is in sync.
@@ -322,7 +444,7 @@ impl View {
     #[must_use]
     pub fn zones_shared(&self) -> Vec<(GroupId, String)> {
         let mut shared = Vec::new();
-        for group in self.owners() {
+        for group in self.node_groups() {
             let mut zones: Vec<&String> = self.roster.of_group(group).map(|s| &s.zone).collect();
             zones.sort_unstable();
             let twice = zones.windows(2).find(|pair| pair[0] == pair[1] && !pair[0].is_empty());
@@ -356,8 +478,8 @@ pub(crate) mod tests {
                 });
             }
             let replicas: Vec<NodeId> = nodes.iter().copied().map(NodeId).collect();
-            let (primary, joining) = (replicas[0], Vec::new());
-            placements.push(Placement { group, local_index: 0, primary, replicas, joining });
+            let (primary, joining, to) = (replicas[0], Vec::new(), None);
+            placements.push(Placement { group, local_index: 0, primary, replicas, joining, to });
         }
         let replicas = groups.iter().map(|g| u16::try_from(g.len()).expect("few")).max();
         View {
@@ -376,7 +498,7 @@ pub(crate) mod tests {
         }
     }
 
-    fn with_spare(mut view: View, node: u16, zone: &str) -> View {
+    pub(crate) fn with_spare(mut view: View, node: u16, zone: &str) -> View {
         let member = Member {
             instance: NodeInstance { node: NodeId(node), incarnation: Incarnation(1) },
             group: GroupId::NONE,

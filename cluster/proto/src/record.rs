@@ -17,8 +17,8 @@
 //!
 //! Body of `Write`: writes. Body of `Prepare`: coordinator (8 bytes), start order (26),
 //! participants (`count u16`, u16 each, anchor first), shared locks (`count u16`, then `table u32,
-//! key length u16, key`), writes. Bodies of `Commit` and `Abort` are empty. Writes are `count u16`,
-//! then `table u32, key length u16, key, value length u32 (u32::MAX: delete), value`.
+//! key length u16, key`), writes. Bodies of `Commit`, `Abort` and `Copied` are empty. Writes are
+//! `count u16`, then `table u32, key length u16, key, value length u32 (u32::MAX: delete), value`.
 
 use bytes::BufMut;
 
@@ -45,6 +45,9 @@ pub enum RecordKind {
     Commit = 3,
     /// The transaction is aborted, prepared or not; also a tombstone against a late `Prepare`.
     Abort = 4,
+    /// In redo logs only: the partition was copied to this node, and is in a checkpoint as of this
+    /// epoch or a later one; what the log had of it before does not lead up to what follows.
+    Copied = 5,
 }
 
 /// The fixed part of a record.
@@ -199,6 +202,7 @@ impl<'a> Record<'a> {
             2 => RecordKind::Prepare,
             3 => RecordKind::Commit,
             4 => RecordKind::Abort,
+            5 => RecordKind::Copied,
             other => return Err(WireError::UnknownKind(other)),
         };
         r.u8()?;

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::generations::Generations;
-use crate::ids::{Epoch, RestartGeneration};
+use crate::ids::{Epoch, PartitionId, RestartGeneration};
 use crate::view::View;
 
 /// What the files are wanted for.
@@ -33,6 +33,9 @@ pub struct Recovery {
     pub token: u64,
     /// What counts of which restart generation.
     pub generations: Generations,
+    /// The partitions that are wanted, each with its place in the node group. What else the files
+    /// have was moved away, or never moved here.
+    pub held: Vec<(PartitionId, u16)>,
     /// What for.
     pub goal: Goal,
 }

@@ -38,6 +38,15 @@ pub struct Roster {
     pub seats: Vec<Seat>,
     /// The highest node id ever given.
     pub last: NodeId,
+    /// The highest number of a node group ever given.
+    pub last_group: GroupId,
+    /// Node groups that are to own nothing: their partitions go to others, then their nodes are
+    /// spares.
+    pub dropped: Vec<GroupId>,
+    /// Partitions do not move by themselves to where fewer are, only when an operator says so.
+    pub manual: bool,
+    /// An operator has said so: partitions move until all node groups have their share.
+    pub rebalance: bool,
 }
 
 /// What a data node without an identity says about itself.
@@ -73,7 +82,9 @@ impl Roster {
         let mut seats: Vec<Seat> = members.iter().map(seat).collect();
         seats.sort_unstable_by_key(|seat| seat.node);
         let last = seats.last().map(|seat| seat.node).unwrap_or_default();
-        Self { seats, last }
+        let groups = seats.iter().map(|seat| seat.group).filter(|group| *group != GroupId::NONE);
+        let last_group = groups.max().unwrap_or_default();
+        Self { seats, last, last_group, ..Self::default() }
     }
 
     /// The seat of a node.
@@ -190,7 +201,7 @@ impl View {
             ));
         }
         let Some(group) = newcomer.group else { return Ok(()) };
-        if !self.placements.iter().any(|placement| placement.group == group) {
+        if !self.has_group(group) {
             return Err(format!(
                 "cluster {cluster} has no node group {}: change `node.group`, or leave it out",
                 group.0

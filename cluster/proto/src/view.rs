@@ -140,6 +140,20 @@ pub struct Placement {
     pub replicas: Vec<NodeId>,
     /// Replicas that are not in sync yet: they receive the log and serve nobody.
     pub joining: Vec<NodeId>,
+    /// Whither it moves: the nodes there are among those joining.
+    pub to: Option<Transfer>,
+}
+
+/// A partition on its way to another node group; see [`crate::transfer`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Transfer {
+    /// The group that gets it.
+    pub group: GroupId,
+    /// Its position among the partitions of that group.
+    pub local_index: u16,
+    /// All of that group's nodes have all rows: what is stable is stable with them, and leases of
+    /// the partition need their promises.
+    pub attached: bool,
 }
 
 /// Who decides an even split.
@@ -256,7 +270,11 @@ impl View {
             return None;
         }
         let member = self.member(node)?;
-        let shard = ShardId(placement.local_index % member.shards.max(1));
+        let local_index = match placement.to {
+            Some(to) if to.group == member.group => to.local_index,
+            _ => placement.local_index,
+        };
+        let shard = ShardId(local_index % member.shards.max(1));
         Some(ShardAddr { instance: member.instance, shard })
     }
 
@@ -264,6 +282,24 @@ impl View {
     #[must_use]
     pub fn primary_of(&self, partition: PartitionId) -> Option<ShardAddr> {
         self.shard_of(partition, self.placement(partition)?.primary)
+    }
+
+    /// The partitions of a node group, each with its place there.
+    #[must_use]
+    pub fn held_by(&self, group: GroupId) -> Vec<(PartitionId, u16)> {
+        let all = self.partitions().zip(&self.placements);
+        let held = all.filter(|(_, placement)| placement.group == group);
+        held.map(|(partition, placement)| (partition, placement.local_index)).collect()
+    }
+
+    /// Whether what is stable in a partition is stable with this replica, or one that joins.
+    #[must_use]
+    pub fn counts_for(&self, placement: &Placement, node: NodeId) -> bool {
+        let Some(member) = self.member(node) else { return false };
+        match placement.to {
+            Some(to) if to.group == member.group => to.attached,
+            _ => member.standing != Standing::Copying,
+        }
     }
 
     /// The node groups that own partitions or have members, in order.

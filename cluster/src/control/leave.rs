@@ -141,6 +141,10 @@ impl ControlCore {
         if member.is_some_and(|m| m.standing != Standing::InSync) {
             return false;
         }
+        // Nobody misses a group that owns nothing.
+        if member.is_some_and(|m| self.view.owned_by(m.group) == 0) {
+            return false;
+        }
         let gone = self.suspicion.gone(now);
         let group = member.map(|m| m.group);
         let mut mates = self.view.in_sync().filter(|m| Some(m.group) == group);
@@ -165,8 +169,8 @@ impl ControlCore {
         self.retire(out);
         let failed = self.view.members.iter().map(|m| m.instance).collect();
         let proposal = self.book.highest();
-        let moving = Vec::new();
-        self.tell_shards(&ShardControl::Fence { proposal, failed, moving }, out);
+        let (moving, handed) = (Vec::new(), None);
+        self.tell_shards(&ShardControl::Fence { proposal, failed, moving, handed }, out);
         self.proposing = None;
         let exit = Exit { code: exit_code::LOST, reason: text };
         self.stopping = Some(Stopping { at: now + STOP_AFTER, exit });

@@ -77,6 +77,7 @@ impl ControlCore {
             && change.leaving.iter().all(|node| change.failed.contains(node))
             && self.view.in_sync().any(|member| !change.failed.contains(&member.instance))
             && self.brings_back_sanely(change)
+            && change.transfer.is_none_or(|step| self.view.can_transfer(step))
             && change.config.as_ref().is_none_or(|config| self.can_be(config))
     }
 
@@ -110,8 +111,9 @@ impl ControlCore {
         self.state.transition(State::Fencing);
         let waiting = self.shard_ids().collect();
         let moving = self.moving_from_here(&change);
+        let handed = self.handed_by(&change);
         self.gathering = Some(Gathering { proposal, change, waiting, ends: Vec::new() });
-        self.tell_shards(&ShardControl::Fence { proposal, failed, moving }, out);
+        self.tell_shards(&ShardControl::Fence { proposal, failed, moving, handed }, out);
         if self.shards.is_empty() {
             self.finish_answer(now, out);
         }

@@ -11,6 +11,7 @@
 //! * [`disk`]: what is durable, hurried and slow ticks, disks that fail;
 //! * [`returns`]: members that come back: admitted, attached, promoted, leading again;
 //! * [`roster`]: seats for newcomers, orders of operators, who has lost its seat;
+//! * [`transfer`]: partitions that move to another node group;
 //! * [`epochs`]: ticks, reports, seals;
 //! * [`shards`]: fan-out to the shards, pings;
 //! * [`leave`]: SIGTERM and every other way to end.
@@ -36,6 +37,7 @@ mod returns;
 mod roster;
 mod shards;
 mod state;
+mod transfer;
 
 use std::time::Duration;
 
@@ -416,7 +418,7 @@ impl ControlCore {
         self.prove_deaths(out);
         self.links.dial_due(now, out);
         self.repeat_proposal(now, out);
-        self.tell_joining(out);
+        self.tell_joining(now, out);
         self.end_if_alone(now, out);
         self.repeat_arbitration(now, out);
         self.register_view(now, out);

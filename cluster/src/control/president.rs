@@ -113,8 +113,9 @@ impl ControlCore {
             let member = self.view.member(node.node);
             let behind = member.is_some_and(|m| m.standing != Standing::InSync);
             let group = member.map(|m| m.group);
+            let idle = group.is_some_and(|group| self.view.owned_by(group) == 0);
             let mut mates = self.view.in_sync().filter(|m| Some(m.group) == group);
-            if behind || mates.any(|m| stays(m.instance)) {
+            if behind || idle || mates.any(|m| stays(m.instance)) {
                 failed.push(*node);
             }
         }
@@ -392,6 +393,9 @@ impl ControlCore {
                 }
             }
             _ => {
+                if self.handed_by(proposing.collection.change()).is_some() {
+                    out.mark("hand_over_made");
+                }
                 let next = next.as_ref().clone();
                 out.log(LogLevel::Info, format!("made view {}", next.number));
                 self.adopt(next, true, out);

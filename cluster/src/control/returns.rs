@@ -33,6 +33,8 @@ const BACK_FOR: Duration = Duration::from_secs(1);
 const MOVES_PER_VIEW: usize = 8;
 /// The pause between two such view changes.
 const MOVE_PAUSE: Duration = Duration::from_millis(250);
+/// The pause before the next partition begins to move to another node group.
+const TRANSFER_PAUSE: Duration = Duration::from_millis(100);
 /// How often a node that comes back says in its log how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
@@ -42,13 +44,15 @@ pub(super) struct Returns {
     /// Who waits to be admitted, and when that was heard.
     back: Vec<(Member, Instant)>,
     /// How far members that are not in sync have come in this view.
-    stages: Vec<(NodeInstance, JoinStage)>,
+    pub(super) stages: Vec<(NodeInstance, JoinStage)>,
     /// What this node has told in this view.
     told: Option<(ViewNumber, JoinStage)>,
     /// When the log last had a word on how far this node is, and whether that was the last.
     said: Option<(Instant, bool)>,
     /// No primary moves before this.
     moves_after: Instant,
+    /// No partition begins to move to another group before this.
+    pub(super) transfers_after: Instant,
 }
 
 impl ControlCore {
@@ -144,6 +148,10 @@ impl ControlCore {
         let roster = self.draft_roster(now, change, out);
         let steps = change.admitted.len() + change.attached.len() + change.promoted.len();
         if steps == 0 && !roster {
+            change.transfer = self.transfer_due(now, out);
+            if change.transfer.is_some() {
+                return true;
+            }
             change.moved = self.moves_due(now);
             if !change.moved.is_empty() {
                 out.mark("primaries_move_back");
@@ -222,7 +230,10 @@ impl ControlCore {
         let leaves = |(partition, node): &(PartitionId, NodeId)| {
             *node != me && self.view.placement(*partition).is_some_and(|p| p.primary == me)
         };
-        change.moved.iter().filter(|moved| leaves(moved)).map(|(partition, _)| *partition).collect()
+        let moved = change.moved.iter().filter(|moved| leaves(moved));
+        let led = |p: &PartitionId| self.view.placement(*p).is_some_and(|p| p.primary == me);
+        let handed = self.handed_by(change).filter(led);
+        moved.map(|(partition, _)| *partition).chain(handed).collect()
     }
 
     /// A view begins: what was told of the one before is void.
@@ -230,6 +241,7 @@ impl ControlCore {
         self.returns.stages.clear();
         self.returns.told = None;
         self.returns.moves_after = now + MOVE_PAUSE;
+        self.returns.transfers_after = now + TRANSFER_PAUSE;
         let standing = self.view.member(self.me.node).map(|m| m.standing);
         match standing {
             Some(Standing::Copying) => out.mark("joiner_copies"),
@@ -241,6 +253,7 @@ impl ControlCore {
     /// A shard of this node says how far its partitions are.
     pub(super) fn on_shard_joined(
         &mut self,
+        now: Instant,
         shard: ShardId,
         joined: (ViewNumber, JoinStage),
         out: &mut Outputs,
@@ -248,7 +261,7 @@ impl ControlCore {
         if let Some(state) = self.shards.get_mut(usize::from(shard.0)) {
             state.joined = Some(joined);
         }
-        self.tell_joining(out);
+        self.tell_joining(now, out);
     }
 
     /// A member that is not in sync and hears nobody who is has been left out before it began, and
@@ -311,9 +324,11 @@ impl ControlCore {
 
     /// Tells the others how far this node is, if it is not in sync: repeated, because whoever is
     /// president must know.
-    pub(super) fn tell_joining(&mut self, out: &mut Outputs) {
-        let standing = self.view.member(self.me.node).map(|m| m.standing);
-        if standing.is_none_or(|s| s == Standing::InSync) || self.state != State::Acting {
+    pub(super) fn tell_joining(&mut self, now: Instant, out: &mut Outputs) {
+        let Some(member) = self.view.member(self.me.node) else { return };
+        let copies =
+            member.standing != Standing::InSync || self.view.moving_to(member.group).is_some();
+        if !copies || self.state != State::Acting {
             return;
         }
         let view = self.view.number;
@@ -329,5 +344,7 @@ impl ControlCore {
             out.log(LogLevel::Info, format!("this node has {stage:?} in view {view}"));
         }
         self.links.broadcast(&ControlMessage::Joining { view, stage }, out);
+        // It may be president itself, of a group that gets a partition.
+        self.on_joining(now, self.me, view, stage, out);
     }
 }

@@ -126,7 +126,8 @@ impl ControlCore {
         if change.arbitrator != self.view.arbitrator {
             return false;
         }
-        let lacking = self.view.spares_to_join();
+        let mut lacking = self.view.seats_to_clear();
+        lacking.extend(self.view.spares_to_join());
         let Wishes { orders, newcomers, .. } = &mut self.wishes;
         if orders.is_empty() && newcomers.is_empty() && lacking.is_empty() {
             return false;
@@ -221,5 +222,9 @@ fn mark(order: &Order, out: &mut Outputs) {
         Order::Spare { .. } => out.mark("order_spare"),
         Order::Replicas { .. } => out.mark("order_replicas"),
         Order::PrimaryZone { .. } => out.mark("order_primary_zone"),
+        Order::CreateGroup { .. } => out.mark("order_create_group"),
+        Order::DropGroup { .. } => out.mark("order_drop_group"),
+        Order::Rebalance => out.mark("order_rebalance"),
+        Order::Automatic { .. } => out.mark("order_automatic"),
     }
 }

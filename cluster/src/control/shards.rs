@@ -86,7 +86,7 @@ impl ControlCore {
             }
             ShardControl::Order(order) => self.on_own_order(now, order, out),
             ShardControl::Joined { view, stage } => {
-                self.on_shard_joined(shard, (view, stage), out);
+                self.on_shard_joined(now, shard, (view, stage), out);
             }
             ShardControl::Progress(progress) => {
                 self.on_shard_progress(now, shard, *progress, out);

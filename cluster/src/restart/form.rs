@@ -71,7 +71,9 @@ impl RestartCore {
             return self.reached;
         }
         let said = self.said(now, node)?;
-        let same = Recovered::under(&said.view, Epoch(0)).fits(&self.base);
+        let held = |view: &View| view.member(node).map(|member| view.held_by(member.group));
+        let same = Recovered::under(&said.view, Epoch(0)).fits(&self.base)
+            && held(&said.view) == held(&self.base);
         said.reached.filter(|_| same)
     }
 
@@ -157,7 +159,7 @@ impl RestartCore {
                 let (epoch, view) = (last_cut(view), view.clone());
                 let done = Recovered::under(&view, epoch);
                 let identity = view.identity();
-                if self.recovered != Some(done) {
+                if !self.has_restored(done, &view) {
                     self.recover(Goal::Exactly(epoch), view, out);
                 } else if self.promised.as_ref() != Some(&identity) {
                     self.promised = Some(identity);
@@ -237,6 +239,7 @@ impl RestartCore {
         for placement in &mut view.placements {
             placement.replicas.retain(there);
             placement.joining.clear();
+            placement.to = None;
             if let Some(first) = placement.replicas.first() {
                 placement.primary = *first;
             }
@@ -294,7 +297,7 @@ impl RestartCore {
         let (view, whole, asked) = (forming.view.clone(), forming.whole, forming.asked);
         let wanted = Recovered::under(&view, last_cut(&view));
         let identity = view.identity();
-        if self.recovered != Some(wanted) {
+        if !self.has_restored(wanted, &view) {
             return self.recover(Goal::Exactly(wanted.epoch), view, out);
         }
         let restored = |member: &Member| {

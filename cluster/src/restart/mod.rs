@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lockstep_proto::canary::Canary;
-use lockstep_proto::ids::{Epoch, GroupId, MgmtId, NodeId, NodeInstance};
+use lockstep_proto::ids::{Epoch, GroupId, MgmtId, NodeId, NodeInstance, PartitionId};
 use lockstep_proto::process::{Effect, Exit, Input, LinkId, LogLevel, Outputs, Peer, Process};
 use lockstep_proto::recovery::{Goal, Recovered, Recovery, last_cut};
 use lockstep_proto::report::Report;
@@ -74,6 +74,8 @@ pub struct RestartCore {
     /// The own files cannot be used.
     damaged: bool,
     recovered: Option<Recovered>,
+    /// Of which partitions.
+    recovered_of: Vec<(PartitionId, u16)>,
     /// The node group whose rows the own files have; `None` if there are none.
     files_of: Option<GroupId>,
     recovering: Option<Recovering>,
@@ -107,6 +109,8 @@ struct Recovering {
     goal: Goal,
     /// For which view.
     view: View,
+    /// Of which partitions.
+    held: Vec<(PartitionId, u16)>,
 }
 
 /// Somebody to talk to.
@@ -146,6 +150,7 @@ impl RestartCore {
             reached: None,
             damaged: false,
             recovered: None,
+            recovered_of: Vec::new(),
             files_of: Some(options.member.group),
             recovering: None,
             nodes: BTreeMap::new(),
@@ -204,17 +209,32 @@ impl RestartCore {
 
     /// Asks the driver to look at the files, unless that is being done.
     fn recover(&mut self, goal: Goal, view: View, out: &mut Outputs) {
-        let same =
-            |r: &Recovering| r.goal == goal && Recovered::under(&r.view, Epoch(0)).fits(&view);
+        let held = self.held(&view);
+        let same = |r: &Recovering| {
+            r.goal == goal && r.held == held && Recovered::under(&r.view, Epoch(0)).fits(&view)
+        };
         if self.recovering.as_ref().is_some_and(same) {
             return;
         }
         let token = self.next_token();
         let generations = view.generations();
-        self.recovering = Some(Recovering { token, goal, view });
+        self.recovering = Some(Recovering { token, goal, view, held: held.clone() });
         // The driver keeps what comes of the newest wish only, and a survey gives no rows.
         self.recovered = None;
-        out.effect(Effect::Recover(Recovery { token, generations, goal }));
+        out.effect(Effect::Recover(Recovery { token, generations, held, goal }));
+    }
+
+    /// The partitions that a view gives to this node's group.
+    fn held(&self, view: &View) -> Vec<(PartitionId, u16)> {
+        let member = view.member(self.me.node).map(|member| member.group);
+        let group = member.or_else(|| view.roster.seat(self.me.node).map(|seat| seat.group));
+        view.held_by(group.unwrap_or(self.options.member.group))
+    }
+
+    /// Whether the rows that were restored are exactly those that a founder of this view begins
+    /// with.
+    fn has_restored(&self, wanted: Recovered, view: &View) -> bool {
+        self.recovered == Some(wanted) && self.recovered_of == self.held(view)
     }
 
     fn on_recovered(
@@ -227,9 +247,11 @@ impl RestartCore {
         let Some(done) = self.recovering.take_if(|recovering| recovering.token == token) else {
             return;
         };
+        self.recovered_of.clone_from(&done.held);
         match (done.goal, result) {
             (Goal::Survey, Ok(epoch)) => {
-                if Recovered::under(&done.view, epoch).fits(&self.base) {
+                let same = done.held == self.held(&self.base);
+                if same && Recovered::under(&done.view, epoch).fits(&self.base) {
                     self.reached = Some(epoch);
                     out.log(LogLevel::Info, format!("the own files reach epoch {epoch}"));
                 }
@@ -279,7 +301,8 @@ impl RestartCore {
             return;
         }
         out.mark("restart_newer_view");
-        let same = Recovered::under(&self.base, Epoch(0)).fits(view);
+        let same = Recovered::under(&self.base, Epoch(0)).fits(view)
+            && self.held(&self.base) == self.held(view);
         self.base = view.clone();
         self.meet(view);
         self.forming = None;
@@ -391,7 +414,8 @@ impl RestartCore {
         }
         let fits = self.recovered.is_some_and(|recovered| {
             let here = in_sync || self.files_of.is_none_or(|group| group == seat.group);
-            here && recovered.fits(&view) && (!in_sync || recovered.epoch == last_cut(&view))
+            let exact = recovered.epoch == last_cut(&view) && self.has_restored(recovered, &view);
+            here && recovered.fits(&view) && (!in_sync || exact)
         });
         if !fits {
             // As a founder it must have exactly what the others have.

@@ -172,6 +172,9 @@ impl ShardCore {
         if self.canary == Some(Canary::ReadWithoutLease) {
             return true;
         }
+        if self.fence.hands_over(p) {
+            return false;
+        }
         let Some(part) = self.parts.get(usize::from(p.0)).and_then(Option::as_ref) else {
             return false;
         };
@@ -185,9 +188,7 @@ impl ShardCore {
     /// Leases have moved or the view has changed: tries what waits for them again.
     pub(super) fn retry_lease_waiting(&mut self, out: &mut Outputs) {
         for (p, owed) in std::mem::take(&mut self.lease_waiting) {
-            if self.parts[usize::from(p.0)].is_some() {
-                self.settle_debt(p, owed, out);
-            }
+            self.settle_debt(p, owed, out);
         }
         self.retry_reads_waiting_for_lease(out);
     }

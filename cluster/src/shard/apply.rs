@@ -150,6 +150,7 @@ impl ShardCore {
             RecordKind::Prepare => self.apply_prepare(p, &record, bytes, out),
             RecordKind::Commit => return self.apply_commit(p, &record, out),
             RecordKind::Abort => return self.apply_abort(p, &record, out),
+            RecordKind::Copied => self.broken(format!("{p}: a record of redo logs only"), out),
         }
         None
     }

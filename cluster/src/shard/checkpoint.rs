@@ -91,6 +91,8 @@ struct Running {
     tombstone: u64,
     /// How many tables had been dropped when it began.
     dropped: u64,
+    /// The partition has been let go of since: the file is of no use.
+    stale: bool,
 }
 
 /// How many rows one turn gives to what commits do not wait for.
@@ -218,6 +220,16 @@ impl ShardCore {
         self.checkpoints.gone.extend(gone.map(|file| FileName::Checkpoint(file.name)));
     }
 
+    /// A partition is not held here any more: its files go.
+    pub(super) fn drop_checkpoints(&mut self, p: PartitionId) {
+        let files = self.checkpoints.kept.remove(&p).unwrap_or_default().files.into_iter();
+        self.checkpoints.gone.extend(files.map(|file| FileName::Checkpoint(file.name)));
+        if let Some(running) = self.checkpoints.running.as_mut().filter(|r| r.partition == p) {
+            running.stale = true;
+            running.writer.abandon();
+        }
+    }
+
     /// Asks for a checkpoint of a partition as of `epoch` or later, soon.
     pub(super) fn want_checkpoint(&mut self, p: PartitionId, epoch: Epoch) {
         self.checkpoints.kept.entry(p).or_default().wanted = Some(epoch);
@@ -306,6 +318,7 @@ impl ShardCore {
             at: Position::default(),
             tombstone: 0,
             dropped: part.tables_dropped,
+            stale: false,
         };
         self.checkpoints.running = Some(Box::new(running));
     }
@@ -352,6 +365,7 @@ impl ShardCore {
         }
         if let Some(mut running) = checkpoints.running.take() {
             let part = self.parts[usize::from(running.partition.0)].as_deref_mut();
+            let part = part.filter(|_| !running.stale);
             if running.wants_rows() && running.pace.due() <= self.now {
                 let rows = running.pace.take(self.now);
                 running.give_rows(part, rows, out);
@@ -401,7 +415,10 @@ impl ShardCore {
                 out.mark("checkpoint_done");
                 self.checkpoints.finished = Some(self.now);
                 let header = *running.writer.header();
-                self.checkpoints.kept.entry(p).or_default().files.push(header);
+                match running.stale {
+                    true => self.checkpoints.gone.push(FileName::Checkpoint(header.name)),
+                    false => self.checkpoints.kept.entry(p).or_default().files.push(header),
+                }
                 // The next one may be waited for.
                 self.begin_checkpoint(out);
                 self.report_joined(out);

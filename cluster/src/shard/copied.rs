@@ -80,7 +80,7 @@ impl Unstable<'_> {
                 let body = prepare.and_then(|prepare| prepare.prepare().ok());
                 body.map_or(Newest::Unknown, |body| has(body.writes))
             }
-            RecordKind::Prepare | RecordKind::Abort => Newest::Stable,
+            RecordKind::Prepare | RecordKind::Abort | RecordKind::Copied => Newest::Stable,
         }
     }
 }

@@ -11,7 +11,7 @@ use lockstep_proto::ids::{
 use lockstep_proto::placement::key_hash;
 use lockstep_proto::process::{Effect, LinkId, Outputs};
 use lockstep_proto::time::Instant;
-use lockstep_proto::view::{Standing, View};
+use lockstep_proto::view::View;
 use lockstep_proto::wire::codec;
 use lockstep_proto::wire::kind;
 use lockstep_proto::wire::shard_control::ShardControl;
@@ -29,8 +29,8 @@ impl ShardCore {
             return;
         };
         match message {
-            ShardControl::Fence { proposal, failed, moving } => {
-                self.on_fence(proposal, failed, &moving, out);
+            ShardControl::Fence { proposal, failed, moving, handed } => {
+                self.on_fence(proposal, failed, (&moving, handed), out);
             }
             ShardControl::Enter { view } => self.on_enter(*view, out),
             ShardControl::Leases { deadlines } => self.on_leases(&deadlines, out),
@@ -197,20 +197,25 @@ impl ShardCore {
     /// This shard's part in one partition under the view.
     fn take_role(&mut self, p: PartitionId, view: &View, out: &mut Outputs) {
         let node = self.me.instance.node;
-        let slot = &mut self.parts[usize::from(p.0)];
         if view.shard_of(p, node) != Some(self.me) {
-            *slot = None;
+            self.let_go(p, out);
             return;
         }
         let Some(placement) = view.placement(p) else { return };
         let joins = placement.joining.contains(&node);
+        let joined = self.parts[usize::from(p.0)].as_ref().is_some_and(|part| part.join.is_some());
+        if joined && !joins {
+            // Before it may lead, it has everything.
+            self.finish_join(p, out);
+        }
+        let slot = &mut self.parts[usize::from(p.0)];
         let recovered = if slot.is_some() { self.recovered } else { Epoch(0) };
         let part = slot.get_or_insert_with(|| Box::new(Partition::new(p)));
         if joins && part.join.is_none() {
             part.join = Some(Join::new(recovered, part.digest));
             part.whole = false;
         }
-        let counts = |n: &NodeId| view.member(*n).is_some_and(|m| m.standing != Standing::Copying);
+        let counts = |n: &NodeId| view.counts_for(placement, *n);
         let all = placement.replicas.iter().chain(&placement.joining);
         let others = all.filter(|replica| **replica != node);
         let counting = others.clone().filter(|n| counts(n)).filter_map(|n| view.member(*n));
@@ -242,9 +247,6 @@ impl ShardCore {
                 part.open.clear();
             }
             (true, true) | (false, false) => {}
-        }
-        if !joins && part.join.is_some() {
-            self.finish_join(p, out);
         }
     }
 

@@ -5,7 +5,12 @@
 //! old one stops, and reports its ends when all of it is stable: then every replica has it. What is
 //! asked of a stopped partition meanwhile is refused like a partition that is led elsewhere, or
 //! dropped; the view that follows in any case asks and decides everything anew.
+//!
+//! A partition that another node group gets is not read here either from then on, by any replica:
+//! the nodes of that group may act in the next view, and commit, before this one has heard of it.
+//! A higher proposal does not change that, as the one before may be in force.
 
+use lockstep_proto::canary::Canary;
 use lockstep_proto::ids::{NodeInstance, PartitionId};
 use lockstep_proto::process::Outputs;
 use lockstep_proto::wire::shard_control::{ProposalId, ShardControl};
@@ -20,6 +25,8 @@ pub(super) struct Fence {
     stopped: Vec<PartitionId>,
     /// Stopped at any moment of this view: what was sent to them may be lost.
     ever: Vec<PartitionId>,
+    /// Answered to be another group's, at any moment of this view.
+    handed: Vec<PartitionId>,
 }
 
 impl Fence {
@@ -33,10 +40,16 @@ impl Fence {
         self.ever.contains(&p)
     }
 
+    /// Whether the partition may be another node group's already.
+    pub(super) fn hands_over(&self, p: PartitionId) -> bool {
+        !self.handed.is_empty() && self.handed.contains(&p)
+    }
+
     /// A view begins: the proposals of the one before are history.
     pub(super) fn enter(&mut self) {
         self.waiting = None;
         self.stopped.clear();
+        self.handed.clear();
     }
 
     /// What was lost is being asked anew.
@@ -52,10 +65,13 @@ impl ShardCore {
         &mut self,
         proposal: ProposalId,
         failed: Vec<NodeInstance>,
-        moving: &[PartitionId],
+        (moving, handed): (&[PartitionId], Option<PartitionId>),
         out: &mut Outputs,
     ) {
         self.fenced = failed;
+        if let Some(p) = handed.filter(|p| !self.fence.hands_over(*p)) {
+            self.hand_over(p, out);
+        }
         let led = self.parts.iter().flatten().filter(|part| part.leads).map(|part| part.id);
         self.fence.stopped = led.filter(|p| moving.contains(p)).collect();
         if !self.fence.stopped.is_empty() {
@@ -65,6 +81,15 @@ impl ShardCore {
         self.fence.ever.extend(stopped);
         self.fence.waiting = Some(proposal);
         self.report_fenced(out);
+    }
+
+    /// A partition that may be another group's from now on.
+    fn hand_over(&mut self, p: PartitionId, out: &mut Outputs) {
+        self.fence.handed.push(p);
+        if self.canary == Some(Canary::DropBeforeStored) && self.serves(p) {
+            out.mark("files_dropped_early");
+            self.drop_checkpoints(p);
+        }
     }
 
     /// Reports the log ends once what has stopped is stable.

@@ -480,6 +480,7 @@ impl ShardCore {
             join.state = State::Whole;
             part.whole = true;
             part.versions_from = epoch;
+            self.note_copied(p, epoch);
             self.want_checkpoint(p, epoch);
         }
         self.report_joined(out);
@@ -488,13 +489,14 @@ impl ShardCore {
     /// Tells control how far the partitions of this shard are, when they are further.
     pub(super) fn report_joined(&mut self, out: &mut Outputs) {
         let Some(view) = &self.view else { return };
-        let standing = view.member(self.me.instance.node).map(|member| member.standing);
-        let Some(standing) = standing.filter(|s| *s != Standing::InSync) else { return };
+        let Some(standing) = self.standing_of_copies(view) else { return };
         let hasty = self.canary == Some(Canary::JoinerVotes);
+        let barred = self.canary != Some(Canary::HandOverBeforeBarrier);
         let mut stage = JoinStage::CaughtUp;
         for part in self.parts.iter().flatten() {
             let Some(join) = &part.join else { continue };
-            let Some(until) = join.until else { return };
+            let until = join.until.or((!barred).then_some(Seq(0)));
+            let Some(until) = until else { return };
             if !matches!(join.state, State::Whole) && !hasty {
                 return;
             }

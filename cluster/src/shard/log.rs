@@ -145,7 +145,9 @@ impl ShardCore {
         bytes: &[u8],
         out: &mut Outputs,
     ) {
-        let Ok(record) = Record::decode(bytes) else {
+        let record = Record::decode(bytes).ok();
+        // What only redo logs have is of no log that others are told.
+        let Some(record) = record.filter(|record| record.header.kind != RecordKind::Copied) else {
             self.on_malformed(link, out);
             return;
         };

@@ -20,6 +20,7 @@
 //! * [`fence`]: proposals, and partitions that get another primary;
 //! * [`join`], [`donor`], [`copied`], [`kept`]: a replica that comes back, and where it copies
 //!   from;
+//! * [`moves`]: a partition that comes from another node group, or goes to one;
 //! * [`progress`]: how far it is, for people;
 //! * [`answers`]: what is owed once a log position is stable.
 
@@ -41,6 +42,7 @@ mod join;
 mod kept;
 mod links;
 mod log;
+mod moves;
 mod participate;
 mod partition;
 mod progress;

@@ -235,6 +235,18 @@ impl ShardCore {
         Message::Answer { request, epoch, order, results: Results(&results) }.encode(buffer);
     }
 
+    /// A partition is held elsewhere from now on, and so is what waits for its rows.
+    pub(super) fn refuse_reads_of(&mut self, p: PartitionId, out: &mut Outputs) {
+        let touches = |_: &ReadId, read: &mut WaitingRead| {
+            read.ops.as_ops().iter().any(|op| op.partition == p)
+        };
+        let gone: Vec<WaitingRead> =
+            self.reads.waiting.extract_if(.., touches).map(|(_, read)| read).collect();
+        for WaitingRead { link, request, .. } in gone {
+            self.refuse_request(link, request, Code::NotReplica, out);
+        }
+    }
+
     /// Leases have moved.
     pub(super) fn retry_reads_waiting_for_lease(&mut self, out: &mut Outputs) {
         for id in std::mem::take(&mut self.reads.without_lease) {

@@ -313,7 +313,9 @@ impl ShardCore {
     /// in checkpoints.
     pub(super) fn closable(&self) -> Epoch {
         let closable = |part: &Partition| match &part.join {
-            Some(_) if !self.is_on_disk(part) => Epoch(0),
+            // Until its rows are here it is none of this node's: others have it on their disks.
+            Some(_) if self.receives(part) && !part.whole => self.closed,
+            Some(_) if !self.receives(part) && !self.is_on_disk(part) => Epoch(0),
             _ => part.complete_up_to(self.closed),
         };
         let parts = self.parts.iter().flatten();

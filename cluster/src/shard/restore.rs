@@ -110,7 +110,13 @@ pub fn restore(
 ) -> Result<Restored, Vec<FileFault>> {
     let restoration = Restoration::open(owner, files, to).map_err(|reach| reach.faults)?;
     let lanes = (0..restoration.lanes()).map(|lane| restore_lane(&restoration, lane));
-    let lanes = lanes.collect::<Result<_, _>>().map_err(|fault| vec![*fault])?;
+    let all = |fault: Box<FileFault>| {
+        // What is missing may be in one that cannot be used.
+        let mut faults = vec![*fault];
+        faults.extend(restoration.reach().faults.iter().cloned());
+        faults
+    };
+    let lanes = lanes.collect::<Result<_, _>>().map_err(all)?;
     Ok(Restored::new(&restoration, shards, lanes))
 }
 
@@ -136,8 +142,9 @@ pub fn restore_lane(
     for mut replay in restoration.replays(lane) {
         while let Some(redone) = replay.next() {
             let Redone { bytes, record } = redone?;
+            // One that is not here was moved away, or never moved here.
             let Some((after, restored)) = loaded.get_mut(&record.header.partition) else {
-                return Err(Box::new(replay.fault("a record of a partition that is not here")));
+                continue;
             };
             if record.header.epoch > *after {
                 let applied = restored.partition.replay(&record, bytes);
@@ -294,6 +301,7 @@ impl Partition {
                 self.take_prepared(header.tx);
                 Outcome::Aborted
             }
+            RecordKind::Copied => return Err("rows copied here, which are in no checkpoint"),
         };
         let agrees = self.outcomes.record(header.tx, outcome, header.low, Epoch(0));
         if agrees { Ok(()) } else { Err("a transaction with two outcomes") }
@@ -314,5 +322,23 @@ impl Partition {
                 }
             };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lockstep_proto::ids::{PartitionId, Seq, TxId, ViewNumber};
+    use lockstep_proto::record::{Header, RecordBuilder};
+
+    #[test]
+    fn what_was_copied_is_not_made_of_the_log_alone() {
+        let (partition, view, epoch) = (PartitionId(3), ViewNumber(2), Epoch(9));
+        let (kind, seq, tx) = (RecordKind::Copied, Seq(7), TxId::default());
+        let header = Header { kind, partition, view, seq, epoch, tx, low: 0 };
+        let bytes = RecordBuilder::decision(&header);
+        let record = Record::decode(&bytes).expect("as it was built");
+        let mut part = Partition::new(partition);
+        assert!(part.replay(&record, &bytes).is_err(), "a checkpoint as of e9 would come after it");
     }
 }

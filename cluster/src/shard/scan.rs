@@ -14,8 +14,8 @@ use super::snapshot::put_row;
 
 /// What a client asked for.
 pub(super) struct ScanRequest {
-    link: LinkId,
-    request: u64,
+    pub(super) link: LinkId,
+    pub(super) request: u64,
     table: TableId,
     schema: SchemaVersion,
     partition: PartitionId,

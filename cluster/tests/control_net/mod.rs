@@ -124,6 +124,7 @@ pub(crate) fn first_view(groups: u16, replicas: u16, mgmts: u16) -> View {
             primary: NodeId(id),
             replicas,
             joining: vec![],
+            to: None,
         }
     };
     let arbitrators: Vec<Arbitrator> =

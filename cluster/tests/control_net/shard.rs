@@ -37,7 +37,7 @@ impl FakeShard {
             return Vec::new();
         }
         match message {
-            ShardControl::Fence { proposal, failed, moving: _ } => {
+            ShardControl::Fence { proposal, failed, .. } => {
                 self.fenced = failed;
                 let ends = partitions.iter().map(|p| (*p, Seq(self.log_end))).collect();
                 vec![ShardControl::Fenced { proposal, ends }]

@@ -77,6 +77,7 @@ pub(crate) fn view(groups: u16, replicas: u16) -> View {
                 primary: replicas[0],
                 replicas,
                 joining: vec![],
+                to: None,
             }
         })
         .collect();

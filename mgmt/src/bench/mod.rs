@@ -7,6 +7,7 @@
 //! * [`restart`]: loading checkpoints and replaying redo; [`durable`] and [`rejoin`]: what
 //!   it costs a cluster that works;
 //! * [`backup`]: what a backup and a restore cost;
+//! * [`moves`]: how long writes stop while a partition moves;
 //! * [`failover`]: how long clients wait when a node is lost; [`gap`] around any fault.
 
 pub mod backup;
@@ -19,6 +20,7 @@ pub mod gap;
 pub mod load;
 pub mod measure;
 pub mod memory;
+pub mod moves;
 pub mod pace;
 pub mod point;
 pub mod rejoin;

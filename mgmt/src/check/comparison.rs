@@ -286,6 +286,7 @@ mod tests {
             primary: NodeId(nodes[0]),
             replicas: nodes.iter().copied().map(NodeId).collect(),
             joining: Vec::new(),
+            to: None,
         };
         Arc::new(View {
             cluster: ClusterId(7),

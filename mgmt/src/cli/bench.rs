@@ -14,7 +14,7 @@ use crate::bench::load::{self, Loaded};
 use crate::bench::measure::{Measured, round_to};
 use crate::bench::pace::WAKE_INTERVAL;
 use crate::bench::restart;
-use crate::bench::{durable, failover, memory, point, rolling, tpcb};
+use crate::bench::{durable, failover, memory, moves, point, rolling, tpcb};
 use crate::dev::process::Signal;
 
 const POINT_EXAMPLES: &str = "\
@@ -41,6 +41,8 @@ pub(super) enum BenchCommand {
     Failover(FailoverArgs),
     /// What coming back costs: loading, replaying, and writing; uses fresh clusters of its own
     Restart(RestartArgs),
+    /// For how long writes to a partition stop while it moves; uses a fresh cluster of its own
+    Move(MoveArgs),
     /// What a backup under load and a restore cost; uses fresh clusters of its own
     Backup(BackupArgs),
     /// What transactions notice of a rolling restart; uses a fresh cluster of its own
@@ -57,6 +59,23 @@ pub(super) struct RollingArgs {
     /// How long the peak, and the quiet cluster, are measured
     #[arg(long, default_value = "10", value_name = "TIME", value_parser = duration::parse)]
     pub(super) seconds: Duration,
+}
+
+/// Arguments of `lockstep bench move`.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct MoveArgs {
+    /// Partitions of the cluster: half of them move to a second node group, and back
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u16).range(2..=1024))]
+    pub(super) partitions: u16,
+    /// Rows of the table
+    #[arg(long, default_value_t = 100_000, value_name = "K")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub(super) rows: u64,
+    /// How often there and back
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub(super) rounds: u32,
 }
 
 /// Arguments of `lockstep bench backup`.
@@ -263,6 +282,7 @@ pub(super) fn run(global: &Global, command: &BenchCommand) -> CliResult<ExitKind
         BenchCommand::Restart(args) => run_restart(global, args),
         BenchCommand::Backup(args) => run_backup(global, args),
         BenchCommand::Rolling(args) => run_rolling(global, args),
+        BenchCommand::Move(args) => run_move(global, args),
     }
 }
 
@@ -452,6 +472,28 @@ fn run_failover(global: &Global, args: &FailoverArgs) -> CliResult<ExitKind> {
     if let Some(error) = gaps.first_error {
         report.set("first_error", error);
     }
+    report.print(&voice)
+}
+
+fn run_move(global: &Global, args: &MoveArgs) -> CliResult<ExitKind> {
+    let MoveArgs { partitions, rows, rounds } = *args;
+    let plan = moves::Plan { partitions, rows, rounds };
+    let voice = global.voice();
+    let stops = block_on(interrupt::or_interrupted(moves::run(&voice, &plan)))?;
+    let millis = |time: Duration| round_to(time.as_secs_f64() * 1e3, 2);
+    let worst = |times: &[Duration]| millis(times.iter().max().copied().unwrap_or_default());
+    let mut report = Report::new("move");
+    report.set("partitions", partitions);
+    report.set("rows", rows);
+    report.set("moves", stops.stops.len());
+    report.set("median_ms", millis(moves::median(&stops.stops)));
+    report.set("worst_ms", worst(&stops.stops));
+    report.set("stops_ms", stops.stops.iter().map(|stop| millis(*stop)).collect::<Vec<f64>>());
+    report.set("others_median_ms", millis(moves::median(&stops.others)));
+    report.set("others_worst_ms", worst(&stops.others));
+    report.set("seconds_each", round_to(stops.each, 3));
+    report.set("commits", stops.commits);
+    report.set("failed", stops.failed);
     report.print(&voice)
 }
 

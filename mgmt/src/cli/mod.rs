@@ -16,6 +16,7 @@ mod doctor;
 mod duration;
 mod explain;
 mod follow;
+mod group;
 mod health;
 mod interrupt;
 mod loglevel;
@@ -172,9 +173,9 @@ enum Command {
     /// Data nodes leave in good order and come back
     #[command(subcommand)]
     Node(node::NodeCommand),
-    /// Node groups: who holds what
+    /// Node groups: who holds what; they come and go, and partitions move between them
     #[command(subcommand)]
-    Group(show::GroupCommand),
+    Group(group::GroupCommand),
     /// The cluster as a whole
     #[command(subcommand)]
     Cluster(node::ClusterCommand),
@@ -242,7 +243,7 @@ fn dispatch(cli: Cli) -> CliResult<ExitKind> {
         Command::Doctor(args) => doctor::run(&global, &args),
         Command::Top(args) => top::run(&global, &args),
         Command::Wait(args) => wait::run(&global, &args),
-        Command::Group(command) => show::group(&global, &command),
+        Command::Group(command) => group::run(&global, &command),
         Command::Explain(args) => explain::run(&global, &args),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&global, &args),

@@ -200,7 +200,6 @@ async fn stop(
     let life = unless_last(client, args).await?;
     let view = client.view().await?;
     leave(client, life, false).await?;
-    client.leave(life.node, false).await?;
     let gone = |view: &View| !view.contains(life);
     let last = is_last(&view, life);
     if !last {

@@ -66,7 +66,7 @@ impl From<Refusal> for CliError {
 }
 
 /// The view that some data node acts in now, or a newer one.
-async fn newest_view(client: &Client) -> CliResult<Arc<View>> {
+pub(super) async fn newest_view(client: &Client) -> CliResult<Arc<View>> {
     let view = client.view().await?;
     let Some(member) = view.in_sync().next() else { return Ok(view) };
     let asked = client.status(member.instance.node, ShardId(0));
@@ -134,7 +134,7 @@ pub(super) async fn order(
     }
 }
 
-fn tell(voice: &Voice, json: &Value, text: String) -> CliResult<ExitKind> {
+pub(super) fn tell(voice: &Voice, json: &Value, text: String) -> CliResult<ExitKind> {
     voice.data(json, || text).map_err(stdout_error)?;
     Ok(ExitKind::Done)
 }
@@ -262,11 +262,14 @@ pub(super) async fn remove(global: &Global, args: &RemoveArgs) -> CliResult<Exit
     let client = connect::client(global).await?;
     let node = NodeId(args.node);
     let refused = |view: &View| {
+        if let Some(refusal) = view.refusal(&Order::Remove { node }) {
+            return Some(CliError::from(refusal));
+        }
         let wanted = usize::from(view.config.replicas);
         let member = view.member(node).filter(|m| m.standing == Standing::InSync)?;
         let group = member.group;
         let left = view.in_sync().filter(|m| m.group == group && m.instance.node != node).count();
-        if args.force || left >= wanted || view.refusal(&Order::Remove { node }).is_some() {
+        if args.force || left >= wanted {
             return None;
         }
         let what = format!(

@@ -17,13 +17,6 @@ pub(super) struct ShowArgs {
     node: u16,
 }
 
-/// Arguments of `lockstep group`.
-#[derive(clap::Subcommand, Clone, Debug)]
-pub(super) enum GroupCommand {
-    /// Show the node groups: who is in each, and what it holds
-    List,
-}
-
 fn page(global: &Global) -> CliResult<Page> {
     block_on(async {
         let client = connect::client(global).await?;
@@ -110,18 +103,30 @@ fn describe(node: &NodeReport) -> String {
     lines(&pairs)
 }
 
-/// `lockstep group`.
-pub(super) fn group(global: &Global, command: &GroupCommand) -> CliResult<ExitKind> {
-    let GroupCommand::List = command;
+/// `lockstep group list`.
+pub(super) fn groups(global: &Global) -> CliResult<ExitKind> {
     let page = page(global)?;
-    let groups: Vec<Group> =
-        page.view.groups().into_iter().map(|id| Group::of(&page, id)).collect();
+    let mut ids = page.view.groups();
+    ids.extend(page.view.node_groups());
+    ids.sort_unstable();
+    ids.dedup();
+    let groups: Vec<Group> = ids.into_iter().map(|id| Group::of(&page, id)).collect();
     let json: Vec<Value> = groups.iter().map(Group::json).collect();
     let text = || {
         let rows: Vec<Vec<String>> = groups.iter().map(Group::cells).collect();
         let headers =
             ["group", "state", "replicas", "nodes", "zones", "partitions", "rows", "data"];
-        table(&headers, &rows)
+        let mut text = table(&headers, &rows);
+        for group in &groups {
+            text += &group.news();
+        }
+        for (group, zone) in page.view.zones_shared() {
+            text += &format!(
+                "warning: node group {} has several nodes in zone {zone}: it may be lost with it\n",
+                group.0
+            );
+        }
+        text
     };
     global.voice().list("lockstep.groups/v1", "groups", &json, text).map_err(stdout_error)?;
     Ok(ExitKind::Done)
@@ -135,6 +140,12 @@ struct Group {
     nodes: Vec<u16>,
     zones: Vec<String>,
     partitions: usize,
+    /// How many it should own.
+    share: usize,
+    /// What is on its way to it: the partition, and whether all rows are there.
+    receives: Option<(u16, bool)>,
+    /// It is to own nothing.
+    dropped: bool,
     rows: u64,
     data_bytes: u64,
 }
@@ -152,7 +163,10 @@ impl Group {
             serving: page.serving_in(id),
             nodes: of_group().map(|node| node.member.instance.node.0).collect(),
             zones,
-            partitions: page.view.placements.iter().filter(|p| p.group == id).count(),
+            partitions: page.view.owned_by(id),
+            share: page.view.share_of(id),
+            receives: page.view.moving_to(id).map(|(p, to)| (p.0, to.attached)),
+            dropped: page.view.roster.dropped.contains(&id),
             rows: of_group().map(NodeReport::rows).max().unwrap_or_default(),
             data_bytes: of_group().map(|node| node.memory().0).max().unwrap_or_default(),
         }
@@ -166,6 +180,20 @@ impl Group {
         }
     }
 
+    /// What is going on with it, in words.
+    fn news(&self) -> String {
+        let mut text = String::new();
+        if self.dropped {
+            text += &format!("node group {} is to own nothing\n", self.group);
+        }
+        if let Some((partition, attached)) = self.receives {
+            let how = if attached { "is there, and about to be served there" } else { "is copied" };
+            text +=
+                &format!("partition {partition} moves to node group {}: it {how}\n", self.group);
+        }
+        text
+    }
+
     fn cells(&self) -> Vec<String> {
         let nodes: Vec<String> = self.nodes.iter().map(ToString::to_string).collect();
         let zones = if self.zones.is_empty() { "-".to_owned() } else { self.zones.join(",") };
@@ -175,7 +203,10 @@ impl Group {
             format!("{} of {}", self.serving, self.wanted),
             nodes.join(","),
             zones,
-            self.partitions.to_string(),
+            match self.partitions == self.share {
+                true => self.partitions.to_string(),
+                false => format!("{} of {}", self.partitions, self.share),
+            },
             thousands(self.rows),
             bytes(self.data_bytes),
         ]
@@ -190,6 +221,9 @@ impl Group {
             "nodes": self.nodes,
             "zones": self.zones,
             "partitions": self.partitions,
+            "partitions_wanted": self.share,
+            "receives": self.receives.map(|(partition, _)| partition),
+            "dropped": self.dropped,
             "rows": self.rows,
             "data_bytes": self.data_bytes,
         })

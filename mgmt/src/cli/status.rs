@@ -170,7 +170,8 @@ impl Page {
 
     /// How many nodes serve in the node group with the fewest.
     fn smallest_group(&self) -> u16 {
-        let groups = self.view.groups();
+        // One that owns nothing is missed by nobody.
+        let groups = self.view.owners();
         groups.iter().map(|group| self.serving_in(*group)).min().unwrap_or_default()
     }
 
@@ -490,6 +491,7 @@ mod tests {
             primary: NodeId(1),
             replicas: vec![NodeId(1)],
             joining: vec![NodeId(2)],
+            to: None,
         };
         let view = View {
             cluster: lockstep_proto::ids::ClusterId::default(),

@@ -152,7 +152,7 @@ fn place(group: GroupId, count: u16, members: &[Member]) -> Vec<Placement> {
         let first = usize::from(local_index / shards) % own.len();
         let replica = |step: usize| own[(first + step) % own.len()].instance.node;
         let replicas: Vec<NodeId> = (0..own.len()).map(replica).collect();
-        Placement { group, local_index, primary: replicas[0], replicas, joining: vec![] }
+        Placement { group, local_index, primary: replicas[0], replicas, joining: vec![], to: None }
     };
     (0..count).map(placement).collect()
 }

@@ -95,7 +95,11 @@ impl Recoverer for FileRecoverer {
                 Goal::Survey | Goal::Exactly(_) => Err("there are no files".to_owned()),
             };
         }
-        let owner = Owner { generations: wish.generations.clone(), ..self.owner.clone() };
+        let owner = Owner {
+            generations: wish.generations.clone(),
+            held: wish.held.clone(),
+            ..self.owner.clone()
+        };
         let to = match wish.goal {
             Goal::Survey => {
                 let reach = survey(&owner, &files);

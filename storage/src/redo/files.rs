@@ -50,7 +50,8 @@ impl Coverage {
     /// Each partition, by its local index.
     #[must_use]
     pub fn of_parts(parts: Vec<(u16, Epoch)>) -> Self {
-        let least = parts.iter().map(|(_, epoch)| *epoch).min().unwrap_or_default();
+        // Of nothing, everything is held.
+        let least = parts.iter().map(|(_, epoch)| *epoch).min().unwrap_or(Epoch(u64::MAX));
         Self { least, parts }
     }
 

@@ -62,6 +62,8 @@ fn hunt(canary: Canary) -> Hunt {
         Canary::SeatToldEarly => scripted!("president_dies_with_a_seat"),
         Canary::TrustBadChecksum => scripted!("bits_flip_in_checkpoints"),
         Canary::IgnoreCopied => scripted!("power_fails_between_copy_and_promotion"),
+        Canary::HandOverBeforeBarrier => scripted!("partition_moves_over_a_slow_link"),
+        Canary::DropBeforeStored => scripted!("power_fails_at_a_hand_over"),
         Canary::SkipLeaseWait => scripted!("reader_at_a_dropped_backup"),
         Canary::ReadWithoutLease | Canary::ClockBeforeSocket => {
             scripted!("sleeping_node_and_its_cut_off_reader")

@@ -58,7 +58,7 @@ struct Arguments {
     canaries: bool,
     /// Let each node fail at each of its steps in a short run of this protocol, once in every
     /// way: commit, view, silence, arbitration, redo, epoch, rejoin, admit, checkpoint, restart,
-    /// config, handover or backup.
+    /// config, handover, backup or move.
     #[arg(long)]
     sweep: Option<String>,
     /// Only one in this many crash points of a sweep.

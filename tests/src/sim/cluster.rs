@@ -136,6 +136,7 @@ pub fn first_view(shape: &Shape) -> View {
             primary: replicas[0],
             replicas,
             joining: Vec::new(),
+            to: None,
         });
     }
     let arbitrators: Vec<Arbitrator> = (1..=shape.mgmts)

@@ -111,6 +111,9 @@ impl Cluster {
         view.roster.seats.iter().all(|seat| there(seat.node, seat.group))
             && view.members.iter().all(|member| seated(member.instance.node))
             && view.spares_to_join().is_empty()
+            && view.moving().is_none()
+            && view.next_transfer().is_none()
+            && view.roster.dropped.is_empty()
             && view.placements.iter().all(|p| view.preferred_primary(p) == Some(p.primary))
     }
 

@@ -1,8 +1,9 @@
 //! What an operator does in a run: drawn like faults, and never so that together with a fault it
 //! could cost the cluster more than it is made to survive.
 
-use lockstep_proto::ids::NodeId;
+use lockstep_proto::ids::{GroupId, NodeId};
 use lockstep_proto::orders::Order;
+use lockstep_proto::view::View;
 
 use super::cluster::Cluster;
 use super::host::HostId;
@@ -34,7 +35,7 @@ impl Plan {
         }
         let nodes: Vec<NodeId> = view.roster.seats.iter().map(|seat| seat.node).collect();
         let node = *self.rng.pick(&nodes);
-        let order = match self.rng.below(8) {
+        let order = match self.rng.below(11) {
             0..=1 => Order::Drain { node, drained: self.rng.coin() },
             2 => {
                 let groups = view.owners();
@@ -43,6 +44,11 @@ impl Plan {
             3 => Order::PrimaryZone { zone: zone(&mut self.rng) },
             4 => Order::Replicas { count: self.rng.range(1, 3).try_into().unwrap_or(1) },
             5..=6 => Order::Spare { node },
+            7..=8 => Order::CreateGroup { nodes: self.some_spares(view) },
+            9 => {
+                let groups = view.node_groups();
+                Order::DropGroup { group: *self.rng.pick(&groups) }
+            }
             _ => Order::Remove { node },
         };
         let takes =
@@ -54,6 +60,15 @@ impl Plan {
             self.grave_after = self.grave_after.max(now + OBEYED_NS);
         }
         view.refusal(&order).is_none().then_some(Operation::Order(order))
+    }
+
+    /// Some of the spares that are there.
+    fn some_spares(&mut self, view: &View) -> Vec<NodeId> {
+        let spares = view.members.iter().filter(|m| m.group == GroupId::NONE);
+        let spares: Vec<NodeId> = spares.map(|m| m.instance.node).collect();
+        let count = usize::from(view.config.replicas).min(spares.len());
+        let first = self.rng.index(spares.len() - count + 1);
+        spares[first..first + count].to_vec()
     }
 }
 

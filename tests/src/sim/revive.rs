@@ -31,8 +31,13 @@ impl World {
         self.host_mut(host).restored = None;
         let entry = self.host(host);
         let Some(owner) = &entry.owner else { return Ok(Epoch(0)) };
-        let owner = Owner { generations: wish.generations.clone(), ..owner.clone() };
+        let owner = Owner {
+            generations: wish.generations.clone(),
+            held: wish.held.clone(),
+            ..owner.clone()
+        };
         if wish.goal == Goal::Anew {
+            // Parts of backups are none of these files.
             self.host_mut(host).disk.set_data_aside();
             return Ok(Epoch(0));
         }
@@ -222,7 +227,11 @@ impl Cluster {
         let led = view.placements.iter().filter(|p| !well(p));
         let missing = view.roster.seats.iter().filter(|seat| view.member(seat.node).is_none());
         let missing = missing.map(|seat| format!("{} is not there", seat.node));
-        let led = format!("{} partitions led by others", led.count());
+        let moving = view.moving().map(|(p, to)| format!("{p} moves to {}", to.group));
+        let owned = view.node_groups().into_iter();
+        let owned: Vec<String> =
+            owned.map(|g| format!("{g} owns {}", view.owned_by(g))).chain(moving).collect();
+        let led = format!("{} partitions led by others, {}", led.count(), owned.join(", "));
         let words: Vec<String> = members.chain(dead).chain(missing).chain([led]).collect();
         format!("view {}: {}", view.number, words.join(", "))
     }

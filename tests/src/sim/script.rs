@@ -17,7 +17,9 @@
 //!   each of its checkpoints, or files of its redo log), `at MS lie NODE` (from then on its disk
 //!   syncs nothing and says it has), `at MS come MACHINE [GROUP]` (a newcomer is started on a
 //!   machine that `fresh N` has made: f1, f2 …), `at MS order drain|undrain|remove|spare N`,
-//!   `at MS order join N GROUP`, `at MS order replicas N`, `at MS order primary_zone Z`: what
+//!   `at MS order join N GROUP`, `at MS order replicas N`, `at MS order primary_zone Z`,
+//!   `at MS order group_create N…`, `at MS order group_drop GROUP`, `at MS order rebalance`,
+//!   `at MS order automatic on|off`: what
 //!   happens, counted from the start of the work;
 //! * `on MESSAGE [from HOST] [to HOST] [#N] kill [HOST] before|after`: a death at one message;
 //! * `on MESSAGE [from HOST] [to HOST] [#N] break`: the message is lost with its connection;
@@ -239,7 +241,8 @@ fn hosts(world: &World, names: &str) -> Option<Vec<HostId>> {
 }
 
 /// An order as a script has it: `drain 2`, `undrain 2`, `remove 2`, `spare 2`, `join 5 1`,
-/// `replicas 3`, `primary_zone z1`.
+/// `replicas 3`, `primary_zone z1`, `group_create 5 6`, `group_drop 1`, `rebalance` or
+/// `automatic on`.
 fn order(words: &[&str]) -> Option<Order> {
     let number = |at: usize| words.get(at)?.parse::<u16>().ok();
     let node = || number(1).map(NodeId);
@@ -250,6 +253,13 @@ fn order(words: &[&str]) -> Option<Order> {
         "spare" => Order::Spare { node: node()? },
         "join" => Order::Join { node: node()?, group: GroupId(number(2)?) },
         "replicas" => Order::Replicas { count: number(1)? },
+        "group_create" => {
+            let nodes = words[1..].iter().map(|word| word.parse::<u16>().ok().map(NodeId));
+            Order::CreateGroup { nodes: nodes.collect::<Option<_>>()? }
+        }
+        "group_drop" => Order::DropGroup { group: GroupId(number(1)?) },
+        "rebalance" => Order::Rebalance,
+        "automatic" => Order::Automatic { on: *words.get(1)? == "on" },
         "primary_zone" => Order::PrimaryZone { zone: (*words.get(1)?).to_owned() },
         _ => return None,
     })

@@ -67,6 +67,18 @@ const BACKUPS: &[Blow] = &[
     Blow::Blackout(Fate::Nothing),
 ];
 
+/// The ways to fail while partitions move.
+const MOVES: &[Blow] = &[
+    Blow::Before,
+    Blow::OutputsLost,
+    Blow::Prefix(1),
+    Blow::CutOff,
+    Blow::Pause(700 * MS),
+    Blow::PowerOff,
+    Blow::Blackout(Fate::Any),
+    Blow::Blackout(Fate::Nothing),
+];
+
 /// A protocol whose every step is swept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Swept {
@@ -96,6 +108,8 @@ pub enum Swept {
     Backup,
     /// A newcomer that gets a seat, comes, and takes the place of a node that leaves its group.
     Admit,
+    /// Partitions that move to a new node group.
+    Move,
 }
 
 impl Swept {
@@ -114,6 +128,7 @@ impl Swept {
         Self::Config,
         Self::Handover,
         Self::Backup,
+        Self::Move,
     ];
 
     /// The protocol of this name.
@@ -145,6 +160,7 @@ impl Swept {
             Self::Checkpoint => "checkpoint",
             Self::Restart => "restart",
             Self::Backup => "backup",
+            Self::Move => "move",
         }
     }
 
@@ -169,6 +185,12 @@ impl Swept {
             Self::Admit => {
                 "shape 2x3\nfresh 1\nclients 2\nlists 2\npause_us 3000\nseconds 2\n\
                  at 20 come f1\nat 60 order spare 6\nexpect whole\n"
+            }
+            // Three replicas in both, so that the cluster lives on when one of them fails.
+            Self::Move => {
+                "shape 1x3\nfresh 3\npartitions 2\nclients 2\nlists 2\npause_us 3000\nseconds 1\n\
+                 at 20 come f1\nat 30 come f2\nat 40 come f3\nat 300 order group_create 4 5 6\n\
+                 expect whole\n"
             }
             Self::Checkpoint => {
                 "shape 2x2\nclients 2\nlists 2\npause_us 3000\nseconds 1\n\
@@ -204,6 +226,7 @@ impl Swept {
             Self::Checkpoint => CHECKPOINTS,
             Self::Restart => RESTARTS,
             Self::Backup => BACKUPS,
+            Self::Move => MOVES,
             _ => BLOWS,
         }
     }
@@ -229,6 +252,7 @@ impl Swept {
             Self::Arbitration => (480 * MS, 560 * MS),
             Self::Checkpoint => (100 * MS, 130 * MS),
             Self::Backup => (90 * MS, 104 * MS),
+            Self::Move => (545 * MS, 640 * MS),
             Self::Restart => return None,
         })
     }
@@ -241,6 +265,8 @@ impl Swept {
             }
             Self::Handover => &["n1", "n2", "n4", "m2"],
             Self::Epoch => &["n1"],
+            // The president, who leads first and is left; another one there; who comes.
+            Self::Move => &["n1", "n2", "n4", "n5"],
             Self::Backup => &["m1", "n1", "n2", "n4"],
             // The president, the donors, and the one that comes back.
             Self::Rejoin => &["n1", "n4", "n5", "n6"],

@@ -230,6 +230,7 @@ pub(super) fn view(number: u64, nodes: &[u16]) -> View {
             primary: NodeId(*nodes.iter().find(|n| **n == preferred).unwrap_or(&nodes[0])),
             replicas: nodes.iter().map(|n| NodeId(*n)).collect(),
             joining: Vec::new(),
+            to: None,
         }
     };
     View {

@@ -16,6 +16,7 @@ use crate::ids::{
 use crate::orders::Order;
 use crate::recovery::Recovered;
 use crate::roster::{Newcomer, Seat};
+use crate::transfer::TransferStep;
 use crate::view::{Arbitrator, Member, View, ViewIdentity};
 use crate::wire::codec::{decode, frame_cold};
 use crate::wire::shard_control::ProposalId;
@@ -309,6 +310,9 @@ pub struct ViewChange {
     pub seated: Vec<Seat>,
     /// What operators want of the roster.
     pub orders: Vec<Order>,
+    /// The next step of a partition that moves to another node group. Its replicas serve no reads
+    /// of it after answering a change that hands it over, and its primary appends nothing.
+    pub transfer: Option<TransferStep>,
 }
 
 /// A proposal somebody has answered: it may be in force on the other side of a split.

@@ -36,6 +36,9 @@ pub enum ShardControl {
         /// Partitions led here that get another primary: nothing is appended to them any more,
         /// and the report waits until all of their logs is stable.
         moving: Vec<PartitionId>,
+        /// A partition that another node group gets: nothing is read of it here any more in this
+        /// view, whatever other proposals follow.
+        handed: Option<PartitionId>,
     },
     /// Act in this view from now on; it is on disk.
     Enter {

@@ -38,6 +38,7 @@ fn view() -> View {
         primary: NodeId(p % 2 + 1),
         replicas: vec![NodeId(1), NodeId(2)],
         joining: Vec::new(),
+        to: None,
     };
     View {
         cluster: ClusterId(9),

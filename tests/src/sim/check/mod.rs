@@ -8,6 +8,7 @@ pub mod handover;
 pub mod history;
 pub mod progress;
 pub mod replicas;
+mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -129,6 +130,9 @@ impl Watchman {
         }
         let pairs = in_force.windows(2);
         let forked = pairs.filter_map(|pair| config::between(&pair[0].view, &pair[1].view)).next();
+        let pairs = in_force.windows(2).filter(|pair| !pair[1].starts_after(pair[0]));
+        let seized = pairs.filter_map(|p| transfer::between(&p[0].view, &p[1].view)).next();
+        let forked = forked.or(seized);
         let unfit = in_force.last().and_then(|last| config::of_view(&last.view));
         if let Some(text) = forked.or(unfit) {
             world.violation(text);
@@ -201,6 +205,7 @@ pub fn at_end(run: &mut Run) {
 #[must_use]
 pub fn at_rest(run: &mut Run) -> Vec<String> {
     let mut found = membership(&run.world, &run.cluster);
+    found.extend(transfer::at_rest(&run.world, &run.cluster));
     let unequal = replicas::at_rest(&run.world, &run.cluster);
     if !unequal.is_empty() {
         found.extend(replicas::differences(&mut run.world, &run.cluster));
