@@ -213,7 +213,7 @@ fn the_golden_manifest_reads_as_it_was_written() {
     }
     let mut later = bytes.clone();
     later[5] = 2;
-    assert_eq!(Manifest::from_file(&later), Err(StoredError::WrongVersion { found: 2 }));
+    assert_eq!(Manifest::from_file(&later), Err(StoredError::WrongVersion { found: 2, reads: 1 }));
     // Whole, and still no backup: a partition that nobody has, and one that two have.
     for partitions in [vec![PartitionId(0)], vec![PartitionId(0), PartitionId(0)]] {
         let mut short = manifest();

@@ -75,7 +75,7 @@ fn a_killed_node_is_gone_from_the_next_view_and_comes_back_in_its_directory() {
     let mut emptied = cluster.start_node(3, "n3-emptied", &["--zone", "a"]);
     assert_eq!(emptied.ended().code(), Some(1));
     let log = emptied.log();
-    assert!(log.contains("adding data nodes comes with a later version"), "{log}");
+    assert!(log.contains("node id 3 is taken by the data node at"), "{log}");
 }
 
 #[test]

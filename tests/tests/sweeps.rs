@@ -60,7 +60,7 @@ fn another_node_fails_while_one_comes_back() {
 
 #[test]
 fn somebody_fails_while_a_newcomer_takes_a_place() {
-    check(Swept::Admit, 397, &["join_seated", "join_spare", "leave_lost_seat"]);
+    check(Swept::Admit, 151, &["join_seated", "join_spare", "leave_lost_seat"]);
 }
 
 #[test]

@@ -245,4 +245,16 @@ impl fmt::Debug for StartOrder {
 impl GroupId {
     /// The group of those who belong to none.
     pub const NONE: Self = Self(u16::MAX);
+
+    /// Its number, if it is a group.
+    #[must_use]
+    pub fn number(self) -> Option<u16> {
+        (self != Self::NONE).then_some(self.0)
+    }
+
+    /// Its number for people, or a dash.
+    #[must_use]
+    pub fn in_words(self) -> String {
+        self.number().map_or_else(|| "-".to_owned(), |number| number.to_string())
+    }
 }

@@ -21,7 +21,6 @@ use crate::wire::bytes::Reader;
 use crate::wire::{WireError, codec};
 
 const MAGIC: &[u8; 4] = b"LKSF";
-const VERSION: u8 = 2;
 const HEAD_BYTES: usize = 4 + 1 + 1 + 4 + 4;
 
 /// Why the bytes of a small file cannot be used. Reads on from "the file … ".
@@ -34,10 +33,12 @@ pub enum StoredError {
     #[error("is a Lockstep file of another kind")]
     WrongKind,
     /// Written by another version.
-    #[error("has format version {found}; this program reads version {VERSION}")]
+    #[error("has format version {found}; this program reads version {reads}")]
     WrongVersion {
         /// The version found.
         found: u8,
+        /// The version that is read.
+        reads: u8,
     },
     /// Shorter or longer than its head says, or the checksum does not match.
     #[error("is damaged: length or checksum do not match its content")]
@@ -53,11 +54,13 @@ pub trait Stored: Serialize + DeserializeOwned {
     const FILE: StoredFile;
     /// Tells the contents of equal files of different processes apart.
     const KIND: u8;
+    /// The version of its format.
+    const VERSION: u8 = 1;
 
     /// The file's bytes.
     #[must_use]
     fn to_file(&self) -> Vec<u8> {
-        file_of(Self::KIND, &codec::encode(self))
+        file_of((Self::KIND, Self::VERSION), &codec::encode(self))
     }
 
     /// Reads a file's bytes.
@@ -65,7 +68,7 @@ pub trait Stored: Serialize + DeserializeOwned {
     /// # Errors
     /// [`StoredError`], for the operator to tell what to do about the file.
     fn from_file(bytes: &[u8]) -> Result<Self, StoredError> {
-        let body = checked_body(bytes, Self::KIND)?;
+        let body = checked_body(bytes, (Self::KIND, Self::VERSION))?;
         codec::decode(body).map_err(|_| StoredError::Unreadable)
     }
 }
@@ -118,6 +121,7 @@ impl Stored for StoredIdentity {
 impl Stored for View {
     const FILE: StoredFile = StoredFile::View;
     const KIND: u8 = 2;
+    const VERSION: u8 = 2;
 }
 
 impl Stored for StoredRegister {
@@ -128,6 +132,7 @@ impl Stored for StoredRegister {
 impl Stored for StoredCluster {
     const FILE: StoredFile = StoredFile::View;
     const KIND: u8 = 4;
+    const VERSION: u8 = 2;
 }
 
 /// What a management server knows of the backups it made, oldest first.
@@ -146,11 +151,13 @@ impl Stored for StoredBackups {
 impl Manifest {
     /// Its kind byte.
     const KIND: u8 = 6;
+    /// The version of its format: what lies among the parts of a backup is read for years.
+    const VERSION: u8 = 1;
 
     /// The file's bytes.
     #[must_use]
     pub fn to_file(&self) -> Vec<u8> {
-        file_of(Self::KIND, &codec::encode(self))
+        file_of((Self::KIND, Self::VERSION), &codec::encode(self))
     }
 
     /// Reads a file's bytes.
@@ -158,24 +165,24 @@ impl Manifest {
     /// # Errors
     /// [`StoredError`], for the operator to tell what to do about the file.
     pub fn from_file(bytes: &[u8]) -> Result<Self, StoredError> {
-        let manifest: Self =
-            codec::decode(checked_body(bytes, Self::KIND)?).map_err(|_| StoredError::Unreadable)?;
+        let manifest: Self = codec::decode(checked_body(bytes, (Self::KIND, Self::VERSION))?)
+            .map_err(|_| StoredError::Unreadable)?;
         if manifest.is_whole() { Ok(manifest) } else { Err(StoredError::Unreadable) }
     }
 }
 
-fn file_of(kind: u8, body: &[u8]) -> Vec<u8> {
+fn file_of((kind, version): (u8, u8), body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEAD_BYTES + body.len());
     bytes.put_slice(MAGIC);
     bytes.put_u8(kind);
-    bytes.put_u8(VERSION);
+    bytes.put_u8(version);
     bytes.put_u32_le(u32::try_from(body.len()).expect("small files are small"));
     bytes.put_u32_le(crc32c::crc32c(body));
     bytes.put_slice(body);
     bytes
 }
 
-fn checked_body(bytes: &[u8], kind: u8) -> Result<&[u8], StoredError> {
+fn checked_body(bytes: &[u8], (kind, reads): (u8, u8)) -> Result<&[u8], StoredError> {
     let Some(rest) = bytes.strip_prefix(MAGIC) else {
         // A torn write of ours is a prefix of the magic; anything else was never ours.
         let torn = MAGIC.starts_with(bytes);
@@ -186,11 +193,11 @@ fn checked_body(bytes: &[u8], kind: u8) -> Result<&[u8], StoredError> {
         Ok((reader.u8()?, reader.u8()?, reader.u32()?, reader.u32()?))
     };
     let (found_kind, version, length, checksum) = head().map_err(|_| StoredError::Damaged)?;
-    if version != VERSION {
-        return Err(StoredError::WrongVersion { found: version });
-    }
     if found_kind != kind {
         return Err(StoredError::WrongKind);
+    }
+    if version != reads {
+        return Err(StoredError::WrongVersion { found: version, reads });
     }
     let body = reader.rest();
     let whole = usize::try_from(length).is_ok_and(|length| length == body.len());
@@ -238,7 +245,10 @@ mod tests {
         assert_eq!(StoredIdentity::from_file(&register), Err(StoredError::WrongKind));
         let mut later = identity().to_file();
         later[5] = 9;
-        assert_eq!(StoredIdentity::from_file(&later), Err(StoredError::WrongVersion { found: 9 }));
+        assert_eq!(
+            StoredIdentity::from_file(&later),
+            Err(StoredError::WrongVersion { found: 9, reads: 1 })
+        );
     }
 
     proptest! {

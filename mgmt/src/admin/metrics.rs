@@ -216,7 +216,7 @@ fn node(at: &Snapshot, samples: &mut Samples<'_>) {
         &control.view.cluster.to_string(),
         &node.to_string(),
         &life.to_string(),
-        &control.group.0.to_string(),
+        &control.group.in_words(),
         &control.zone,
     ];
     samples.add(&labels.map(String::as_str), 1.0);

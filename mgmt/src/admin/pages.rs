@@ -54,7 +54,7 @@ pub(super) fn status(at: &Snapshot) -> Value {
         json!({
             "node": control.instance.node.0,
             "incarnation": control.instance.incarnation.0,
-            "group": control.group.0,
+            "group": control.group.number(),
             "zone": control.zone,
             "standing": standing_name(control.standing),
             "acts": control.acts,

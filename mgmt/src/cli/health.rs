@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::error::{CliResult, ExitKind};
 use super::parts::disk_word;
-use super::status::{Health, NodeReport, Page, collect};
+use super::status::{Health, NodeReport, Page, SERVING, SPARE, collect};
 use super::{Global, block_on, connect, stdout_error};
 
 /// A node with less of its data memory free is worth a word, percent.
@@ -51,7 +51,7 @@ impl NodeReport {
     fn troubles(&self) -> Vec<String> {
         let node = self.member.instance.node.0;
         let mut troubles = Vec::new();
-        if !self.is_serving() {
+        if !matches!(self.state(), SERVING | SPARE) {
             troubles.push(match self.state() {
                 "silent" => format!("node {node} is silent"),
                 state => format!("node {node} is coming back ({state})"),

@@ -359,7 +359,7 @@ pub(super) async fn list(global: &Global) -> CliResult<ExitKind> {
     let client = connect::client(global).await?;
     let view = newest_view(&client).await?;
     let led = |node| view.placements.iter().filter(|p| p.primary == node).count();
-    let group = |seat: &Seat| (seat.group != GroupId::NONE).then_some(seat.group.0);
+    let group = |seat: &Seat| seat.group.number();
     let nodes: Vec<Value> = view
         .roster
         .seats

@@ -68,7 +68,7 @@ fn describe(node: &NodeReport) -> String {
     let mut pairs = vec![
         ("node", format!("{}, life {}", member.instance.node.0, member.instance.incarnation.0)),
         ("state", node.state().to_owned()),
-        ("group", member.group.0.to_string()),
+        ("group", member.group.in_words()),
         ("zone", zone.to_owned()),
         ("address", member.addr.clone()),
         ("shards", member.shards.to_string()),

@@ -40,7 +40,10 @@ pub(super) struct StatusArgs {
 }
 
 /// The state of a node that has all its rows and answers.
-const SERVING: &str = "serving";
+pub(super) const SERVING: &str = "serving";
+
+/// The state of a node that waits to be needed.
+pub(super) const SPARE: &str = "spare";
 
 /// Bytes of redo that wait for a disk beyond which the table says so.
 const WAITING_BYTES_TOLD: u64 = 16 << 20;
@@ -363,11 +366,17 @@ impl NodeReport {
         self.state() == SERVING
     }
 
+    /// Whether it belongs to no node group: it holds nothing, and nothing is missing.
+    pub(super) fn is_spare(&self) -> bool {
+        self.member.group == GroupId::NONE
+    }
+
     pub(super) fn state(&self) -> &'static str {
         if self.shards.len() < usize::from(self.member.shards) {
             return "silent";
         }
         match self.member.standing {
+            _ if self.is_spare() => SPARE,
             Standing::Copying => "copying",
             Standing::Attached => "attached",
             Standing::InSync => SERVING,
@@ -377,7 +386,7 @@ impl NodeReport {
     /// How far it is, if it is not there yet.
     pub(super) fn describe_join(&self) -> Option<String> {
         // One that the view counts may not have heard of it yet.
-        let joins = self.member.standing != Standing::InSync;
+        let joins = self.member.standing != Standing::InSync && !self.is_spare();
         let join = self.join().filter(|join| joins && !join.finished)?;
         let (number, elapsed) = (self.member.instance.node.0, span(join.elapsed_ms));
         Some(format!("node {number} is coming back, for {elapsed}: {}", join.describe()))
@@ -412,7 +421,7 @@ impl NodeReport {
         let told = |text: String| if self.shards.is_empty() { "-".to_owned() } else { text };
         vec![
             self.member.instance.node.0.to_string(),
-            self.member.group.0.to_string(),
+            self.member.group.in_words(),
             zone.to_owned(),
             self.state().to_owned(),
             told(self.primaries().to_string()),
@@ -432,7 +441,7 @@ impl NodeReport {
         json!({
             "node": member.instance.node.0,
             "incarnation": member.instance.incarnation.0,
-            "group": member.group.0,
+            "group": member.group.number(),
             "zone": member.zone,
             "addr": member.addr,
             "state": self.state(),
@@ -453,7 +462,7 @@ impl NodeReport {
             "view": self.shards.iter().map(|s| s.view.0).max(),
             "epoch": self.shards.iter().map(|s| s.epoch.0).max(),
             "disk": self.disk().map(|disk| disk_json(&disk)),
-            "join": self.join().map(|join| join_json(&join)),
+            "join": self.join().filter(|_| !self.is_spare()).map(|join| join_json(&join)),
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use lockstep_proto::ids::GroupId;
 use serde_json::{Value, json};
 
 use super::error::{CliResult, ExitKind};
@@ -81,7 +82,7 @@ impl Rates {
 
 struct Line {
     node: u16,
-    group: u16,
+    group: GroupId,
     state: &'static str,
     rates: Option<Rates>,
     open: u64,
@@ -106,7 +107,7 @@ impl Top {
             let earlier = before.nodes.iter().find(|n| n.member.instance.node == id);
             Line {
                 node: id.0,
-                group: node.member.group.0,
+                group: node.member.group,
                 state: node.state(),
                 rates: earlier.and_then(|earlier| Rates::of(earlier, node, seconds)),
                 open: node.sum(|s| s.open),
@@ -132,7 +133,7 @@ impl Top {
         let nodes = self.lines.iter().map(|line| {
             json!({
                 "node": line.node,
-                "group": line.group,
+                "group": line.group.number(),
                 "state": line.state,
                 "committed_per_second": line.rates.map(|rates| rates.committed),
                 "aborted_per_second": line.rates.map(|rates| rates.aborted),
@@ -190,7 +191,7 @@ impl Top {
                 let percent = used.saturating_mul(100).checked_div(limit).unwrap_or_default();
                 vec![
                     line.node.to_string(),
-                    line.group.to_string(),
+                    line.group.in_words(),
                     line.state.to_owned(),
                     rate(|r| r.committed),
                     rate(|r| r.aborted),
