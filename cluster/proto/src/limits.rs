@@ -107,6 +107,9 @@ pub const REDO_STALL: Duration = Duration::from_secs(5);
 /// has less to do if it copies what has changed.
 pub const KEPT_BYTES_MAX: usize = 8 << 20;
 
+/// Longest pause before a connection that was lost is dialled again.
+pub const DIAL_PAUSE_MAX: Duration = Duration::from_secs(1);
+
 /// How long the last replica of a node group may be silent before it is dropped, and the cluster
 /// stops for want of it. As long as a member may take to answer a proposal: a machine that takes
 /// longer to come to itself is not coming.

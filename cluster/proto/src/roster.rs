@@ -140,7 +140,7 @@ impl Roster {
 /// # Errors
 /// What is wrong and what to do now, for the newcomer's operator.
 pub fn check_form(newcomer: &Newcomer) -> Result<(), String> {
-    let Newcomer { addr, zone, shards, wanted, .. } = newcomer;
+    let Newcomer { addr, zone, shards, wanted, process, .. } = newcomer;
     let port = addr.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>()));
     if addr.len() > ADDR_BYTES_MAX || !matches!(port, Some((host, Ok(1..))) if !host.is_empty()) {
         return Err(format!(
@@ -150,6 +150,9 @@ pub fn check_form(newcomer: &Newcomer) -> Result<(), String> {
     }
     if *shards == 0 || *shards > SHARDS_MAX {
         return Err(format!("{shards} shards: set `node.shards` to 1 to {SHARDS_MAX}"));
+    }
+    if *process == 0 {
+        return Err("a process has a number other than 0".to_owned());
     }
     if wanted.is_some_and(|node| node.0 == 0) {
         return Err("node ids begin at 1: change `node.id`".to_owned());
@@ -191,6 +194,15 @@ impl View {
                     "node id {} was used before and is not given again: leave `node.id` out, or \
                      choose one above {}",
                     node.0, roster.last.0
+                ));
+            }
+            // Ids are never given again: one must not use up all of them.
+            let most = usize::from(roster.last.0) + NODES_MAX;
+            if usize::from(node.0) > most {
+                return Err(format!(
+                    "node id {} is far above those that were given: choose one up to {most}, or \
+                     leave `node.id` out",
+                    node.0
                 ));
             }
         }

@@ -23,7 +23,7 @@
 use std::time::Duration;
 
 use crate::ids::{GroupId, NodeId, NodeInstance};
-use crate::limits::LAST_REPLICA_WAIT;
+use crate::limits::{DIAL_PAUSE_MAX, LAST_REPLICA_WAIT};
 use crate::time::Instant;
 use crate::view::{Standing, View};
 
@@ -46,8 +46,6 @@ struct PeerState {
     group: GroupId,
     in_sync: bool,
     heard: Instant,
-    /// When it was heard again after it had been silent.
-    back: Instant,
     evidence: Evidence,
     /// Its shard links are dead although heartbeats may pass.
     links_dead: bool,
@@ -91,6 +89,8 @@ pub struct Suspicion {
     peers: Vec<PeerState>,
     /// Nobody is silent before this: the node itself was stalled.
     grace_until: Instant,
+    /// Who does not hear whom says nothing before this: somebody has just come back from silence.
+    calm_until: Instant,
     dropped_since: Option<Instant>,
 }
 
@@ -106,6 +106,7 @@ impl Suspicion {
             silence: view.config.suspicion(),
             peers: Vec::new(),
             grace_until: now,
+            calm_until: Instant::default(),
             dropped_since: None,
         };
         suspicion.enter(view, now + grace);
@@ -124,10 +125,9 @@ impl Suspicion {
                 continue;
             }
             let known = before.iter().position(|p| p.instance == member.instance);
-            let new = (heard, Instant::default(), Evidence::None, false);
-            let (heard, back, evidence, leaving) = known.map_or(new, |at| {
+            let (heard, evidence, leaving) = known.map_or((heard, Evidence::None, false), |at| {
                 let peer = before.swap_remove(at);
-                (peer.heard, peer.back, peer.evidence, peer.leaving)
+                (peer.heard, peer.evidence, peer.leaving)
             });
             self.peers.push(PeerState {
                 instance: member.instance,
@@ -135,7 +135,6 @@ impl Suspicion {
                 group: member.group,
                 in_sync: member.standing == Standing::InSync,
                 heard,
-                back,
                 evidence,
                 links_dead: false,
                 refused: false,
@@ -158,11 +157,12 @@ impl Suspicion {
     pub fn heard(&mut self, peer: NodeInstance, now: Instant) {
         let silence = self.silence;
         if let Some(peer) = self.peer_mut(peer) {
-            if now.since(peer.heard) > silence {
-                peer.back = now;
-            }
+            let returns = now.since(peer.heard) > silence;
             // May be earlier than the start-up grace, which ends with the first word.
             peer.heard = now;
+            if returns {
+                self.calm_until = now + silence + DIAL_PAUSE_MAX;
+            }
         }
     }
 
@@ -317,7 +317,9 @@ impl Suspicion {
     }
 
     fn waited_for_others(&self, now: Instant) -> bool {
-        self.dropped_since.is_some_and(|since| now.since(since) > self.silence * 2)
+        // They may have to be calm for that long first.
+        let wait = self.silence * 2 + DIAL_PAUSE_MAX;
+        self.dropped_since.is_some_and(|since| now.since(since) > wait)
     }
 
     /// Gone by what this node alone knows, or because nobody it hears has heard the peer.
@@ -332,7 +334,11 @@ impl Suspicion {
             });
             (self.is_silent(peer, now) && !vouched).then_some(Reason::Silent)
         };
-        self.gone_but_for_silence(peer).or_else(silent)
+        match self.gone_but_for_silence(peer) {
+            // It is not asked any more whether it may go.
+            Some(Reason::Leaving) => silent().or(Some(Reason::Leaving)),
+            other => other.or_else(silent),
+        }
     }
 
     /// Whether a silent peer is in sync, nobody else of its group is left, nobody can go on without
@@ -379,9 +385,11 @@ impl Suspicion {
     /// Drops the node with the most broken pairs until nobody left has one; of equals the younger.
     /// The last node of its group goes only if nobody else can: without it all would end.
     fn most_broken(&self, there: &[&PeerState], now: Instant) -> Vec<NodeInstance> {
-        if now < self.grace_until {
+        if now < self.grace_until.max(self.calm_until) {
             // What peers said while this node was stalled is about the past: that they do not hear
-            // it, above all. They have the grace to hear it again and say so.
+            // it, above all. They have the grace to hear it again and say so. The same where
+            // somebody is heard again: links come up one by one, and who has none yet, or says so,
+            // is on its way.
             return Vec::new();
         }
         let mut left: Vec<Option<&PeerState>> = vec![None];
@@ -410,12 +418,9 @@ impl Suspicion {
     /// Whether one of the two (`None` is this node) does not hear the other. A node that this one
     /// does not hear says nothing. What it says about a third counts only once the third is known
     /// to live on: otherwise it may simply have fallen silent, and blaming the one who noticed
-    /// first would cost a healthy node. What one says that was silent until just now, or is said of
-    /// it, is about the past.
+    /// first would cost a healthy node.
     fn is_pair_broken(&self, a: Option<&PeerState>, b: Option<&PeerState>, now: Instant) -> bool {
-        let settled = |p: &PeerState| p.back == Instant::default() || now > p.back + self.silence;
-        let says = |by: &PeerState, of: NodeId| settled(by) && by.unheard.contains(&of);
-        let lost = |by: &PeerState, of: NodeId| self.hears(by, now) && says(by, of);
+        let lost = |by: &PeerState, of: NodeId| self.hears(by, now) && by.unheard.contains(&of);
         match (a, b) {
             (None, None) => false,
             (None, Some(peer)) | (Some(peer), None) => {
@@ -427,7 +432,7 @@ impl Suspicion {
                 let misses = |a: &PeerState, b: &PeerState| {
                     lost(a, b.instance.node) && self.lives_on(b, a.unheard_since, now)
                 };
-                settled(a) && settled(b) && (misses(a, b) || misses(b, a))
+                misses(a, b) || misses(b, a)
             }
         }
     }

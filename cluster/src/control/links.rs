@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 
 use lockstep_proto::ids::{Incarnation, MgmtId, NodeInstance, ShardId, ViewNumber};
-use lockstep_proto::limits::{ADDR_BYTES_MAX, API_ARBITRATORS_MAX, NODES_MAX};
+use lockstep_proto::limits::{ADDR_BYTES_MAX, API_ARBITRATORS_MAX, DIAL_PAUSE_MAX, NODES_MAX};
 use lockstep_proto::process::{Effect, LinkId, Outputs, Peer, Target};
 use lockstep_proto::time::Instant;
 use lockstep_proto::view::{Arbitrator, View};
@@ -21,8 +21,6 @@ use lockstep_proto::wire::control::ControlMessage;
 
 /// The first pause between two dials; doubles up to [`DIAL_PAUSE_MAX`].
 const DIAL_PAUSE_MIN: Duration = Duration::from_millis(20);
-/// The longest pause between two dials.
-const DIAL_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Most links: two per member, strangers of earlier views as many again, shards, servers.
 const LINKS_MAX: usize = 8 * NODES_MAX;
 

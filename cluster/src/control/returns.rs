@@ -67,7 +67,7 @@ impl ControlCore {
         out: &mut Outputs,
     ) {
         let Returned { member, view, recovered, .. } = returned;
-        if !self.state.acts() || view.cluster != self.view.cluster || member.instance != from {
+        if !self.acts() || view.cluster != self.view.cluster || member.instance != from {
             out.mark("returned_ignored");
             return;
         }

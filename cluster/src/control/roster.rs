@@ -99,13 +99,27 @@ impl ControlCore {
 
     /// An operator wants something, and one of the shards here was told.
     pub(super) fn on_own_order(&mut self, now: Instant, order: Order, out: &mut Outputs) {
+        if self.is_refused(&order, out) {
+            return;
+        }
         self.links.broadcast(&ControlMessage::Order(order.clone()), out);
         self.on_order(now, order, out);
     }
 
+    /// Whether an order cannot be carried out in this view: it is neither kept nor passed on, and
+    /// whoever repeats it may find another view.
+    fn is_refused(&self, order: &Order, out: &mut Outputs) -> bool {
+        let refusal = self.view.refusal(order);
+        if let Some(refusal) = &refusal {
+            out.mark("order_refused");
+            out.log(LogLevel::Warn, refusal.to_string());
+        }
+        refusal.is_some()
+    }
+
     /// An operator wants something.
     pub(super) fn on_order(&mut self, now: Instant, order: Order, out: &mut Outputs) {
-        if self.view.obeys(&order) {
+        if self.view.obeys(&order) || self.is_refused(&order, out) {
             return;
         }
         let known = &mut self.wishes.orders;
@@ -126,10 +140,10 @@ impl ControlCore {
         if change.arbitrator != self.view.arbitrator {
             return false;
         }
-        let mut lacking = self.view.seats_to_clear();
-        lacking.extend(self.view.spares_to_join());
+        let lacks =
+            !self.view.seats_to_clear().is_empty() || !self.view.spares_to_join().is_empty();
         let Wishes { orders, newcomers, .. } = &mut self.wishes;
-        if orders.is_empty() && newcomers.is_empty() && lacking.is_empty() {
+        if orders.is_empty() && newcomers.is_empty() && !lacks {
             return false;
         }
         let mut next = self.view.clone();
@@ -147,6 +161,8 @@ impl ControlCore {
             change.orders.push(order.clone());
             true
         });
+        let mut lacking = next.seats_to_clear();
+        lacking.extend(next.spares_to_join());
         for order in lacking {
             next.obey(&order);
             change.orders.push(order);

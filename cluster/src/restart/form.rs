@@ -146,7 +146,10 @@ impl RestartCore {
         here: &[NodeInstance],
     ) -> (Counted, Vec<NodeInstance>) {
         let group = |life: &NodeInstance| self.base.member(life.node).map(|member| member.group);
+        // Spares hold nothing and count nowhere.
+        let counts = |(_, group): &(NodeInstance, GroupId)| *group != GroupId::NONE;
         let members = shown.members.iter().filter_map(|life| Some((*life, group(life)?)));
+        let members = members.filter(counts);
         let is_here = |life: &&NodeInstance| here.iter().any(|member| member.node == life.node);
         let there = shown.members.iter().filter(is_here).copied().collect();
         (Counted::new(members.collect(), self.owners()), there)

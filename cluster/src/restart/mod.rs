@@ -392,9 +392,16 @@ impl RestartCore {
         }
         (self.forming, self.following) = (None, None);
         let Some((view, _)) = self.acting.clone() else { return };
-        let Some(seat) = view.roster.seat(self.me.node).cloned() else {
-            if view.number < self.base.number {
-                // Whoever acts in an older view than this node has does not know of its seat yet.
+        let member = view.member(self.me.node);
+        let own = member.filter(|member| member.instance == self.me);
+        let in_sync = own.is_some_and(|member| member.standing == Standing::InSync);
+        // Until there is a view without its earlier life, the cluster counts on what that one had,
+        // whatever was ordered of its seat: perhaps nobody else has it.
+        let counted = !in_sync && member.is_some_and(|m| m.standing == Standing::InSync);
+        let seat = view.roster.seat(self.me.node).map(|seat| seat.group);
+        let Some(group) = seat.or(own.filter(|_| in_sync).map(|member| member.group)) else {
+            if counted || view.number < self.base.number {
+                // Or whoever acts in an older view than this node has does not know of its seat yet.
                 return;
             }
             let reason = format!(
@@ -405,23 +412,24 @@ impl RestartCore {
             out.mark("restart_of_removed");
             return self.end(1, reason, out);
         };
-        let own = view.member(self.me.node).filter(|member| member.instance == self.me);
-        let in_sync = own.is_some_and(|member| member.standing == Standing::InSync);
+        let elsewhere = !in_sync && self.files_of.is_some_and(|of| of != group);
+        if elsewhere && counted {
+            return;
+        }
         if in_sync && self.keeps_from(&view.identity()) {
             // Somebody may have made another view, and counts on this node. The members of this one
             // find it silent, and go on without it if they may.
             return;
         }
         let fits = self.recovered.is_some_and(|recovered| {
-            let here = in_sync || self.files_of.is_none_or(|group| group == seat.group);
             let exact = recovered.epoch == last_cut(&view) && self.has_restored(recovered, &view);
-            here && recovered.fits(&view) && (!in_sync || exact)
+            !elsewhere && recovered.fits(&view) && (!in_sync || exact)
         });
         if !fits {
             // As a founder it must have exactly what the others have.
             let goal = match in_sync {
                 true => Goal::Exactly(last_cut(&view)),
-                false if self.files_of.is_some_and(|group| group != seat.group) => Goal::Anew,
+                false if elsewhere => Goal::Anew,
                 false => Goal::Rejoin,
             };
             return self.recover(goal, view, out);

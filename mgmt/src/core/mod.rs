@@ -219,8 +219,11 @@ impl MgmtCore {
             return close(link, "malformed frame", out);
         };
         match (kind, *peer) {
-            (kind::CONTROL, Peer::Control(_) | Peer::Newcomer) => {
+            (kind::CONTROL, peer @ (Peer::Control(_) | Peer::Newcomer)) => {
                 match ControlMessage::parse(body) {
+                    Ok(ControlMessage::Seated { .. }) if peer == Peer::Newcomer => {
+                        close(link, "a seat that is not a newcomer's to give", out);
+                    }
                     Ok(message) => self.on_control_message(link, message, out),
                     Err(_) => close(link, "malformed control message", out),
                 }

@@ -57,11 +57,18 @@ impl ClusterPlan {
         let placements = (1..=self.groups)
             .flat_map(|group| place(GroupId(group), self.run_of(group), &members))
             .collect();
+        let mut roster = Roster::of(&members);
+        for (node, .., newcomer) in &seated {
+            // Whoever has not heard that it was admitted asks again, perhaps another server.
+            if let Some(seat) = roster.seat_mut(*node) {
+                seat.process = newcomer.process;
+            }
+        }
         let view = View {
             cluster,
             number: ViewNumber(1),
             config: self.config.clone(),
-            roster: Roster::of(&members),
+            roster,
             members,
             placements,
             arbitrator: arbitrators.first().cloned(),
