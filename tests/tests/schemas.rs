@@ -168,6 +168,7 @@ fn with_seats(judge: &mut Judge) {
     judge.runs(0, "node spare 3");
     judge.runs(0, "cluster replicas 2");
     judge.runs(0, "node remove 3 --yes");
+    judge.runs(0, "node remove 3 --yes");
     judge.fails(5, "node remove 9 --yes");
     judge.fails(5, "group create");
     judge.fails(5, "group drop 1 --yes");

@@ -401,7 +401,7 @@ impl RestartCore {
         let seat = view.roster.seat(self.me.node).map(|seat| seat.group);
         let Some(group) = seat.or(own.filter(|_| in_sync).map(|member| member.group)) else {
             if counted || view.number < self.base.number {
-                // Or whoever acts in an older view than this node has does not know of its seat yet.
+                // Or whoever acts in an older view than this node has does not know of its seat.
                 return;
             }
             let reason = format!(

@@ -262,6 +262,12 @@ pub(super) async fn remove(global: &Global, args: &RemoveArgs) -> CliResult<Exit
     let client = connect::client(global).await?;
     let node = NodeId(args.node);
     let refused = |view: &View| {
+        if node == NodeId(0) || node > view.roster.last {
+            let what = format!("there is and was no data node {}", args.node);
+            return Some(CliError::new(Trouble::NoSuchNode, what).then("see `lockstep node list`"));
+        }
+        // Who is gone already is no mistake of a script that tries again.
+        view.roster.seat(node)?;
         if let Some(refusal) = view.refusal(&Order::Remove { node }) {
             return Some(CliError::from(refusal));
         }
