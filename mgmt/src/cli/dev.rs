@@ -1,7 +1,7 @@
 //! `lockstep dev`: a cluster of child processes on this machine.
 
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lockstep_proto::ids::{GroupId, NodeId};
 use serde_json::json;
@@ -10,10 +10,13 @@ use super::error::{CliError, CliResult, ExitKind, Trouble};
 use super::output::{Voice, table};
 use super::{Global, block_on, connect, stdout_error};
 use crate::dev::cluster::{LocalCluster, Shape};
-use crate::dev::process::{Condition, Signal, Tie};
+use crate::dev::process::{Condition, ProcessId, Signal, Tie};
 use crate::dev::revive::{self, Revival};
 use crate::dev::state::{DevState, StateDir, StateLock};
 use crate::dev::stop;
+
+/// How long a killed process may take to be gone.
+const GONE_WITHIN: Duration = Duration::from_secs(20);
 
 const START_EXAMPLES: &str = "\
 Examples:
@@ -197,6 +200,18 @@ fn status(voice: &Voice, home: &StateDir) -> CliResult<ExitKind> {
     Ok(if all_run { ExitKind::Done } else { ExitKind::NotHealthy })
 }
 
+/// Waits for the end of a process that was killed: it takes the kernel a while to free its memory.
+fn until_gone(process: ProcessId) -> CliResult {
+    let gone = process.wait_gone(GONE_WITHIN).map_err(|error| {
+        CliError::new(Trouble::Process, "cannot wait for a process").why(error.to_string())
+    })?;
+    if gone {
+        Ok(())
+    } else {
+        Err(CliError::new(Trouble::Process, "a killed process does not end"))
+    }
+}
+
 fn signal(voice: &Voice, home: &StateDir, node: u16, signal: Signal) -> CliResult<ExitKind> {
     let state = load(home)?;
     let known = || {
@@ -218,6 +233,9 @@ fn signal(voice: &Voice, home: &StateDir, node: u16, signal: Signal) -> CliResul
         )
         .then("`lockstep dev status` shows who is left"));
     }
+    if signal == Signal::Kill {
+        until_gone(target.process)?;
+    }
     let what = match signal {
         Signal::Kill => "killed",
         Signal::Stop => "paused",
@@ -238,6 +256,10 @@ fn kill_all(voice: &Voice, home: &StateDir) -> CliResult<ExitKind> {
             CliError::new(Trouble::Process, "cannot kill a process").why(error.to_string())
         })?;
         killed += usize::from(sent);
+    }
+    // Whoever is still on its way out would be taken for one that runs.
+    for process in state.processes() {
+        until_gone(process)?;
     }
     let json = json!({ "schema": "lockstep.dev-kill-all/v1", "killed": killed });
     let text = || format!("{killed} processes killed; `lockstep dev revive --all` starts them\n");
