@@ -236,7 +236,8 @@ impl ShardCore {
         for (p, end) in ends.iter() {
             let part = self.parts.get_mut(usize::from(p.0)).and_then(Option::as_mut);
             let Some(part) = part.filter(|part| part.leads) else { continue };
-            if end > part.end {
+            // Whatever is stable, every replica has; the rest is kept.
+            if end > part.end || end.0 + (part.tail.len() as u64) < part.end.0 {
                 let text = format!("{p}: backup {from} has {end}, the primary {}", part.end);
                 self.broken(text, out);
                 return;
