@@ -43,9 +43,6 @@ impl ControlCore {
         newcomer: Newcomer,
         out: &mut Outputs,
     ) {
-        if !self.state.acts() {
-            return;
-        }
         let known = &mut self.wishes.newcomers;
         known.retain(|(other, to, at)| {
             let same = other.process == newcomer.process && *to == from;
@@ -54,8 +51,11 @@ impl ControlCore {
         if known.len() < NODES_MAX {
             known.push((newcomer, from, now));
         }
-        self.tell_seated(out);
-        self.reconsider(now, out);
+        // Between two views it is only remembered: it is not said again for a second.
+        if self.state.acts() {
+            self.tell_seated(out);
+            self.reconsider(now, out);
+        }
     }
 
     /// Newcomers that have a seat may know of it when no later view can be without it.

@@ -33,7 +33,12 @@ impl Cluster {
             Role::Fresh => false,
             Role::Data(me) => {
                 let view = self.newest_view(world);
-                view.is_some_and(|view| view.roster.seat(me.node).is_none())
+                let removed = view.is_some_and(|view| view.roster.seat(me.node).is_none());
+                if !removed {
+                    // It belongs to the cluster: this is its next life.
+                    return self.revive(world, host, false);
+                }
+                removed
             }
             _ => return,
         };
