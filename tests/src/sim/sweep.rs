@@ -252,7 +252,7 @@ impl Swept {
             Self::Arbitration => (480 * MS, 560 * MS),
             Self::Checkpoint => (100 * MS, 130 * MS),
             Self::Backup => (90 * MS, 104 * MS),
-            Self::Move => (395 * MS, 510 * MS),
+            Self::Move => (395 * MS, 640 * MS),
             Self::Restart => return None,
         })
     }
