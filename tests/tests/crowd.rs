@@ -42,27 +42,20 @@ async fn frame(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     Ok(frame)
 }
 
-/// Connects, says hello and waits for a view, as the library does; tries again until it has one.
-async fn served(addr: SocketAddr) -> TcpStream {
+/// Connects, says hello and waits for a view, as the library does, but only once: the server
+/// listens, and nobody may be turned away.
+async fn served(addr: SocketAddr) -> std::io::Result<TcpStream> {
     let mut words = BytesMut::new();
     let (from, to) = (Speaker::Client, Wanted::Any);
     let hello = Hello { magic: MAGIC, version: WIRE_VERSION, cluster: None, from, to };
     codec::frame_cold(&mut words, kind::HELLO, &hello);
     codec::frame_cold(&mut words, kind::CLIENT, &ClientMessage::WatchView);
-    loop {
-        let attempt = async {
-            let mut stream = TcpStream::connect(addr).await?;
-            stream.write_all(&words).await?;
-            let _welcome = frame(&mut stream).await?;
-            let view = frame(&mut stream).await?;
-            std::io::Result::Ok((stream, view))
-        };
-        if let Ok((stream, view)) = attempt.await {
-            assert_eq!(view[0], kind::CLIENT);
-            return stream;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let mut stream = TcpStream::connect(addr).await?;
+    stream.write_all(&words).await?;
+    let _welcome = frame(&mut stream).await?;
+    let view = frame(&mut stream).await?;
+    assert_eq!(view[0], kind::CLIENT);
+    Ok(stream)
 }
 
 /// All of them at once; returns how long it took.
@@ -72,7 +65,7 @@ async fn all_served(servers: [SocketAddr; 2]) -> (Vec<TcpStream>, Duration) {
     let tasks: Vec<_> = (0..CLIENTS).map(one).collect();
     let mut streams = Vec::new();
     for task in tasks {
-        streams.push(task.await.expect("a client"));
+        streams.push(task.await.expect("a client").expect("a view"));
     }
     (streams, start.elapsed())
 }

@@ -1,8 +1,6 @@
 //! Node groups come and go on real processes, and partitions move between them under load.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -22,6 +20,7 @@ use lockstep_tests::harness::processes::{Cluster, Form};
 use lockstep_tests::harness::wait::until;
 use lockstep_tests::harness::watch::ViewWatch;
 use serde_json::Value;
+use tokio::sync::oneshot;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_lockstep-under-test");
 
@@ -39,7 +38,7 @@ fn url(cluster: &Cluster) -> String {
 
 /// The demo's bank on a thread of its own, until it is told to end.
 struct Bank {
-    end: Arc<AtomicBool>,
+    end: oneshot::Sender<()>,
     thread: JoinHandle<Closed>,
 }
 
@@ -54,8 +53,7 @@ struct Closed {
 
 impl Bank {
     fn open(url: String) -> Self {
-        let end = Arc::new(AtomicBool::new(false));
-        let over = Arc::clone(&end);
+        let (end, over) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let local = tokio::task::LocalSet::new();
@@ -65,12 +63,12 @@ impl Bank {
     }
 
     fn close(self) -> Closed {
-        self.end.store(true, Ordering::Relaxed);
+        self.end.send(()).expect("it works until it is told");
         self.thread.join().expect("it ends well")
     }
 }
 
-async fn work(url: String, over: Arc<AtomicBool>) -> Closed {
+async fn work(url: String, over: oneshot::Receiver<()>) -> Closed {
     let client = Client::at(&url).connect().await.expect("connected");
     client.create_table(TableBuilder::of::<Account>()).await.expect("created");
     client.create_table(TableBuilder::of::<Transfer>()).await.expect("created");
@@ -81,9 +79,7 @@ async fn work(url: String, over: Arc<AtomicBool>) -> Closed {
     let fault = Fault::default();
     fault.happens();
     let crew = Crew::start(&client, 0..TELLERS, ACCOUNTS, &fault, |task| task == 0);
-    while !over.load(Ordering::Relaxed) {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    over.await.expect("it is told to end");
     let reports = crew.end(Order::Finish).await.expect("they end");
     let longest = reports.iter().map(|report| report.gap.longest()).max().unwrap_or_default();
     let ledger = Ledger(reports.into_iter().map(|report| report.told).collect());
