@@ -201,7 +201,11 @@ impl ShardCore {
     }
 
     /// Whether this shard can tell a partition's rows as of a closed epoch.
-    pub(super) fn has_past(&self, p: PartitionId, at: Epoch) -> Result<(), Code> {
+    ///
+    /// # Errors
+    /// `NotReplica` without the partition in sync, `SnapshotTooOld` where its versions of rows do
+    /// not reach back to `at`: they were freed, or the replica was copied after it.
+    pub fn has_past(&self, p: PartitionId, at: Epoch) -> Result<(), Code> {
         let placement = self.view.as_ref().and_then(|view| view.placement(p));
         let in_sync = placement.is_some_and(|at| at.replicas.contains(&self.me.instance.node));
         let part = self.parts.get(usize::from(p.0)).and_then(Option::as_ref);

@@ -152,7 +152,8 @@ pub fn look_for_leftovers(world: &mut World, cluster: &Cluster) {
     found.into_iter().for_each(|text| world.violation(text));
 }
 
-/// What those who have pinned an epoch have as of it.
+/// What those who have pinned an epoch, and have it, have as of it. A replica that was copied since
+/// keeps the epoch pinned for its other partitions, and knows of this one only what came later.
 fn state_at(world: &mut World, cluster: &Cluster, epoch: Epoch) -> BTreeMap<PartitionId, Rows> {
     let mut all: BTreeMap<PartitionId, Rows> = BTreeMap::new();
     for node in super::running(world, cluster) {
@@ -165,14 +166,16 @@ fn state_at(world: &mut World, cluster: &Cluster, epoch: Epoch) -> BTreeMap<Part
                 .inspect(false)
                 .partitions
                 .iter()
-                .filter(|part| part.in_sync)
                 .map(|part| part.partition)
+                .filter(|p| shard.has_past(*p, epoch).is_ok())
                 .collect();
             let mut own: BTreeMap<PartitionId, Rows> =
                 held.into_iter().map(|p| (p, Rows::new())).collect();
             for ((p, table, key), (_, value)) in shard.rows_at(epoch) {
-                if table != CATALOG || p == PartitionId(0) {
-                    own.entry(p).or_default().insert((table, key), value);
+                if let Some(rows) = own.get_mut(&p)
+                    && (table != CATALOG || p == PartitionId(0))
+                {
+                    rows.insert((table, key), value);
                 }
             }
             all.extend(own);
