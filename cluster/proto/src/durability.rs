@@ -93,6 +93,8 @@ impl DiskReport {
 pub struct Pulse {
     /// Everything up to here is on the disks of all members that count.
     pub durable: Epoch,
+    /// Everything up to here is on those of them that are not lost.
+    pub carried: Epoch,
     /// The highest epoch with a record anywhere.
     pub worked: Epoch,
     /// The highest epoch that somebody wants to be durable.
@@ -115,6 +117,12 @@ impl Pulse {
     #[must_use]
     pub fn hurries(&self, closed: Epoch) -> bool {
         self.awaited > self.durable || self.needed > closed
+    }
+
+    /// Whether a node's disk is lost.
+    #[must_use]
+    pub fn has_lost(&self, node: NodeId) -> bool {
+        self.troubles.iter().any(|(its, state)| *its == node && state.is_lost())
     }
 
     /// Whether the disk of one of these nodes is in this state.
@@ -229,6 +237,7 @@ impl DiskTicker {
         let troubles = ill.map(|known| (known.member.node, known.report.state)).collect();
         let pulse = Pulse {
             durable: self.durable,
+            carried: self.carried(closed),
             worked: sum.worked,
             awaited: sum.awaited,
             needed: sum.needed,
@@ -246,6 +255,13 @@ impl DiskTicker {
     pub fn durable_now(&self, closed: Epoch) -> Epoch {
         let counted = self.members.iter().filter(|known| known.counts());
         let least = counted.map(|known| known.report.durable).min().unwrap_or_default();
+        self.durable.max(least.min(closed))
+    }
+
+    /// The highest epoch that all disks have that count and are not lost.
+    fn carried(&self, closed: Epoch) -> Epoch {
+        let well = self.members.iter().filter(|m| m.counts() && !m.report.state.is_lost());
+        let least = well.map(|known| known.report.durable).min().unwrap_or_default();
         self.durable.max(least.min(closed))
     }
 

@@ -509,9 +509,11 @@ impl ShardCore {
             }
         }
         // This node's files lead to nothing older than these checkpoints: if all power failed, the
-        // others must be able to come as far.
+        // others must be able to come as far. A mate whose disk is lost never will: it stays only
+        // until this node takes over from it.
         let founded = self.founded();
-        if self.options.redo.is_some() && founded > self.redo.durable_everywhere() && !hasty {
+        let carried = self.redo.is_carried(founded, view, self.me.instance.node);
+        if self.options.redo.is_some() && !carried && !hasty {
             out.mark("joiner_waits_for_the_disks_of_others");
             self.redo.want_durable(founded);
             stage = JoinStage::Copied;

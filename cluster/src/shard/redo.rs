@@ -133,6 +133,19 @@ impl Redo {
         self.pulse.durable
     }
 
+    /// Whether the cluster could come back at an epoch, or later, without this node group: each
+    /// other one has a disk that is not lost, and those all have it.
+    pub(super) fn is_carried(&self, epoch: Epoch, view: &View, me: NodeId) -> bool {
+        let mine = view.member(me).map(|member| member.group);
+        let holds = |group| {
+            let mut members = view.in_sync().filter(|member| member.group == group);
+            members.any(|member| !self.pulse.has_lost(member.instance.node))
+        };
+        epoch <= self.pulse.durable
+            || epoch <= self.pulse.carried
+                && view.in_sync().all(|member| Some(member.group) == mine || holds(member.group))
+    }
+
     /// What is durable on this node.
     pub(super) fn durable_here(&self) -> Epoch {
         self.report.durable

@@ -108,6 +108,8 @@ pub struct Plan {
     pub blackout: bool,
     /// Nodes a fault may have cost, until it is known whether it has.
     doomed: BTreeMap<HostId, u64>,
+    /// Those whose links a fault has cut: another life of theirs is as cut off.
+    cut_off: BTreeMap<HostId, u64>,
     /// No second grave fault before this time, so that the first is settled.
     pub(super) grave_after: u64,
     /// Hosts that are silent until then.
@@ -149,6 +151,7 @@ impl Plan {
             reckless,
             blackout,
             doomed: BTreeMap::new(),
+            cut_off: BTreeMap::new(),
             grave_after: 0,
             silent: Vec::new(),
             operates,
@@ -297,11 +300,14 @@ impl Plan {
             view.members.iter().map(|member| cluster.node(member.instance.node)).collect();
         let up = |host: &HostId| world.host(*host).life == Life::Running;
         let now = world.now;
+        self.cut_off.retain(|_, until| *until > now);
         self.doomed.retain(|host, until| {
             let there =
                 view.members.iter().find(|member| cluster.node(member.instance.node) == *host);
             // Another life of it is a member: the one that was doomed is over.
-            *until > now && there.is_some_and(|m| world.host(*host).role == Role::Data(m.instance))
+            *until > now
+                && (self.cut_off.contains_key(host)
+                    || there.is_some_and(|m| world.host(*host).role == Role::Data(m.instance)))
         });
         let targets: Vec<HostId> = members
             .iter()
@@ -408,7 +414,10 @@ impl Plan {
             (blow, if silent { Fault::PowerOff(first) } else { Fault::Kill(first) })
         };
         let until = world.now + AMBUSH_NS + length + SETTLED_NS;
-        self.doomed.extend([(first, until), (second, until)]);
+        match network {
+            true => self.doom_links([first, second], until),
+            false => self.doomed.extend([(first, until), (second, until)]),
+        }
         self.second = Some(fault);
         Some(Fault::Ambush(second, self.rng.pick::<&str>(AMBUSHED), blow))
     }
@@ -473,7 +482,7 @@ impl Plan {
             return None; // A one-way cut does not say which side it costs.
         }
         let until = world.now + length + SETTLED_NS;
-        self.doomed.extend(here.iter().chain(&there).map(|host| (*host, until)));
+        self.doom_links(here.into_iter().chain(there), until);
         self.grave_after = until;
         Some(Fault::Split { side, rest, cut, one_way, length })
     }
@@ -495,13 +504,20 @@ impl Plan {
             return None;
         }
         let until = world.now + length + SETTLED_NS;
-        self.doomed.extend([(a, until), (b, until)]);
+        self.doom_links([a, b], until);
         let one_way = self.rng.coin();
         Some(match self.rng.below(6) {
             0 => Fault::Stall(a, b, length),
             1 => Fault::Mute(a, b, length),
             _ => Fault::Split { side: vec![a], rest: vec![b], cut: Cut::Silent, one_way, length },
         })
+    }
+
+    fn doom_links(&mut self, hosts: impl IntoIterator<Item = HostId>, until: u64) {
+        for host in hosts {
+            self.doomed.insert(host, until);
+            self.cut_off.insert(host, until);
+        }
     }
 
     /// Whether the cluster goes on without `lost` and everything doomed before.
