@@ -63,6 +63,7 @@ fn view(groups: &[&[u16]]) -> View {
         arbitrator: Some(arbitrator.clone()),
         arbitrators_possible: vec![arbitrator],
         configured: lockstep_proto::configuration::ConfigState::default(),
+        left_out: Vec::new(),
         seal: Epoch(0),
         restart_generation: RestartGeneration(0),
         cuts: Vec::new(),

@@ -1,5 +1,6 @@
 //! Both management servers are gone: load, the death of a data node and a split between zones go
-//! on, decided by an API node; then the servers come back, one of them on nothing, and work again.
+//! on, decided by an API node; then the servers come back, one of them on nothing, and work again:
+//! the nodes that had to stop join, and a backup is made, under the same load throughout.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,6 +22,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_lockstep-under-test");
 
 /// Nodes 1 and 3 are in zone a, 2 and 4 in zone b.
 const ZONES: [[u16; 2]; 2] = [[1, 3], [2, 4]];
+const ZONE_NAMES: [&str; 2] = ["a", "b"];
 
 fn more(load: &ListLoad, count: u64) {
     let enough = load.committed() + count;
@@ -83,10 +85,13 @@ fn without_management_servers_an_api_node_decides_and_they_come_back() {
     more(&load, 50);
     let gone = cluster.node(4).ended();
     assert!(!gone.success());
-    let flags = peers(4);
-    let mut extra = vec!["--zone", "b", "--listen", &nodes[3]];
-    extra.extend(flags.iter().map(String::as_str));
-    let back = cluster.start_node(4, "n4", &extra);
+    let start_again = |cluster: &Cluster, node: u16| {
+        let (flags, zone) = (peers(node), ZONE_NAMES[usize::from(node + 1) % 2]);
+        let mut extra = vec!["--zone", zone, "--listen", &nodes[usize::from(node) - 1]];
+        extra.extend(flags.iter().map(String::as_str));
+        cluster.start_node(node, &format!("n{node}"), &extra)
+    };
+    let back = start_again(&cluster, 4);
     *cluster.node(4) = back;
     let whole = |view: &View| {
         view.in_sync().count() == 4 && view.members.iter().all(|m| m.standing == Standing::InSync)
@@ -105,9 +110,6 @@ fn without_management_servers_an_api_node_decides_and_they_come_back() {
         .until("the view of one zone", |view| members(view) == ZONES[side]);
     assert!(by_api(&view), "{view:?}");
     more(&load, 50);
-    let run = load.finish();
-    assert_eq!(run.errors, Vec::<String>::new(), "errors reached the application");
-    assert_eq!(check_list_append(&run.history), Ok(()));
 
     // One server has its directory, the other has nothing but what the data nodes tell.
     cluster.restart_mgmt();
@@ -124,4 +126,27 @@ fn without_management_servers_an_api_node_decides_and_they_come_back() {
     assert_eq!(told(&format!("config apply --set tick=10ms --url {servers}"))["version"], 2);
     assert_eq!(view.member(NodeId(ZONES[1 - side][0])), None);
     drop(stand_in);
+    more(&load, 50);
+
+    // The links are whole, and those who had to stop are started again.
+    proxies.values().for_each(Proxy::mend);
+    for node in ZONES[1 - side] {
+        cluster.node(node).ended();
+        let back = start_again(&cluster, node);
+        *cluster.node(node) = back;
+    }
+    let heard = watch(&mut cluster, ZONES[side][0]).until("all to be back", whole).0;
+    assert!(by_server(&heard), "{heard:?}");
+    more(&load, 50);
+    let dir = cluster.dir().join("backups");
+    std::fs::create_dir(&dir).expect("a fresh directory");
+    let dir = dir.display();
+    let made = told(&format!("backup create --to {dir} --wait --url {servers}"));
+    assert_eq!(made["state"], "done", "{made}");
+    let whole = told(&format!("backup verify {dir}"));
+    assert_eq!((&whole["backup"], &whole["rows"]), (&made["backup"], &made["rows"]));
+    more(&load, 50);
+    let run = load.finish();
+    assert_eq!(run.errors, Vec::<String>::new(), "errors reached the application");
+    assert_eq!(check_list_append(&run.history), Ok(()));
 }

@@ -305,6 +305,7 @@ fn view() -> View {
         arbitrator: None,
         arbitrators_possible: Vec::new(),
         configured: lockstep_proto::configuration::ConfigState::default(),
+        left_out: Vec::new(),
         seal: Epoch(0),
         restart_generation: RestartGeneration(0),
         cuts: Vec::new(),

@@ -51,7 +51,7 @@ fn a_cluster_serves_when_start_returns_and_is_gone_when_stop_does() {
     assert!(user.told("status").contains("healthy, can lose 1 more node"));
     let dir = told["dir"].as_str().expect("a path").to_owned();
     refused(&user.runs("dev start"), 5, "a dev cluster is running already");
-    refused(&user.runs("dev kill 9"), 5, "its data nodes are 1, 2");
+    refused(&user.runs("dev kill 9"), 5, "its processes are 1, 2, m1");
     let stopped = user.asked("dev stop");
     assert_eq!((&stopped["left"], &stopped["killed"]), (&3.into(), &0.into()), "{stopped}");
     assert!(!Path::new(&dir).exists(), "{dir} is left behind");

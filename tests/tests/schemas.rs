@@ -85,6 +85,12 @@ fn every_command_prints_what_its_schema_says_and_ends_as_it_should() {
     }
     judge.runs(0, "wait --for healthy --for node=n2:started");
     judge.runs(0, "status --watch 10ms --count 1");
+    let happened = judge.runs(0, "events --since 1h --last 50")["events"].clone();
+    let names: BTreeSet<&str> =
+        happened.as_array().expect("a list").iter().filter_map(|e| e["event"].as_str()).collect();
+    let known = ["backup_begun", "backup_deleted", "backup_done", "cluster_met"];
+    assert!(known.iter().all(|name| names.contains(name)), "{happened}");
+    judge.fails(2, "events --event earthquake");
     judge.runs(0, "top --every 50ms --count 1");
     let healthy = judge.runs(0, "doctor");
     let levels = healthy["findings"].as_array().expect("a list").iter().map(|f| &f["level"]);
@@ -211,6 +217,12 @@ fn with_nodes(judge: &mut Judge, told: &Value) {
         let health = judge.user.runs("health -o json");
         (health.code == Some(0)).then_some(())
     });
+    judge.runs(0, "dev kill m1");
+    judge.fails(3, "backup list");
+    judge.fails(3, "events");
+    judge.fails(5, "dev revive 1");
+    judge.fails(5, "dev revive m2");
+    judge.runs(0, "dev revive m1");
     judge.runs(0, "dev kill --all");
     judge.runs(0, "dev revive --all");
     judge.runs(0, "dev kill 1");

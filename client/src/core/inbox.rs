@@ -74,6 +74,8 @@ impl ClientCore {
             | ClientMessage::OpenSessions { .. }
             | ClientMessage::GetStatus { .. }
             | ClientMessage::Configure { .. }
+            | ClientMessage::GetEvents { .. }
+            | ClientMessage::Events { .. }
             | ClientMessage::Leave { .. }
             | ClientMessage::Order { .. } => return Err(WireError::BadValue),
         }

@@ -100,6 +100,7 @@ fn view(listeners: &[TcpListener], shards: u16) -> View {
         arbitrator: None,
         arbitrators_possible: Vec::new(),
         configured: lockstep_proto::configuration::ConfigState::default(),
+        left_out: Vec::new(),
         seal: Epoch(0),
         restart_generation: RestartGeneration(0),
         cuts: Vec::new(),

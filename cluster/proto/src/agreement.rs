@@ -246,6 +246,7 @@ pub fn changed(view: &View, number: ViewNumber, change: &ViewChange) -> View {
     next.number = number;
     next.members.retain(|m| !change.failed.contains(&m.instance));
     next.arbitrator.clone_from(&change.arbitrator);
+    next.left_out.clone_from(&change.reasons);
     if let Some(config) = &change.config {
         // A change made for another version is none: whoever wants it is told by the view.
         let _made = next.configured.apply(&mut next.config, config);
@@ -384,6 +385,7 @@ mod tests {
             arbitrator: None,
             arbitrators_possible: Vec::new(),
             configured: crate::configuration::ConfigState::default(),
+            left_out: Vec::new(),
             seal: Epoch(4),
             restart_generation: RestartGeneration(0),
             cuts: Vec::new(),

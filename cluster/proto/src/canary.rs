@@ -57,6 +57,8 @@ pub enum Canary {
     ConfigWithoutCompare,
     /// A view with a new arbitrator is acted in before that one has it.
     HandOverBeforeRegister,
+    /// A management server that has lost its register makes one up of the first view it is shown.
+    MakeUpRegister,
     /// A backup has the newest versions of rows, not those of its epoch.
     BackupOfNow,
     /// A newcomer is told of its seat before all members have the view that gives it.
@@ -96,6 +98,7 @@ impl Canary {
         Self::IgnoreCopied,
         Self::ConfigWithoutCompare,
         Self::HandOverBeforeRegister,
+        Self::MakeUpRegister,
         Self::BackupOfNow,
         Self::SeatToldEarly,
         Self::HandOverBeforeBarrier,
@@ -132,6 +135,7 @@ impl Canary {
             Self::IgnoreCopied => "ignore_copied",
             Self::ConfigWithoutCompare => "config_without_compare",
             Self::HandOverBeforeRegister => "hand_over_before_register",
+            Self::MakeUpRegister => "make_up_register",
             Self::BackupOfNow => "backup_of_now",
             Self::SeatToldEarly => "seat_told_early",
             Self::HandOverBeforeBarrier => "hand_over_before_barrier",

@@ -3,8 +3,8 @@
 //!
 //! Floors, imports point down only:
 //! * *rules*: sans-IO machines that do not import each other; a node's core wires them together;
-//! * *language*: [`wire`], [`view`], [`configuration`], [`record`], [`process`], [`report`],
-//!   [`disk`], and tables: [`schema`], [`key`], [`row`], [`change`];
+//! * *language*: [`wire`], [`view`], [`configuration`], [`events`], [`record`], [`process`],
+//!   [`report`], [`disk`], and tables: [`schema`], [`key`], [`row`], [`change`];
 //! * *words*: [`ids`], [`time`], [`limits`], [`error`], [`value`], [`canary`],
 //!   [`figures`].
 //!
@@ -20,6 +20,7 @@ pub mod disk;
 pub mod durability;
 pub mod epochs;
 pub mod error;
+pub mod events;
 pub mod figures;
 pub mod generations;
 pub mod hash;

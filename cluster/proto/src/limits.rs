@@ -85,6 +85,12 @@ pub const SHARDS_MAX: u16 = 255;
 /// Longest `host:port` and longest zone name accepted from a newcomer; they travel in every view.
 pub const ADDR_BYTES_MAX: usize = 256;
 
+/// Events that a management server keeps: a few years of a quiet cluster, or a day of a bad one.
+pub const EVENTS_MAX: usize = 1000;
+
+/// Events in one answer.
+pub const EVENTS_PER_ANSWER_MAX: usize = 256;
+
 /// API nodes that may offer themselves as arbitrators to one data node at a time: one is enough,
 /// and each is told every view.
 pub const API_ARBITRATORS_MAX: usize = 16;

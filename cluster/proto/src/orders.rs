@@ -492,6 +492,7 @@ pub(crate) mod tests {
             placements,
             arbitrator: None,
             arbitrators_possible: Vec::new(),
+            left_out: Vec::new(),
             seal: Epoch(0),
             restart_generation: RestartGeneration(0),
             cuts: Vec::new(),

@@ -223,6 +223,8 @@ pub enum StoredFile {
     Register,
     /// What a management server knows of backups it made.
     Backups,
+    /// What has happened to the cluster, as a management server has heard it.
+    Events,
 }
 
 /// Why a process ends itself.

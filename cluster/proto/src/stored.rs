@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::events::EventLog;
 use crate::ids::{ClusterId, NodeId, NodeInstance};
 use crate::process::StoredFile;
 use crate::register::Register;
@@ -180,6 +181,11 @@ fn file_of((kind, version): (u8, u8), body: &[u8]) -> Vec<u8> {
     bytes.put_u32_le(crc32c::crc32c(body));
     bytes.put_slice(body);
     bytes
+}
+
+impl Stored for EventLog {
+    const FILE: StoredFile = StoredFile::Events;
+    const KIND: u8 = 7;
 }
 
 fn checked_body(bytes: &[u8], (kind, reads): (u8, u8)) -> Result<&[u8], StoredError> {

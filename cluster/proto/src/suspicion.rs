@@ -58,22 +58,7 @@ struct PeerState {
     unheard_since: Instant,
 }
 
-/// Why a peer counts as gone.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Reason {
-    /// Nothing was heard for the suspicion time.
-    Silent,
-    /// Its process is known to be dead.
-    Dead,
-    /// It asked to go.
-    Leaving,
-    /// A proposal this node has answered drops it.
-    Refused,
-    /// Some hear it and some do not.
-    Asymmetric,
-    /// It lives but does not answer.
-    Stuck,
-}
+pub use crate::view::Reason;
 
 /// Who is gone, in order of node. May name this node itself (asymmetric loss): then others lead.
 pub type Gone = Vec<(NodeInstance, Reason)>;

@@ -94,6 +94,38 @@ impl ClusterConfig {
     }
 }
 
+/// Why a member counts as gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Reason {
+    /// Nothing was heard for the suspicion time.
+    Silent,
+    /// Its process is known to be dead.
+    Dead,
+    /// It asked to go.
+    Leaving,
+    /// A proposal this node has answered drops it.
+    Refused,
+    /// Some hear it and some do not.
+    Asymmetric,
+    /// It lives but does not answer.
+    Stuck,
+}
+
+impl Reason {
+    /// In words, for people.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Silent => "nothing was heard of it",
+            Self::Dead => "its process has died",
+            Self::Leaving => "it asked to leave",
+            Self::Refused => "an earlier president had left it out",
+            Self::Asymmetric => "some heard it and some did not",
+            Self::Stuck => "it did not answer",
+        }
+    }
+}
+
 /// How far a member has come. Only members in sync serve, vote, count and hold leases.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
@@ -198,6 +230,8 @@ pub struct View {
     pub config: ClusterConfig,
     /// Which version of them this is, and what changed last.
     pub configured: ConfigState,
+    /// Who was a member of the view before this one was made and is not in it, and why.
+    pub left_out: Vec<(NodeInstance, Reason)>,
     /// The data nodes that are here, in order of node id.
     pub members: Vec<Member>,
     /// Everybody who belongs to the cluster, here or not.

@@ -25,6 +25,7 @@ pub fn path_of(dir: &Path, file: StoredFile) -> PathBuf {
         StoredFile::View => "view",
         StoredFile::Register => "register",
         StoredFile::Backups => "backups",
+        StoredFile::Events => "events",
     })
 }
 

@@ -75,6 +75,7 @@ impl ControlCore {
     fn is_sane(&self, change: &ViewChange) -> bool {
         change.failed.iter().all(|node| self.view.contains(*node))
             && change.leaving.iter().all(|node| change.failed.contains(node))
+            && change.reasons.len() <= change.failed.len()
             && self.view.in_sync().any(|member| !change.failed.contains(&member.instance))
             && self.brings_back_sanely(change)
             && change.transfer.is_none_or(|step| self.view.can_transfer(step))

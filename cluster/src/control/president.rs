@@ -125,7 +125,9 @@ impl ControlCore {
         };
         let leaving = failed.iter().copied().filter(leaves).collect();
         let arbitrator = self.arbitrator_wanted(now);
-        ViewChange { failed, leaving, arbitrator, ..ViewChange::default() }
+        let goes = |node: &NodeInstance| failed.contains(node);
+        let reasons = gone.iter().filter(|(node, _)| goes(node)).copied().collect();
+        ViewChange { failed, leaving, reasons, arbitrator, ..ViewChange::default() }
     }
 
     fn mark_reasons(&self, gone: &Gone, out: &mut Outputs) {

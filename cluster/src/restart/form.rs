@@ -227,6 +227,7 @@ impl RestartCore {
         let known = self.shown.iter().chain(self.promises(now)).map(|known| known.number);
         view.number = known.fold(base.number, ViewNumber::max).next();
         view.members.clear();
+        view.left_out.clear();
         for member in base.in_sync() {
             let node = member.instance.node;
             let reaches = self.reach(now, node).is_some_and(|reached| reached >= epoch);

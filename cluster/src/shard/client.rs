@@ -44,6 +44,8 @@ impl ShardCore {
             Ok(
                 ClientMessage::View { .. }
                 | ClientMessage::SessionsOpened { .. }
+                | ClientMessage::GetEvents { .. }
+                | ClientMessage::Events { .. }
                 | ClientMessage::SnapshotOpened { .. }
                 | ClientMessage::Status { .. },
             )

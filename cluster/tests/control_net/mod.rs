@@ -139,6 +139,7 @@ pub(crate) fn first_view(groups: u16, replicas: u16, mgmts: u16) -> View {
         arbitrator: arbitrators.first().cloned(),
         arbitrators_possible: arbitrators,
         configured: lockstep_proto::configuration::ConfigState::default(),
+        left_out: Vec::new(),
         seal: Epoch(0),
         restart_generation: RestartGeneration(0),
         cuts: Vec::new(),

@@ -91,6 +91,7 @@ pub(crate) fn view(groups: u16, replicas: u16) -> View {
         arbitrator: None,
         arbitrators_possible: Vec::new(),
         configured: lockstep_proto::configuration::ConfigState::default(),
+        left_out: Vec::new(),
         seal: Epoch(0),
         restart_generation: RestartGeneration(0),
         cuts: Vec::new(),

@@ -5,16 +5,20 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use lockstep_client::Client;
-use lockstep_proto::ids::{BackupId, MgmtId};
+use lockstep_proto::events::ClusterEvent;
+use lockstep_proto::ids::{BackupId, ClusterId, MgmtId};
 use lockstep_proto::limits::FRAME_BYTES_MAX;
 use lockstep_proto::view::Arbitrator;
 use lockstep_proto::wire::backup::{BackupMessage, BackupRecord};
+use lockstep_proto::wire::client::ClientMessage;
+use lockstep_proto::wire::codec::frame_cold;
 use lockstep_proto::wire::hello::{Hello, MAGIC, Speaker, WIRE_VERSION, Wanted, Welcome};
 use lockstep_proto::wire::{codec, kind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
-use crate::cli::error::{CliError, CliResult, ExitKind, Trouble};
+use crate::cli::error::{CliError, CliResult, Trouble};
 
 /// How long a management server may take for anything.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -23,36 +27,45 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Server {
     /// Which one.
     pub id: MgmtId,
+    cluster: ClusterId,
+    addr: String,
     stream: TcpStream,
 }
 
-/// The management servers of a cluster that can be reached, those that the view names first; then
-/// those that the user has named.
+/// The management servers of a cluster that can be reached: those that its view names and those
+/// among the addresses that the client was given, by number.
 ///
 /// # Errors
 /// If there is none.
 pub async fn servers(client: &Client) -> CliResult<Vec<Server>> {
     let view = client.view().await?;
-    let named = view.arbitrators_possible.iter().filter_map(|arbitrator| match arbitrator {
-        Arbitrator::Mgmt { id, addr } if !id.is_api() => Some(addr),
-        _ => None,
-    });
-    let mut servers: Vec<Server> = Vec::new();
-    let mut why = "the cluster names none".to_owned();
-    for addr in named.chain(client.addresses()) {
-        match tokio::time::timeout(PATIENCE, Server::connect(addr)).await {
-            Ok(Ok(Some(server))) if servers.iter().all(|other| other.id != server.id) => {
-                servers.push(server);
-            }
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => why = format!("{addr}: {error}"),
-            Err(_) => why = format!("{addr} does not answer"),
+    let named = view.arbitrator.iter().chain(&view.arbitrators_possible);
+    let mut addrs: Vec<String> = named.filter_map(addr_of_server).collect();
+    addrs.extend(client.addresses().iter().cloned());
+    addrs.sort_unstable();
+    addrs.dedup();
+    // All at once: one that is silent costs no more than its own time.
+    let mut asked = JoinSet::new();
+    for addr in addrs {
+        asked.spawn(Server::connect(view.cluster, addr));
+    }
+    let (mut servers, mut why) = (Vec::new(), Vec::new());
+    for one in asked.join_all().await {
+        match one {
+            Ok(Some(server)) => servers.push(server),
+            Ok(None) => {}
+            Err(error) => why.push(error),
         }
     }
+    why.sort_unstable();
+    servers.sort_by_key(|server: &Server| server.id);
+    servers.dedup_by_key(|server| server.id);
     if servers.is_empty() {
-        let error = CliError::new(Trouble::NoCluster, "no management server can be reached");
-        let error = CliError { exit: ExitKind::Unreachable, retryable: true, ..error };
-        return Err(error.why(why).then("backups wait for one: start it again"));
+        let error = CliError::new(Trouble::NoServer, "no management server can be reached");
+        let error = CliError { retryable: true, ..error };
+        return Err(error
+            .why(why.join("; "))
+            .then("backups and the event log wait for one: start it again"));
     }
     Ok(servers)
 }
@@ -117,29 +130,55 @@ pub async fn find(client: &Client, backup: BackupId) -> CliResult<(Server, Known
         ))
 }
 
+fn addr_of_server(arbitrator: &Arbitrator) -> Option<String> {
+    match arbitrator {
+        Arbitrator::Mgmt { addr, .. } => Some(addr.clone()),
+        Arbitrator::Api { .. } => None,
+    }
+}
+
 fn broken(error: impl std::fmt::Display) -> CliError {
     let error =
-        CliError::new(Trouble::NoCluster, "a management server broke off").why(error.to_string());
-    CliError { exit: ExitKind::Unreachable, retryable: true, ..error }
+        CliError::new(Trouble::NoServer, "a management server broke off").why(error.to_string());
+    CliError { retryable: true, ..error }
 }
 
 impl Server {
-    /// `None` if somebody else answers there.
-    async fn connect(addr: &str) -> Result<Option<Self>, String> {
-        let mut stream = TcpStream::connect(addr).await.map_err(|error| error.to_string())?;
-        let (from, to) = (Speaker::Client, Wanted::Any);
-        let hello = Hello { magic: MAGIC, version: WIRE_VERSION, cluster: None, from, to };
-        let mut buffer = BytesMut::new();
-        codec::frame_cold(&mut buffer, kind::HELLO, &hello);
-        stream.write_all(&buffer).await.map_err(|error| error.to_string())?;
-        let frame = receive(&mut stream).await.map_err(|error| error.to_string())?;
+    /// The management server at an address; `None` if a data node is there.
+    async fn connect(cluster: ClusterId, addr: String) -> Result<Option<Self>, String> {
+        let connected = async {
+            let mut stream = TcpStream::connect(&addr).await?;
+            let (from, to) = (Speaker::Client, Wanted::Any);
+            let cluster = Some(cluster);
+            let hello = Hello { magic: MAGIC, version: WIRE_VERSION, cluster, from, to };
+            let mut buffer = BytesMut::new();
+            frame_cold(&mut buffer, kind::HELLO, &hello);
+            stream.write_all(&buffer).await?;
+            let frame = receive(&mut stream).await?;
+            std::io::Result::Ok((stream, frame))
+        };
+        let connected = tokio::time::timeout(PATIENCE, connected).await;
+        let (stream, frame) = connected
+            .map_err(|_| format!("{addr} does not answer"))?
+            .map_err(|error| format!("{addr}: {error}"))?;
         match frame.split_first().map(|(_, body)| codec::decode::<Welcome>(body)) {
             Some(Ok(Welcome::Accepted { by: Speaker::Mgmt(id), .. })) => {
-                Ok(Some(Self { id, stream }))
+                Ok(Some(Self { id, cluster, addr, stream }))
             }
             Some(Ok(Welcome::Accepted { .. })) => Ok(None),
-            Some(Ok(Welcome::Refused { text, .. })) => Err(text),
-            _ => Err("no management server answers there".to_owned()),
+            Some(Ok(Welcome::Refused { text, .. })) => Err(format!("{addr}: {text}")),
+            _ => Err(format!("{addr} answers something else")),
+        }
+    }
+
+    /// Connects anew, after it has been started again perhaps; false if it is not there.
+    pub async fn reconnect(&mut self) -> bool {
+        match Self::connect(self.cluster, self.addr.clone()).await {
+            Ok(Some(server)) if server.id == self.id => {
+                *self = server;
+                true
+            }
+            _ => false,
         }
     }
 
@@ -149,15 +188,42 @@ impl Server {
     /// If the server does not answer.
     pub async fn ask(&mut self, message: &BackupMessage) -> CliResult<BackupMessage> {
         let mut buffer = BytesMut::new();
-        codec::frame_cold(&mut buffer, kind::BACKUP, message);
-        let asked = async {
-            self.stream.write_all(&buffer).await?;
-            receive(&mut self.stream).await
-        };
-        let frame = tokio::time::timeout(PATIENCE, asked).await.map_err(broken)?;
-        match frame.map_err(broken)?.split_first() {
+        frame_cold(&mut buffer, kind::BACKUP, message);
+        match self.exchange(&buffer).await?.split_first() {
             Some((&kind::BACKUP, body)) => BackupMessage::parse(body).map_err(broken),
             _ => Err(broken("it says something else")),
+        }
+    }
+
+    async fn exchange(&mut self, question: &[u8]) -> CliResult<Vec<u8>> {
+        let asked = async {
+            self.stream.write_all(question).await?;
+            receive(&mut self.stream).await
+        };
+        tokio::time::timeout(PATIENCE, asked).await.map_err(broken)?.map_err(broken)
+    }
+
+    /// The events after a number in the log of this server.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn events(&mut self, mut after: u64) -> CliResult<Vec<ClusterEvent>> {
+        let mut all: Vec<ClusterEvent> = Vec::new();
+        loop {
+            let mut question = BytesMut::new();
+            frame_cold(&mut question, kind::CLIENT, &ClientMessage::GetEvents { after });
+            let answer = self.exchange(&question).await?;
+            let events = match answer.split_first().map(|(_, body)| codec::decode(body)) {
+                Some(Ok(ClientMessage::Events { events })) => events,
+                _ => return Err(broken("it says something else")),
+            };
+            let last = events.last().map_or(after, |event| event.number);
+            all.extend(events);
+            // Newer ones may push out older ones meanwhile, so the log is asked till its end.
+            if last <= after {
+                return Ok(all);
+            }
+            after = last;
         }
     }
 

@@ -298,6 +298,7 @@ mod tests {
             arbitrator: None,
             arbitrators_possible: Vec::new(),
             configured: lockstep_proto::configuration::ConfigState::default(),
+            left_out: Vec::new(),
             seal: Epoch(0),
             restart_generation: RestartGeneration(1),
             cuts: Vec::new(),

@@ -12,7 +12,7 @@ use super::{Global, block_on, connect, stdout_error};
 use crate::dev::cluster::{LocalCluster, Shape};
 use crate::dev::process::{Condition, ProcessId, Signal, Tie};
 use crate::dev::revive::{self, Revival};
-use crate::dev::state::{DevState, StateDir, StateLock};
+use crate::dev::state::{DevState, StateDir, StateLock, Which};
 use crate::dev::stop;
 
 /// How long a killed process may take to be gone.
@@ -28,6 +28,7 @@ Examples:
 const REVIVE_EXAMPLES: &str = "\
 Examples:
   lockstep dev kill 2 && lockstep dev revive 2      a node dies and comes back
+  lockstep dev kill m1 && lockstep dev revive m1    a management server does
   lockstep dev kill --all && lockstep dev revive --all
                                                     power loss of everything, and back
   lockstep dev revive 2 --initial                   without its own data: everything is copied";
@@ -40,16 +41,16 @@ pub(super) enum DevCommand {
     Start(StartArgs),
     /// Show the processes of the running cluster
     Status,
-    /// SIGKILL a data node, or with --all every process at once
+    /// SIGKILL a data node (3) or a management server (m1), or with --all every process at once
     Kill(KillArgs),
-    /// Start a data node again that is gone, or with --all everything that is
+    /// Start a process again that is gone, or with --all everything that is
     #[command(after_help = REVIVE_EXAMPLES)]
     Revive(ReviveArgs),
     /// Start one more data node; it joins the node group in need, or waits as a spare
     AddNode(AddNodeArgs),
-    /// SIGSTOP a data node: it stays silent until `dev continue`
+    /// SIGSTOP a process: it stays silent until `dev continue`
     Pause(NodeArgs),
-    /// SIGCONT a paused data node
+    /// SIGCONT a paused process
     Continue(NodeArgs),
     /// Stop the cluster; its data is removed unless it was started with --keep
     Stop,
@@ -96,21 +97,21 @@ pub(super) struct AddNodeArgs {
     zone: Option<String>,
 }
 
-/// Arguments of commands on one data node.
+/// Arguments of commands on one process.
 #[derive(clap::Args, Clone, Debug)]
 pub(super) struct NodeArgs {
-    /// The node id, as `dev status` shows it
-    #[arg(value_name = "NODE", value_parser = super::node_id)]
-    pub(super) node: u16,
+    /// A data node, 3 or n3, or a management server, m1
+    #[arg(value_name = "NODE")]
+    pub(super) node: Which,
 }
 
 /// Arguments of `lockstep dev kill`.
 #[derive(clap::Args, Clone, Debug)]
 #[group(required = true, multiple = false)]
 pub(super) struct KillArgs {
-    /// The node id, as `dev status` shows it
-    #[arg(value_name = "NODE", value_parser = super::node_id)]
-    node: Option<u16>,
+    /// A data node, 3 or n3, or a management server, m1
+    #[arg(value_name = "NODE")]
+    node: Option<Which>,
     /// All processes, management servers too
     #[arg(long)]
     all: bool,
@@ -119,9 +120,9 @@ pub(super) struct KillArgs {
 /// Arguments of `lockstep dev revive`.
 #[derive(clap::Args, Clone, Debug)]
 pub(super) struct ReviveArgs {
-    /// The node id, as `dev status` shows it
-    #[arg(value_name = "NODE", value_parser = super::node_id, required_unless_present = "all")]
-    node: Option<u16>,
+    /// A data node, 3 or n3, or a management server, m1
+    #[arg(value_name = "NODE", required_unless_present = "all")]
+    node: Option<Which>,
     /// Everything that is gone
     #[arg(long, conflicts_with = "node")]
     all: bool,
@@ -212,29 +213,18 @@ fn until_gone(process: ProcessId) -> CliResult {
     }
 }
 
-fn signal(voice: &Voice, home: &StateDir, node: u16, signal: Signal) -> CliResult<ExitKind> {
+fn signal(voice: &Voice, home: &StateDir, which: Which, signal: Signal) -> CliResult<ExitKind> {
     let state = load(home)?;
-    let known = || {
-        let ids: Vec<String> = state.nodes.iter().map(|n| n.node.to_string()).collect();
-        format!("its data nodes are {}", ids.join(", "))
-    };
-    let target = state.node(node).ok_or_else(|| {
-        CliError::new(Trouble::NoSuchNode, format!("the dev cluster has no data node {node}"))
-            .why(known())
-    })?;
-    let sent = target.process.signal(signal).map_err(|error| {
-        CliError::new(Trouble::Process, format!("cannot signal data node {node}"))
-            .why(error.to_string())
+    let process = state.process(which).ok_or_else(|| state.no_such(which))?;
+    let sent = process.signal(signal).map_err(|error| {
+        CliError::new(Trouble::Process, format!("cannot signal {which}")).why(error.to_string())
     })?;
     if !sent {
-        return Err(CliError::new(
-            Trouble::NoSuchNode,
-            format!("data node {node} is gone already"),
-        )
-        .then("`lockstep dev status` shows who is left"));
+        return Err(CliError::new(Trouble::NoSuchNode, format!("{which} is gone already"))
+            .then("`lockstep dev status` shows who is left"));
     }
     if signal == Signal::Kill {
-        until_gone(target.process)?;
+        until_gone(process)?;
     }
     let what = match signal {
         Signal::Kill => "killed",
@@ -242,8 +232,11 @@ fn signal(voice: &Voice, home: &StateDir, node: u16, signal: Signal) -> CliResul
         Signal::Continue => "continued",
         Signal::Terminate => "asked to leave",
     };
-    let json = json!({ "schema": "lockstep.dev-signal/v1", "node": node, "done": what });
-    let text = || format!("data node {node} (process {}) {what}\n", target.process.pid);
+    let json = json!({
+        "schema": "lockstep.dev-signal/v1", "node": which.node(),
+        "management_server": which.mgmt(), "done": what,
+    });
+    let text = || format!("{which} (process {}) {what}\n", process.pid);
     voice.data(&json, text).map_err(stdout_error)?;
     Ok(ExitKind::Done)
 }
@@ -277,7 +270,7 @@ fn revive(
     let mut state = load(home)?;
     let how = Revival { initial: args.initial, force_start: args.force_start };
     let revived = match args.node {
-        Some(node) => revive::revive_node(&mut state, node, how).map(|()| 1),
+        Some(which) => revive::revive_one(&mut state, which, how).map(|()| 1),
         None => revive::revive_all(&mut state, how),
     };
     // Also after a failure: what has been started must be known.
@@ -287,10 +280,13 @@ fn revive(
         block_on(connect::wait_until_serving(&state.url, global.timeout))?;
     }
     let json = json!({
-        "schema": "lockstep.dev-revive/v1", "revived": revived, "node": args.node,
+        "schema": "lockstep.dev-revive/v1", "revived": revived,
+        "node": args.node.and_then(Which::node),
+        "management_server": args.node.and_then(Which::mgmt),
     });
     let text = || match args.node {
-        Some(node) => format!("data node {node} started; `lockstep status` shows it join\n"),
+        Some(node @ Which::Node(_)) => format!("{node} started; `lockstep status` shows it join\n"),
+        Some(server @ Which::Mgmt(_)) => format!("{server} started\n"),
         None => format!("{revived} processes started; the cluster serves\n"),
     };
     voice.data(&json, text).map_err(stdout_error)?;

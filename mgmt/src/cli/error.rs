@@ -69,6 +69,8 @@ pub enum Trouble {
     Process = 4014,
     /// It needs a yes.
     Refused = 4015,
+    /// No management server answers, and it needs one.
+    NoServer = 4016,
     /// It would cost the cluster its last replica of something, or more than it should.
     Unsafe = 5002,
 }
@@ -91,13 +93,14 @@ impl Trouble {
         Self::Interrupted,
         Self::Process,
         Self::Refused,
+        Self::NoServer,
         Self::Unsafe,
     ];
 
     fn exit(self) -> ExitKind {
         match self {
             Self::Usage | Self::Config => ExitKind::Usage,
-            Self::NoCluster => ExitKind::Unreachable,
+            Self::NoCluster | Self::NoServer => ExitKind::Unreachable,
             Self::File
             | Self::BadText
             | Self::Start

@@ -368,6 +368,12 @@ fn command_line(trouble: Trouble) -> (&'static str, &'static str, &'static str) 
             "it would cost data or service",
             "read why; then --yes or --force",
         ),
+        Trouble::NoServer => (
+            "no management server answers",
+            "all of them are dead or cut off; reads and writes go on, and so does the return of \
+             data nodes, but this needs one",
+            "start one again, on its directory; `lockstep status` names them",
+        ),
         Trouble::Unsafe => (
             "it was not done because a node group would have too few replicas in sync",
             "the node is the last one, or the last but one, that has all of its group's rows",

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::error::{CliError, CliResult, ExitKind, Trouble};
 use super::{Global, stdout_error};
 use crate::admin::ask::{self, Page};
-use crate::dev::state::StateDir;
+use crate::dev::state::{StateDir, Which};
 
 const NOTES: &str = "\
 Examples:
@@ -82,13 +82,7 @@ fn admin_of(process: &str) -> CliResult<String> {
     let home = StateDir::of_user().map_err(|error| unknown(&error.to_string()))?;
     let state = home.load().map_err(|error| unknown(&error.to_string()))?;
     let state = state.ok_or_else(|| unknown("no dev cluster is running"))?;
-    let admin = match process.strip_prefix('m').and_then(|id| id.parse::<u16>().ok()) {
-        Some(id) => state.mgmt.iter().find(|mgmt| mgmt.id == id).map(|mgmt| mgmt.admin.clone()),
-        None => {
-            let node = super::node_id(process).map_err(CliError::usage)?;
-            state.node(node).map(|node| node.admin.clone())
-        }
-    };
-    let admin = admin.ok_or_else(|| unknown("the dev cluster has no such process"))?;
-    admin.ok_or_else(|| unknown("its admin port is off"))
+    let which: Which = process.parse().map_err(CliError::usage)?;
+    state.process(which).ok_or_else(|| state.no_such(which))?;
+    state.admin(which).ok_or_else(|| unknown("its admin port is off"))
 }

@@ -14,6 +14,7 @@ mod demo;
 mod dev;
 mod doctor;
 mod duration;
+mod events;
 mod explain;
 mod follow;
 mod group;
@@ -182,6 +183,8 @@ enum Command {
     /// The settings of the running cluster: show, compare, change, undo
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// What has happened to the cluster: nodes, arbitrators, configuration
+    Events(events::EventsArgs),
     /// Make, list, show, import and export tables
     #[command(subcommand)]
     Table(table::TableCommand),
@@ -250,6 +253,7 @@ fn dispatch(cli: Cli) -> CliResult<ExitKind> {
         Command::Node(command) => node::run(&global, &command),
         Command::Cluster(command) => node::run_cluster(&global, &command),
         Command::Config(command) => config::run(&global, &command),
+        Command::Events(args) => events::run(&global, &args),
         Command::Table(command) => table::run(&global, &command),
         Command::Backup(command) => backup::run(&global, &command),
         Command::Restore(command) => restore::run(&global, &command),

@@ -512,6 +512,7 @@ mod tests {
             arbitrator: None,
             arbitrators_possible: Vec::new(),
             configured: lockstep_proto::configuration::ConfigState::default(),
+            left_out: Vec::new(),
             seal: Epoch(0),
             restart_generation: lockstep_proto::ids::RestartGeneration(0),
             cuts: Vec::new(),

@@ -113,6 +113,7 @@ impl MgmtCore {
         let changed = self.backups.on_view(self.now, created.view(), out);
         self.store_backups(changed, out);
         self.state = State::Created(created);
+        self.note_view(false, out);
         for (addr, message) in admitted {
             let link = *links.get(&addr).expect("everybody admitted has reported");
             self.tell(Told::Control { link, message }, out);

@@ -5,6 +5,7 @@
 //! * `creation`: collecting the newcomers, and `admission`: letting them in;
 //! * `created`: what is kept of an existing cluster, and the rules for changing it;
 //! * `backup`: backups, which it runs;
+//! * `chronicle`: what has happened, written down for people;
 //! * `vault`: answers that wait for the disk.
 //!
 //! The database lives without it: only creation and an even split need it. Where several
@@ -16,6 +17,7 @@
 
 mod admission;
 mod backup;
+mod chronicle;
 mod created;
 mod creation;
 pub mod plan;
@@ -29,8 +31,9 @@ use std::sync::Arc;
 
 use lockstep_proto::canary::Canary;
 use lockstep_proto::disk::Lane;
+use lockstep_proto::events::{ClusterEvent, EventLog};
 use lockstep_proto::ids::{BackupId, ClusterId, Epoch, MgmtId};
-use lockstep_proto::limits::ANSWERS_HELD_MAX;
+use lockstep_proto::limits::{ANSWERS_HELD_MAX, EVENTS_PER_ANSWER_MAX};
 use lockstep_proto::process::{
     Effect, Exit, Input, LinkId, LogLevel, Outputs, Peer, Process, StoredFile, Target,
 };
@@ -45,6 +48,7 @@ use lockstep_proto::wire::control::{ControlMessage, Returned};
 use lockstep_proto::wire::kind;
 
 use backup::Backups;
+use chronicle::Chronicle;
 use created::{Created, Registration};
 use creation::Creation;
 use plan::ClusterPlan;
@@ -63,6 +67,8 @@ pub struct MgmtOptions {
     pub plan: ClusterPlan,
     /// What an earlier life has stored.
     pub stored: MgmtStored,
+    /// Wall clock minus boot clock at the start, milliseconds: dates events.
+    pub wall_offset_ms: u64,
     /// Drawn at random by whoever starts the process; becomes the cluster's id if one is created.
     pub cluster_id_seed: u128,
     /// A bug to switch on, for the simulator.
@@ -78,6 +84,8 @@ pub struct MgmtStored {
     pub register: Option<StoredRegister>,
     /// What it knows of backups.
     pub backups: Option<StoredBackups>,
+    /// What has happened.
+    pub events: Option<EventLog>,
 }
 
 impl MgmtStored {
@@ -91,7 +99,8 @@ impl MgmtStored {
         let cluster = read_file(&mut read)?;
         let register = read_file(&mut read)?;
         let backups = read_file(&mut read)?;
-        Ok(Self { cluster, register, backups })
+        let events = read_file(&mut read)?;
+        Ok(Self { cluster, register, backups, events })
     }
 
     /// The cluster these files belong to, for the handshake.
@@ -122,6 +131,7 @@ pub struct MgmtCore {
     backups: Backups,
     /// The processes of newcomers that wait for a seat.
     waiting: BTreeMap<LinkId, u64>,
+    chronicle: Chronicle,
 }
 
 /// ```text
@@ -139,14 +149,19 @@ enum Told {
     Control { link: LinkId, message: ControlMessage },
     View { link: LinkId, view: Arc<View> },
     Backup { link: LinkId, message: BackupMessage },
+    Events { link: LinkId, events: Vec<ClusterEvent> },
 }
 
 impl MgmtCore {
     /// A management server at its start.
     #[must_use]
     pub fn new(options: MgmtOptions) -> Self {
-        let MgmtOptions { id, addr, others, plan, stored, cluster_id_seed, canary } = options;
+        let MgmtOptions { id, addr, others, plan, stored, wall_offset_ms, .. } = options;
+        let MgmtOptions { cluster_id_seed, canary, .. } = options;
         let view = stored.cluster.as_ref().map(|cluster| &cluster.view);
+        let own = view.map(|view| view.cluster);
+        let known = stored.backups.as_ref();
+        let chronicle = Chronicle::restore(stored.events, own, known, wall_offset_ms);
         let backups = Backups::restore(id, stored.backups.unwrap_or_default(), view);
         let state = match stored.cluster {
             Some(cluster) => State::Created(Created::restore(cluster, stored.register)),
@@ -169,6 +184,7 @@ impl MgmtCore {
             now: Instant::default(),
             backups,
             waiting: BTreeMap::new(),
+            chronicle,
         }
     }
 
@@ -277,16 +293,6 @@ impl MgmtCore {
         }
     }
 
-    fn store_backups(&mut self, changed: bool, out: &mut Outputs) {
-        if changed {
-            self.vault.store(self.backups.stored(), out);
-            let news: Vec<_> = self.backups.news().collect();
-            for (link, message) in news {
-                self.tell(Told::Backup { link, message }, out);
-            }
-        }
-    }
-
     fn on_link_up(&mut self, link: LinkId, peer: Peer, out: &mut Outputs) {
         if let Peer::Shard(instance, shard) = peer
             && !self.backups.on_shard_up(self.now, link, (instance, shard), out)
@@ -371,7 +377,12 @@ impl MgmtCore {
                     out.mark("mgmt_watched_before_creation");
                 }
             }
+            ClientMessage::GetEvents { after } => {
+                let events = self.chronicle.log().after(after, EVENTS_PER_ANSWER_MAX);
+                self.tell(Told::Events { link, events }, out);
+            }
             ClientMessage::View { .. }
+            | ClientMessage::Events { .. }
             | ClientMessage::OpenSessions { .. }
             | ClientMessage::SessionsOpened { .. }
             | ClientMessage::GetStatus { .. }
@@ -422,6 +433,7 @@ impl MgmtCore {
             }
         }
         let Registration { registered, view_changed, lost, .. } = registration;
+        self.note_view(lost, out);
         let message = ControlMessage::RegisteredView { view: identity, registered, lost };
         self.tell(Told::Control { link, message }, out);
         if view_changed {
@@ -530,6 +542,11 @@ fn send(told: Told, out: &mut Outputs) {
         Told::Control { link, message } => {
             if let Some(buffer) = out.buffer(link) {
                 message.frame(buffer);
+            }
+        }
+        Told::Events { link, events } => {
+            if let Some(buffer) = out.buffer(link) {
+                frame_cold(buffer, kind::CLIENT, &ClientMessage::Events { events });
             }
         }
         Told::View { link, view } => {

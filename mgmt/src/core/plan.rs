@@ -74,6 +74,7 @@ impl ClusterPlan {
             arbitrator: arbitrators.first().cloned(),
             arbitrators_possible: arbitrators,
             configured: lockstep_proto::configuration::ConfigState::default(),
+            left_out: Vec::new(),
             seal: Epoch(0),
             restart_generation: RestartGeneration(0),
             cuts: Vec::new(),

@@ -33,6 +33,7 @@ fn options(stored: MgmtStored) -> MgmtOptions {
         others: vec![(MgmtId(2), "m2:1186".to_owned())],
         plan,
         stored,
+        wall_offset_ms: 0,
         cluster_id_seed: 77,
         canary: None,
     }
@@ -57,8 +58,8 @@ impl Bench {
 
     /// The process is killed and started again on the same directory.
     fn restart(self) -> Self {
-        let stored = MgmtStored::load(|file| self.disk.get(&file).cloned()).expect("own files");
-        Self { disk: self.disk, ..Self::with(options(stored)) }
+        let options = options(stored(&self));
+        Self { disk: self.disk, ..Self::with(options) }
     }
 
     fn input(&mut self, input: Input<'_>) {
@@ -149,6 +150,10 @@ impl Bench {
     fn marked(&mut self, name: &str) -> bool {
         self.out.take_marks().contains(&name)
     }
+}
+
+fn stored(bench: &Bench) -> MgmtStored {
+    MgmtStored::load(|file| bench.disk.get(&file).cloned()).expect("own files")
 }
 
 /// Node n reports from port n, process n, with the wish to be node n.
@@ -536,4 +541,54 @@ fn malformed_and_misplaced_frames_close_the_link() {
     }
     bench.say(control, &ControlMessage::LeaveRequest);
     assert_eq!(bench.closed.len(), 5);
+}
+
+fn names(bench: &Bench) -> Vec<&'static str> {
+    bench.core.events().events().iter().map(|event| event.what.name()).collect()
+}
+
+#[test]
+fn what_happened_is_written_down_once_whichever_file_was_the_last_that_was_stored() {
+    let bench = Bench::created();
+    assert_eq!(names(&bench), ["cluster_met"]);
+    let view = bench.core.view().expect("created").clone();
+    let smaller = follow(&view, 2, &[1]);
+    // Of the cluster's file and the log one reaches the disk, then the process dies.
+    for kept in [StoredFile::View, StoredFile::Events] {
+        let mut bench = Bench { disk: bench.disk.clone(), ..Bench::with(options(stored(&bench))) };
+        let control = bench.connect(Peer::Control(node(1)));
+        bench.disk_is_slow = true;
+        let counted = vec![view.identity()];
+        let register = ControlMessage::RegisterView { view: Box::new(smaller.clone()), counted };
+        bench.say(control, &register);
+        assert!(bench.heard(control).is_empty(), "what is not on disk is not told");
+        for (_, file, bytes) in std::mem::take(&mut bench.unstored) {
+            if file == kept || file == StoredFile::Register {
+                bench.disk.insert(file, bytes);
+            }
+        }
+        let mut bench = bench.restart();
+        let control = bench.connect(Peer::Control(node(1)));
+        bench.say(control, &register);
+        assert_eq!(names(&bench), ["cluster_met", "node_lost"], "{kept:?} was stored");
+        let client = bench.connect(Peer::Client);
+        let mut question = bytes::BytesMut::new();
+        frame_cold(&mut question, kind::CLIENT, &ClientMessage::GetEvents { after: 1 });
+        bench.input(Input::Frame { link: client, bytes: &question[4..] });
+        let answer: ClientMessage = decode(&bench.frames(client)[0][1..]).expect("well formed");
+        let events = bench.core.events().events()[1..].to_vec();
+        assert_eq!(answer, ClientMessage::Events { events });
+        assert_eq!(names(&bench.restart()), ["cluster_met", "node_lost"]);
+    }
+}
+
+#[test]
+fn a_log_of_another_cluster_is_nobodys() {
+    let bench = Bench::created();
+    let mut other = stored(&bench);
+    let cluster = other.cluster.as_mut().expect("created");
+    cluster.view.cluster = ClusterId(78);
+    assert_eq!(names(&Bench::with(options(other))), Vec::<&str>::new());
+    let alone = MgmtStored { events: stored(&bench).events, ..MgmtStored::default() };
+    assert_eq!(names(&Bench::with(options(alone))), Vec::<&str>::new());
 }

@@ -2,7 +2,7 @@
 
 use super::cluster::{Launch, Left};
 use super::process::{Condition, Tie};
-use super::state::{DevNode, DevState};
+use super::state::{DevNode, DevState, Which};
 use crate::cli::error::{CliError, CliResult, Trouble};
 
 /// How a data node is to be started, this time.
@@ -21,24 +21,30 @@ impl Revival {
     }
 }
 
-/// Starts a data node again that is gone; `state` then has its new process.
+/// Starts a process again that is gone; `state` then has the new one.
 ///
 /// # Errors
-/// If there is no such node, it runs, or it does not come up.
-pub fn revive_node(state: &mut DevState, node: u16, how: Revival) -> CliResult {
-    let dir = state.dir.clone();
-    let known: Vec<String> = state.nodes.iter().map(|n| n.node.to_string()).collect();
-    let entry = state.nodes.iter_mut().find(|entry| entry.node == node).ok_or_else(|| {
-        CliError::new(Trouble::NoSuchNode, format!("the dev cluster has no data node {node}"))
-            .why(format!("its data nodes are {}", known.join(", ")))
-    })?;
-    if entry.process.condition() != Condition::Gone {
-        let what = format!("data node {node} is running");
-        return Err(CliError::new(Trouble::Process, what)
-            .then(format!("stop it first: `lockstep node stop {node}` or `dev kill {node}`")));
+/// If there is no such process, it runs, or it does not come up.
+pub fn revive_one(state: &mut DevState, which: Which, how: Revival) -> CliResult {
+    let before = state.process(which).ok_or_else(|| state.no_such(which))?;
+    if before.condition() != Condition::Gone {
+        let then = match which {
+            Which::Node(id) => {
+                format!("stop it first: `lockstep node stop {id}` or `dev kill {id}`")
+            }
+            Which::Mgmt(id) => format!("kill it first: `lockstep dev kill m{id}`"),
+        };
+        return Err(CliError::new(Trouble::Refused, format!("{which} is running")).then(then));
     }
-    let Left { process, admin } = start(&dir, format!("node-{node}"), &entry.args, &how.flags())?;
-    (entry.process, entry.admin) = (process, admin);
+    let dir = state.dir.clone();
+    for entry in state.nodes.iter_mut().filter(|entry| which.node() == Some(entry.node)) {
+        let left = start(&dir, format!("node-{}", entry.node), &entry.args, &how.flags())?;
+        (entry.process, entry.admin) = (left.process, left.admin);
+    }
+    for entry in state.mgmt.iter_mut().filter(|entry| which.mgmt() == Some(entry.id)) {
+        let left = start(&dir, format!("mgmt-{}", entry.id), &entry.args, &[])?;
+        (entry.process, entry.admin) = (left.process, left.admin);
+    }
     Ok(())
 }
 

@@ -4,13 +4,16 @@
 //! Invariant: at most one dev cluster per state directory; the lock is held while it is started or
 //! stopped.
 
+use std::fmt::{self, Display, Formatter};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use super::process::{Condition, ProcessId};
+use crate::cli::error::{CliError, Trouble};
 
 /// One data node of a dev cluster.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -52,6 +55,57 @@ pub struct DevMgmt {
     pub args: Vec<String>,
 }
 
+/// A process of a dev cluster, as people name it: a data node `3` or `n3`, a server `m1`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Which {
+    /// A data node.
+    Node(u16),
+    /// A management server.
+    Mgmt(u16),
+}
+
+impl Which {
+    /// The data node, if it is one.
+    #[must_use]
+    pub fn node(self) -> Option<u16> {
+        match self {
+            Self::Node(id) => Some(id),
+            Self::Mgmt(_) => None,
+        }
+    }
+
+    /// The management server, if it is one.
+    #[must_use]
+    pub fn mgmt(self) -> Option<u16> {
+        match self {
+            Self::Node(_) => None,
+            Self::Mgmt(id) => Some(id),
+        }
+    }
+}
+
+impl FromStr for Which {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (digits, which): (_, fn(u16) -> Self) = match text.strip_prefix('m') {
+            Some(digits) => (digits, Self::Mgmt),
+            None => (text.strip_prefix('n').unwrap_or(text), Self::Node),
+        };
+        let wrong = "a process is a data node, such as 3 or n3, or a management server, such as m1";
+        digits.parse().map(which).map_err(|_| wrong.to_owned())
+    }
+}
+
+impl Display for Which {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(id) => write!(f, "data node {id}"),
+            Self::Mgmt(id) => write!(f, "management server {id}"),
+        }
+    }
+}
+
 /// A dev cluster.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct DevState {
@@ -75,6 +129,13 @@ impl DevState {
     /// The schema of this version.
     pub const SCHEMA: &'static str = "lockstep.dev/v1";
 
+    /// Its URL with all data nodes behind the management servers: one that answers is enough, also
+    /// with all management servers dead.
+    #[must_use]
+    pub fn url_of_all(&self) -> String {
+        self.nodes.iter().fold(self.url.clone(), |url, node| format!("{url},{}", node.addr))
+    }
+
     /// All processes, data nodes first.
     pub fn processes(&self) -> impl Iterator<Item = ProcessId> {
         let nodes = self.nodes.iter().map(|n| n.process);
@@ -87,10 +148,32 @@ impl DevState {
         self.processes().any(|p| p.condition() != Condition::Gone)
     }
 
-    /// The data node with this id.
+    /// The last process of this name.
     #[must_use]
-    pub fn node(&self, node: u16) -> Option<&DevNode> {
-        self.nodes.iter().find(|n| n.node == node)
+    pub fn process(&self, which: Which) -> Option<ProcessId> {
+        match which {
+            Which::Node(id) => self.nodes.iter().find(|n| n.node == id).map(|n| n.process),
+            Which::Mgmt(id) => self.mgmt.iter().find(|m| m.id == id).map(|m| m.process),
+        }
+    }
+
+    /// Where the admin port of a process is, if it has one.
+    #[must_use]
+    pub fn admin(&self, which: Which) -> Option<String> {
+        match which {
+            Which::Node(id) => self.nodes.iter().find(|n| n.node == id)?.admin.clone(),
+            Which::Mgmt(id) => self.mgmt.iter().find(|m| m.id == id)?.admin.clone(),
+        }
+    }
+
+    /// That there is no such process, and which there are.
+    #[must_use]
+    pub fn no_such(&self, which: Which) -> CliError {
+        let nodes = self.nodes.iter().map(|node| node.node.to_string());
+        let mgmt = self.mgmt.iter().map(|mgmt| format!("m{}", mgmt.id));
+        let all: Vec<String> = nodes.chain(mgmt).collect();
+        CliError::new(Trouble::NoSuchNode, format!("the dev cluster has no {which}"))
+            .why(format!("its processes are {}", all.join(", ")))
     }
 }
 
@@ -225,6 +308,20 @@ mod tests {
                 args: vec![],
             }],
         }
+    }
+
+    #[test]
+    fn processes_are_named_as_people_and_logs_do() {
+        let read = |text: &str| text.parse::<Which>().ok();
+        assert_eq!(read("3"), Some(Which::Node(3)));
+        assert_eq!([read("n3"), read("m1")], [Some(Which::Node(3)), Some(Which::Mgmt(1))]);
+        for bad in ["", "m", "mm1", "mgmt1", "nm1", "-1", "m70000"] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+        let state = example();
+        assert!(state.process(Which::Mgmt(1)).is_some() && state.process(Which::Node(1)).is_none());
+        assert_eq!(state.url_of_all(), "lockstep://127.0.0.1:1186,127.0.0.1:4000");
+        assert_eq!(state.no_such(Which::Node(1)).why, "its processes are 3, m1");
     }
 
     #[test]

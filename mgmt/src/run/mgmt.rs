@@ -1,8 +1,9 @@
 //! `lockstep run mgmt`: one management server.
 
+use lockstep_proto::events::EventLog;
 use lockstep_proto::stored::{StoredBackups, StoredCluster, StoredRegister};
 use lockstep_proto::wire::hello::Speaker;
-use lockstep_runtime::{HostOptions, run_single};
+use lockstep_runtime::{HostOptions, clock, run_single};
 
 use super::args::RunMgmtArgs;
 use super::door::Door;
@@ -29,6 +30,7 @@ pub fn run_mgmt(args: &RunMgmtArgs) -> CliResult<ExitKind> {
         cluster: home.stored::<StoredCluster>()?,
         register: home.stored::<StoredRegister>()?,
         backups: home.stored::<StoredBackups>()?,
+        events: events(&home),
     };
     let door = Door::open(&place)?;
     let admin = Admin::open(place.admin.as_deref(), Kind::Mgmt)?;
@@ -49,9 +51,19 @@ pub fn run_mgmt(args: &RunMgmtArgs) -> CliResult<ExitKind> {
         others,
         plan,
         stored,
+        wall_offset_ms: clock::wall_ms().saturating_sub(clock::now().0 / 1_000_000),
         cluster_id_seed: random()?,
         canary: None,
     });
     let (exit, _listener) = run_single(core, host).map_err(|error| thread_error(&error))?;
     ended(exit)
+}
+
+/// The event log of an earlier life. Nothing depends on it, so one that cannot be read is no reason
+/// not to start.
+fn events(home: &Home) -> Option<EventLog> {
+    home.stored::<EventLog>().unwrap_or_else(|error| {
+        tracing::warn!("the event log begins anew: {error}");
+        None
+    })
 }

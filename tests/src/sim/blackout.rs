@@ -130,7 +130,7 @@ impl Run {
         let servers = self.cluster.mgmts.iter().chain(&self.cluster.apis).copied();
         for server in servers.collect::<Vec<HostId>>() {
             if self.world.is_dead(server) {
-                self.cluster.restart(&mut self.world, server);
+                self.cluster.restart(&mut self.world, server, false);
             }
         }
         let most = if self.script.is_some() { 50 * MS } else { 2_000 * MS };

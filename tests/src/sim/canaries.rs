@@ -52,6 +52,7 @@ fn hunt(canary: Canary) -> Hunt {
         }
         Canary::SkipFsync | Canary::TrimRedoTooEarly => Hunt::Drawn(Profile::Disk),
         Canary::HandOverBeforeRegister => scripted!("api_node_arbitrates"),
+        Canary::MakeUpRegister => scripted!("arbitrator_loses_its_directory_between_two_requests"),
         Canary::NoFencing => scripted!("live_coordinator_loses_a_participant"),
         Canary::ReadUnstable => scripted!("read_right_after_the_answer"),
         Canary::AbortBeforeStable => scripted!("coordinator_answers_abort_and_dies"),

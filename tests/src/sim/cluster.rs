@@ -159,6 +159,7 @@ pub fn first_view(shape: &Shape) -> View {
         arbitrator: arbitrators.first().cloned(),
         arbitrators_possible: arbitrators,
         configured: lockstep_proto::configuration::ConfigState::default(),
+        left_out: Vec::new(),
         seal: Epoch(0),
         restart_generation: RestartGeneration(0),
         cuts: Vec::new(),
@@ -370,6 +371,7 @@ impl Cluster {
                 config: self.view.config.clone(),
             },
             stored: stored.expect("files are replaced as a whole"),
+            wall_offset_ms: 1_700_000_000_000,
             cluster_id_seed: 7,
             canary: self.canary,
         }
@@ -411,13 +413,31 @@ impl Cluster {
         world.plan_next_turn(proc);
     }
 
-    /// Starts a management server or an API node's arbitrator again.
-    pub fn restart(&self, world: &mut World, host: HostId) {
+    /// Starts a management server or an API node's arbitrator again; a server perhaps on an empty
+    /// directory, because its own is lost.
+    pub fn restart(&self, world: &mut World, host: HostId, empty: bool) {
         if self.apis.contains(&host) {
-            self.start_api(world, host);
-        } else {
-            self.start_mgmt(world, host);
+            return self.start_api(world, host);
         }
+        if empty {
+            let (now, entry) = (world.now, world.host_mut(host));
+            entry.files.clear();
+            entry.disk = HostDisk::default();
+            let name = entry.name.clone();
+            world.trace.note(now, || format!("{name} has lost its directory"));
+            *world.tally.faults.entry("lost_directory").or_default() += 1;
+        }
+        self.start_mgmt(world, host);
+    }
+
+    /// Whether the host of a management server holds a register; an API node always does.
+    #[must_use]
+    pub fn has_register(&self, world: &World, host: HostId) -> bool {
+        let cores = world.host(host).procs.iter();
+        cores.filter_map(|proc| world.procs[proc.index()].core.as_ref()).all(|core| match core {
+            Core::Mgmt(server) => server.register().is_some(),
+            _ => true,
+        })
     }
 
     /// The host of a view's arbitrator, if the process there is the one that is named.

@@ -558,6 +558,7 @@ impl Plan {
     ) -> bool {
         let Some(host) = cluster.arbitrator(world, view) else { return false };
         world.runs(host)
+            && cluster.has_register(world, host)
             && !lost.contains(&host)
             && cluster.nodes.iter().all(|node| {
                 lost.contains(node)

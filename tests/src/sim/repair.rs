@@ -19,7 +19,7 @@ impl Run {
         let servers = self.cluster.mgmts.iter().chain(&self.cluster.apis).copied();
         for server in servers.collect::<Vec<HostId>>() {
             if self.world.is_dead(server) && self.rng.one_in(8) {
-                self.cluster.restart(&mut self.world, server);
+                self.cluster.restart(&mut self.world, server, self.rng.one_in(3));
             }
         }
     }

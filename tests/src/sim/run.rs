@@ -484,7 +484,7 @@ impl Run {
     pub(super) fn carry_out(&mut self, act: &Act) {
         match act.deed(&self.world) {
             Deed::Fault(fault) => self.world.strike(&fault),
-            Deed::Restart(host) => self.cluster.restart(&mut self.world, host),
+            Deed::Restart(host, empty) => self.cluster.restart(&mut self.world, host, empty),
             Deed::Revive(host, empty) => self.cluster.revive(&mut self.world, host, empty),
             Deed::Come(host, group) => self.cluster.come(&mut self.world, host, group),
             Deed::Order(order) => self.notes.borrow_mut().orders.push_back(order),
@@ -500,7 +500,7 @@ impl Run {
         let servers = self.cluster.mgmts.iter().chain(&self.cluster.apis).copied();
         for server in servers.collect::<Vec<HostId>>() {
             if self.world.is_dead(server) {
-                self.cluster.restart(&mut self.world, server);
+                self.cluster.restart(&mut self.world, server, false);
             }
         }
         let limit = self.world.now + 15 * SECOND;

@@ -103,8 +103,8 @@ pub enum Expected {
 pub enum Deed {
     /// A fault of the world.
     Fault(Fault),
-    /// A dead management server comes back.
-    Restart(HostId),
+    /// A dead management server comes back, perhaps on an empty directory.
+    Restart(HostId, bool),
     /// A dead data node comes back, perhaps with an empty disk.
     Revive(HostId, bool),
     /// A data node is started on a machine that is none yet; the group it wants to join.
@@ -311,7 +311,7 @@ impl Act {
             "mute" => Fault::Mute(one(1)?, one(2)?, ms(3)?),
             "stall" => Fault::Stall(one(1)?, one(2)?, ms(3)?),
             "linger" => Fault::Linger(one(1)?, one(2)?, ms(3)?),
-            "restart" => return Some(Deed::Restart(one(1)?)),
+            "restart" => return Some(Deed::Restart(one(1)?, words.contains(&"empty"))),
             "revive" => return Some(Deed::Revive(one(1)?, words.contains(&"empty"))),
             "rot" => {
                 let redo = words.contains(&"redo");

@@ -243,6 +243,7 @@ pub(super) fn view(number: u64, nodes: &[u16]) -> View {
         arbitrator: None,
         arbitrators_possible: Vec::new(),
         configured: lockstep_proto::configuration::ConfigState::default(),
+        left_out: Vec::new(),
         seal: Epoch(0),
         restart_generation: RestartGeneration(0),
         cuts: Vec::new(),

@@ -33,6 +33,7 @@ fn view(nodes: u16) -> View {
         arbitrator: None,
         arbitrators_possible: Vec::new(),
         configured: crate::configuration::ConfigState::default(),
+        left_out: Vec::new(),
         seal: Epoch(0),
         restart_generation: RestartGeneration(0),
         cuts: Vec::new(),

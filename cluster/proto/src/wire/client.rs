@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::configuration::ConfigChange;
 use crate::durability::DiskState;
+use crate::events::ClusterEvent;
 use crate::ids::{Epoch, NodeInstance, SessionId, ShardId, ViewNumber};
 use crate::orders::Order;
 use crate::view::View;
@@ -85,6 +86,16 @@ pub enum ClientMessage {
         request: u64,
         /// What is wanted.
         order: Order,
+    },
+    /// Asks a management server what has happened.
+    GetEvents {
+        /// Those after this number in the server's log.
+        after: u64,
+    },
+    /// The answer, oldest first; if it is full, more follow.
+    Events {
+        /// The events.
+        events: Vec<ClusterEvent>,
     },
     /// A shard's state.
     Status {

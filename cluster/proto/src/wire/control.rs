@@ -17,7 +17,7 @@ use crate::orders::Order;
 use crate::recovery::Recovered;
 use crate::roster::{Newcomer, Seat};
 use crate::transfer::TransferStep;
-use crate::view::{Arbitrator, Member, View, ViewIdentity};
+use crate::view::{Arbitrator, Member, Reason, View, ViewIdentity};
 use crate::wire::codec::{decode, frame_cold};
 use crate::wire::shard_control::ProposalId;
 use crate::wire::{WireError, kind};
@@ -295,6 +295,8 @@ pub struct ViewChange {
     pub leaving: Vec<NodeInstance>,
     /// The proposed view's arbitrator.
     pub arbitrator: Option<Arbitrator>,
+    /// Why those of `failed` go, as far as the president knows: for people.
+    pub reasons: Vec<(NodeInstance, Reason)>,
     /// Who comes, standing and seniority filled in. Never the second life of a member that stays.
     pub admitted: Vec<Member>,
     /// Copying members that have all rows from now on.

@@ -50,6 +50,7 @@ fn view() -> View {
         placements: (0..4).map(placement).collect(),
         arbitrator: None,
         arbitrators_possible: Vec::new(),
+        left_out: Vec::new(),
         seal: Epoch(0),
         restart_generation: RestartGeneration(3),
         cuts: Vec::new(),

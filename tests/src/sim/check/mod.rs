@@ -4,6 +4,7 @@ pub mod backup;
 pub mod config;
 pub mod cut;
 pub mod durable;
+pub mod events;
 pub mod handover;
 pub mod history;
 pub mod progress;
@@ -206,6 +207,7 @@ pub fn at_end(run: &mut Run) {
 pub fn at_rest(run: &mut Run) -> Vec<String> {
     let mut found = membership(&run.world, &run.cluster);
     found.extend(transfer::at_rest(&run.world, &run.cluster));
+    found.extend(events::at_rest(&run.world, &run.cluster));
     let unequal = replicas::at_rest(&run.world, &run.cluster);
     if !unequal.is_empty() {
         found.extend(replicas::differences(&mut run.world, &run.cluster));

@@ -34,7 +34,7 @@ const ELSEWHERE: &[(&str, Reached)] = &[
     // The arbitrator and its register.
     ("arbitrator_asked_again", MGMT),
     ("arbitrator_asked_in_vain", MGMT),
-    ("arbitrator_without_register", MGMT),
+    ("arbitrator_without_register", Script("arbitrator_loses_its_directory_between_two_requests")),
     ("registration_refused", MGMT),
     ("arbitrator_unreachable", Script("split_in_halves_reached_by_none")),
     ("arbitrator_kept", RACE),
