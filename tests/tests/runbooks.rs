@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use lockstep_tests::harness::commands::User;
 
@@ -56,7 +57,13 @@ fn shell(user: &User, commands: &str) -> Output {
     shell.args(["-e", "-u", "-c", commands]).current_dir(user.home());
     shell.env("PATH", format!("{}:{path}", bin.display())).env_remove("LOCKSTEP_URL");
     shell.env("XDG_STATE_HOME", user.home().join("state"));
-    shell.output().expect("a shell")
+    shell.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let shell = shell.spawn().expect("a shell");
+    let group = format!("-{}", shell.id());
+    let output = shell.wait_with_output().expect("it ends");
+    // What a runbook has left in the background when a command of it failed.
+    let _gone = Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status();
+    output
 }
 
 /// What a rehearsal has mounted; detached when dropped.
@@ -116,6 +123,9 @@ macro_rules! runbooks {
 
 runbooks! {
     lose_a_data_node: "Lose a data node";
+    lose_a_zone: "Lose a zone";
+    lose_all_management_servers: "Lose all management servers";
+    replace_the_machine_of_a_management_server: "Replace the machine of a management server";
     replace_a_disk: "Replace a disk";
     upgrade: "Upgrade";
     grow: "Grow";

@@ -12,8 +12,7 @@ use serde_json::Value;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_lockstep-under-test");
 
-/// Schemas of commands that take too long to be run for this, or need what is not here; other tests
-/// run them.
+/// Schemas of commands that start clusters of their own: the test below runs them.
 const ELSEWHERE: &[&str] = &["lockstep.demo/v1", "lockstep.soak/v1"];
 
 /// A user whose every output is judged.
@@ -111,6 +110,17 @@ fn every_command_prints_what_its_schema_says_and_ends_as_it_should() {
     let seen: BTreeSet<&str> = judge.seen.iter().map(String::as_str).collect();
     let unseen: Vec<&str> = judge.schemas.names().filter(|name| !seen.contains(name)).collect();
     assert_eq!(unseen, ELSEWHERE, "nothing here prints them");
+}
+
+#[test]
+fn a_small_demo_and_a_small_soak_print_what_their_schemas_say() {
+    let mut judge = Judge::new();
+    let demo = judge.runs(0, "demo --accounts 500 --tasks 4 --seconds 4s");
+    assert_eq!((&demo["verified"], &demo["restore_verified"]), (&true.into(), &true.into()));
+    let soak = judge.runs(0, "demo --accounts 500 --tasks 4 --soak 4s");
+    assert_eq!(soak["verified"], true, "{soak}");
+    let seen: Vec<&str> = judge.seen.iter().map(String::as_str).collect();
+    assert_eq!(seen, ELSEWHERE);
 }
 
 fn with_backups(judge: &mut Judge) {

@@ -52,7 +52,7 @@ pub fn url(global: &Global) -> CliResult<String> {
     };
     let home = StateDir::of_user().map_err(|_| none())?;
     let state = home.load().map_err(|e| CliError::file("read", &home.file(), &e))?;
-    state.filter(|state| state.is_alive()).map(|state| state.url_of_all()).ok_or_else(none)
+    state.filter(|state| state.is_alive()).map(|state| state.url_now()).ok_or_else(none)
 }
 
 /// Connects to the cluster in use.

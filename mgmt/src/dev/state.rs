@@ -129,11 +129,17 @@ impl DevState {
     /// The schema of this version.
     pub const SCHEMA: &'static str = "lockstep.dev/v1";
 
-    /// Its URL with all data nodes behind the management servers: one that answers is enough, also
-    /// with all management servers dead.
+    /// What commands connect to now: the management servers, or the data nodes that run when none
+    /// of those does.
     #[must_use]
-    pub fn url_of_all(&self) -> String {
-        self.nodes.iter().fold(self.url.clone(), |url, node| format!("{url},{}", node.addr))
+    pub fn url_now(&self) -> String {
+        let runs = |process: &ProcessId| process.condition() != Condition::Gone;
+        let nodes = self.nodes.iter().filter(|node| runs(&node.process));
+        let addrs: Vec<&str> = nodes.map(|node| node.addr.as_str()).collect();
+        match addrs.is_empty() || self.mgmt.iter().any(|mgmt| runs(&mgmt.process)) {
+            true => self.url.clone(),
+            false => format!("lockstep://{}", addrs.join(",")),
+        }
     }
 
     /// All processes, data nodes first.
@@ -320,7 +326,12 @@ mod tests {
         }
         let state = example();
         assert!(state.process(Which::Mgmt(1)).is_some() && state.process(Which::Node(1)).is_none());
-        assert_eq!(state.url_of_all(), "lockstep://127.0.0.1:1186,127.0.0.1:4000");
+        assert_eq!(state.url_now(), state.url, "nothing runs");
+        let mut state = state;
+        state.nodes[0].process = ProcessId::of(std::process::id().cast_signed()).unwrap();
+        assert_eq!(state.url_now(), "lockstep://127.0.0.1:4000");
+        state.mgmt[0].process = state.nodes[0].process;
+        assert_eq!(state.url_now(), state.url);
         assert_eq!(state.no_such(Which::Node(1)).why, "its processes are 3, m1");
     }
 
