@@ -52,7 +52,12 @@ pub fn url(global: &Global) -> CliResult<String> {
     };
     let home = StateDir::of_user().map_err(|_| none())?;
     let state = home.load().map_err(|e| CliError::file("read", &home.file(), &e))?;
-    state.filter(|state| state.is_alive()).map(|state| state.url_now()).ok_or_else(none)
+    let state = state.ok_or_else(none)?;
+    if state.is_alive() {
+        return Ok(state.url_now());
+    }
+    Err(CliError::new(Trouble::NoCluster, "all processes of the dev cluster are gone")
+        .then("start them again: `lockstep dev revive --all`; or forget it: `lockstep dev stop`"))
 }
 
 /// Connects to the cluster in use.
