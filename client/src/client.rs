@@ -55,7 +55,6 @@ pub struct Client(pub(crate) Arc<Shared>);
 /// What all clones of a client share.
 pub(crate) struct Shared {
     pub(crate) connection: Connection,
-    pub(crate) addresses: Arc<[String]>,
     pub(crate) arbitrating: Option<Arc<Arbitrating>>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) partitions: u16,

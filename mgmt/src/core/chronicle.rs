@@ -120,13 +120,15 @@ fn happened(before: Option<&BackupState>, record: &BackupRecord) -> Option<Happe
 
 #[cfg(test)]
 mod tests {
-    use lockstep_proto::ids::{BackupId, Epoch};
+    use lockstep_proto::ids::{BackupId, Epoch, MgmtId};
 
     use super::*;
 
     fn record(state: BackupState) -> BackupRecord {
         BackupRecord {
             backup: BackupId(7),
+            by: MgmtId(1),
+            turn: 1,
             dir: None,
             asked_ms: 5,
             state,
@@ -135,6 +137,8 @@ mod tests {
             row_bytes: 0,
             file_bytes: 0,
             partitions: (0, 4),
+            parts_at: Vec::new(),
+            unwanted: Vec::new(),
         }
     }
 
