@@ -397,8 +397,14 @@ mod tests {
     fn view(number: u64, members: Vec<Member>) -> View {
         let primary = members.first().map_or(NodeId(0), |member| member.instance.node);
         let replicas = members.iter().map(|member| member.instance.node).collect();
-        let placement =
-            Placement { group: GroupId(1), local_index: 0, primary, replicas, joining: Vec::new() };
+        let placement = Placement {
+            group: GroupId(1),
+            local_index: 0,
+            primary,
+            replicas,
+            joining: Vec::new(),
+            to: None,
+        };
         View {
             cluster: ClusterId(1),
             number: ViewNumber(number),

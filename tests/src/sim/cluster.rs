@@ -423,6 +423,7 @@ impl Cluster {
             let (now, entry) = (world.now, world.host_mut(host));
             entry.files.clear();
             entry.disk = HostDisk::default();
+            entry.disk.replaced = true;
             let name = entry.name.clone();
             world.trace.note(now, || format!("{name} has lost its directory"));
             *world.tally.faults.entry("lost_directory").or_default() += 1;

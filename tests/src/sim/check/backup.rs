@@ -126,6 +126,10 @@ pub fn has_leftovers(world: &World, cluster: &Cluster) -> bool {
 /// Looks for files that nobody wants, at nodes that are in sync and known to a server that runs.
 pub fn look_for_leftovers(world: &mut World, cluster: &Cluster) {
     let Some(view) = cluster.newest_view(world) else { return };
+    // Who has lost its directory has forgotten the backups it was making, and what lies about.
+    if cluster.mgmts.iter().any(|server| world.host(*server).disk.replaced) {
+        return;
+    }
     let records = records(world, cluster);
     let mut found = Vec::new();
     for member in view.in_sync() {
