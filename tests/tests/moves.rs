@@ -102,6 +102,29 @@ fn owned(list: &Value) -> Vec<(u64, u64)> {
     groups.iter().map(|g| (number(&g["group"]), number(&g["partitions"]))).collect()
 }
 
+/// Each group's coming and going is told once and in order, and that each partition has moved.
+fn assert_events(happened: &[Value]) {
+    let name = |event: &Value| event["event"].as_str().expect("a name").to_owned();
+    let groups = happened.iter().filter(|event| name(event).starts_with("group_"));
+    let groups: Vec<(String, u64)> =
+        groups.map(|event| (name(event), event["group"].as_u64().expect("a number"))).collect();
+    let wanted = [
+        ("group_created", 2),
+        ("group_created", 3),
+        ("group_drop_begun", 1),
+        ("group_dropped", 1),
+        ("group_drop_begun", 3),
+        ("group_dropped", 3),
+    ];
+    assert_eq!(groups, wanted.map(|(name, group)| (name.to_owned(), group)));
+    let moves = happened.iter().filter(|event| name(event).starts_with("rebalance_"));
+    let (ended, begun): (Vec<&Value>, Vec<&Value>) =
+        moves.partition(|event| name(event) == "rebalance_ended");
+    let moved: u64 = ended.iter().filter_map(|event| event["partitions"].as_u64()).sum();
+    assert_eq!(begun.len(), ended.len());
+    assert!(begun.len() >= 3 && moved >= 64, "{begun:?} {ended:?}");
+}
+
 #[test]
 fn one_group_becomes_three_and_one_again_under_load() {
     let cluster = Cluster::start(Path::new(BINARY), &Form::pair());
@@ -134,6 +157,12 @@ fn one_group_becomes_three_and_one_again_under_load() {
     }
     assert_eq!(owned(&told("group list")), [(2, 64)]);
     more(&load, 200);
+    let happened = until("what happened to be told", || {
+        let happened = told("events")["events"].as_array().expect("a list").clone();
+        let gone = |event: &Value| event["event"] == "group_dropped" && event["group"] == 3;
+        happened.iter().any(gone).then_some(happened)
+    });
+    assert_events(&happened);
     let run = load.finish();
     assert_eq!(run.errors, Vec::<String>::new(), "errors reached the application");
     check_list_append(&run.history).expect("no commit is missing");

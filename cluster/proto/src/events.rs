@@ -16,7 +16,7 @@ use crate::ids::{
 };
 use crate::limits::EVENTS_MAX;
 use crate::roster::{Roster, Seat};
-use crate::view::{Arbitrator, Member, Reason, Standing, View};
+use crate::view::{Arbitrator, Member, Placement, Reason, Standing, View};
 
 /// Something that happened.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -77,6 +77,28 @@ pub enum Happening {
     NodeRemoved {
         /// Which.
         node: NodeId,
+    },
+    /// There is a node group more.
+    GroupCreated {
+        /// Which.
+        group: GroupId,
+    },
+    /// A node group is to own nothing: its partitions move to others.
+    GroupDropBegun {
+        /// Which.
+        group: GroupId,
+    },
+    /// A node group is no more.
+    GroupDropped {
+        /// Which.
+        group: GroupId,
+    },
+    /// Partitions begin to move between node groups.
+    RebalanceBegun,
+    /// No more partitions are to move between node groups.
+    RebalanceEnded {
+        /// How many have moved, as far as this server has seen.
+        partitions: u16,
     },
     /// Partitions have other primaries.
     PrimariesMoved {
@@ -145,6 +167,11 @@ impl Happening {
             Self::NodeDrained { drained: true, .. } => "node_drained",
             Self::NodeDrained { drained: false, .. } => "node_undrained",
             Self::NodeRemoved { .. } => "node_removed",
+            Self::GroupCreated { .. } => "group_created",
+            Self::GroupDropBegun { .. } => "group_drop_begun",
+            Self::GroupDropped { .. } => "group_dropped",
+            Self::RebalanceBegun => "rebalance_begun",
+            Self::RebalanceEnded { .. } => "rebalance_ended",
             Self::PrimariesMoved { .. } => "primaries_moved",
             Self::ArbitratorNamed { .. } => "arbitrator_named",
             Self::Configured { .. } => "configured",
@@ -170,6 +197,11 @@ impl Happening {
             | Self::NodeDrained { node, .. }
             | Self::NodeRemoved { node } => Some(*node),
             Self::Met { .. }
+            | Self::GroupCreated { .. }
+            | Self::GroupDropBegun { .. }
+            | Self::GroupDropped { .. }
+            | Self::RebalanceBegun
+            | Self::RebalanceEnded { .. }
             | Self::PrimariesMoved { .. }
             | Self::ArbitratorNamed { .. }
             | Self::Configured { .. }
@@ -194,6 +226,11 @@ impl Happening {
         "node_drained",
         "node_undrained",
         "node_removed",
+        "group_created",
+        "group_drop_begun",
+        "group_dropped",
+        "rebalance_begun",
+        "rebalance_ended",
         "primaries_moved",
         "arbitrator_named",
         "configured",
@@ -244,11 +281,14 @@ pub fn between(before: Option<&View>, after: &View) -> Vec<Happening> {
             Standing::InSync => all.push(Happening::NodeInSync { node }),
         }
     }
+    all.extend(groups(before, after));
     all.extend(seats(&before.roster, &after.roster));
-    let placed = before.placements.iter().zip(&after.placements);
-    let moved = placed.filter(|(one, other)| one.primary != other.primary).count();
-    if moved > 0 {
-        let partitions = u16::try_from(moved).unwrap_or(u16::MAX);
+    // A partition that is another group's now has another primary, of course.
+    let led = |one: &Placement, other: &Placement| {
+        one.group == other.group && one.primary != other.primary
+    };
+    let partitions = count(before, after, led);
+    if partitions > 0 {
         all.push(Happening::PrimariesMoved { partitions });
     }
     if after.arbitrator != before.arbitrator {
@@ -259,6 +299,39 @@ pub fn between(before: Option<&View>, after: &View) -> Vec<Happening> {
         let (version, who) = (entry.version, entry.who.clone());
         all.push(Happening::Configured { version, who });
     }
+    all
+}
+
+/// Of how many partitions the placements differ in this way.
+fn count(before: &View, after: &View, differ: impl Fn(&Placement, &Placement) -> bool) -> u16 {
+    let placed = before.placements.iter().zip(&after.placements);
+    let count = placed.filter(|(one, other)| differ(one, other)).count();
+    u16::try_from(count).unwrap_or(u16::MAX)
+}
+
+/// How many partitions belong to another node group than before.
+fn moved(before: &View, after: &View) -> u16 {
+    count(before, after, |one, other| one.group != other.group)
+}
+
+fn groups(before: &View, after: &View) -> Vec<Happening> {
+    let (old, new) = (before.node_groups(), after.node_groups());
+    let mut all = Vec::new();
+    let created = new.iter().filter(|group| !old.contains(group));
+    all.extend(created.map(|group| Happening::GroupCreated { group: *group }));
+    let leaving = after.roster.dropped.iter().filter(|g| !before.roster.dropped.contains(g));
+    all.extend(leaving.map(|group| Happening::GroupDropBegun { group: *group }));
+    // Partitions of a group that is gone have moved before.
+    let (was, is) = (before.is_rebalancing(), after.is_rebalancing());
+    let partitions = moved(before, after);
+    if !was && is {
+        all.push(Happening::RebalanceBegun);
+    }
+    if !is && (was || partitions > 0) {
+        all.push(Happening::RebalanceEnded { partitions });
+    }
+    let gone = old.iter().filter(|group| !new.contains(group));
+    all.extend(gone.map(|group| Happening::GroupDropped { group: *group }));
     all
 }
 
@@ -304,6 +377,8 @@ pub struct EventLog {
     last: u64,
     /// The last ones, oldest first.
     events: Vec<ClusterEvent>,
+    /// Partitions that have gone to another node group since the last rebalancing ended.
+    moved: u16,
 }
 
 impl EventLog {
@@ -330,7 +405,15 @@ impl EventLog {
         if self.told.as_ref() == Some(view) {
             return false;
         }
-        let news = between(self.told.as_ref(), view);
+        let mut news = between(self.told.as_ref(), view);
+        // Each step moves one partition: their sum is told, not every one.
+        let steps = self.told.as_ref().map_or(0, |told| moved(told, view));
+        self.moved = self.moved.saturating_add(steps);
+        for what in &mut news {
+            if let Happening::RebalanceEnded { partitions } = what {
+                *partitions = std::mem::take(&mut self.moved);
+            }
+        }
         // Also a view without news is kept: the next one is compared with it.
         self.told = Some(view.clone());
         self.note(when_ms, news);
@@ -373,151 +456,4 @@ impl EventLog {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ids::Incarnation;
-    use crate::view::{ClusterConfig, Placement};
-
-    fn node(id: u16, life: u32) -> NodeInstance {
-        NodeInstance { node: NodeId(id), incarnation: Incarnation(life) }
-    }
-
-    fn member(instance: NodeInstance, standing: Standing) -> Member {
-        Member {
-            instance,
-            group: GroupId(1),
-            zone: String::new(),
-            addr: String::new(),
-            shards: 1,
-            seniority: u64::from(instance.node.0),
-            standing,
-        }
-    }
-
-    fn view(number: u64, members: Vec<Member>) -> View {
-        let primary = members.first().map_or(NodeId(0), |member| member.instance.node);
-        let replicas = members.iter().map(|member| member.instance.node).collect();
-        let placement = Placement {
-            group: GroupId(1),
-            local_index: 0,
-            primary,
-            replicas,
-            joining: Vec::new(),
-            to: None,
-        };
-        View {
-            cluster: ClusterId(1),
-            number: ViewNumber(number),
-            config: ClusterConfig::default(),
-            configured: crate::configuration::ConfigState::default(),
-            left_out: Vec::new(),
-            roster: Roster::of(&[node(1, 1), node(2, 1)].map(|n| member(n, Standing::InSync))),
-            members,
-            placements: vec![placement],
-            arbitrator: None,
-            arbitrators_possible: Vec::new(),
-            seal: Epoch(0),
-            restart_generation: RestartGeneration(0),
-            cuts: Vec::new(),
-        }
-    }
-
-    fn whole(number: u64, lives: [u32; 2]) -> View {
-        let members = [node(1, lives[0]), node(2, lives[1])];
-        view(number, members.map(|node| member(node, Standing::InSync)).to_vec())
-    }
-
-    #[test]
-    fn a_view_tells_who_has_gone_and_why_and_who_has_come() {
-        let first = whole(1, [1, 1]);
-        assert_eq!(between(None, &first), [Happening::Met { nodes: 2 }]);
-        assert_eq!(between(Some(&first), &first), []);
-        let mut second = view(2, vec![member(node(2, 1), Standing::InSync)]);
-        second.left_out = vec![(node(1, 1), Reason::Dead)];
-        let (group, gone) = (GroupId(1), node(1, 1));
-        let lost = Happening::NodeLost { node: gone, group, why: Some(Reason::Dead) };
-        let moved = Happening::PrimariesMoved { partitions: 1 };
-        assert_eq!(between(Some(&first), &second), [lost, moved]);
-        let mut third = view(3, vec![member(node(2, 1), Standing::InSync)]);
-        third.members.insert(0, member(node(1, 2), Standing::Copying));
-        let back = node(1, 2);
-        assert_eq!(between(Some(&second), &third), [Happening::NodeAdmitted { node: back, group }]);
-        third.members[0].standing = Standing::Attached;
-        let mut fourth = third.clone();
-        fourth.members[0].standing = Standing::InSync;
-        assert_eq!(between(Some(&third), &fourth), [Happening::NodeInSync { node: back }]);
-        // Who was away sees one step, and no reason of a view it has not seen.
-        let lost = Happening::NodeLost { node: gone, group, why: None };
-        let came = Happening::NodeAdmitted { node: back, group };
-        assert_eq!(
-            between(Some(&first), &whole(5, [2, 1])),
-            [lost, came, Happening::NodeInSync { node: back }]
-        );
-    }
-
-    #[test]
-    fn seats_that_are_given_moved_drained_and_taken_are_told() {
-        let first = whole(1, [1, 1]);
-        let mut second = whole(2, [1, 1]);
-        let (third, none) = (member(node(3, 1), Standing::Copying), GroupId::NONE);
-        second.roster = Roster::of(&[first.members[1].clone(), Member { group: none, ..third }]);
-        second.roster.seats[0].drained = true;
-        let seat = |node| NodeId(node);
-        assert_eq!(
-            between(Some(&first), &second),
-            [
-                Happening::NodeDrained { node: seat(2), drained: true },
-                Happening::NodeSeated { node: seat(3), group: none },
-                Happening::NodeRemoved { node: seat(1) },
-            ]
-        );
-        let mut third = second.clone();
-        third.roster.seats[1].group = GroupId(1);
-        let placed = Happening::NodePlaced { node: seat(3), group: GroupId(1) };
-        assert_eq!(between(Some(&second), &third), [placed]);
-    }
-
-    #[test]
-    fn a_start_from_the_disks_loses_those_who_are_not_in_it() {
-        let first = whole(1, [1, 1]);
-        let mut again = view(4, vec![member(node(2, 2), Standing::InSync)]);
-        again.restart_generation = RestartGeneration(1);
-        let generation = RestartGeneration(1);
-        let lost = Happening::NodeLost { node: node(1, 1), group: GroupId(1), why: None };
-        let moved = Happening::PrimariesMoved { partitions: 1 };
-        let told = between(Some(&first), &again);
-        assert_eq!(told, [Happening::Restarted { generation }, lost, moved]);
-    }
-
-    #[test]
-    fn a_view_is_told_once_also_after_a_restart_between_two_files() {
-        let mut log = EventLog::default();
-        assert!(log.note_view(5, &whole(1, [1, 1])));
-        assert!(!log.note_view(6, &whole(1, [1, 1])));
-        assert!(log.note_register_lost(7) && !log.note_register_lost(8));
-        assert!(log.note_view(9, &whole(3, [2, 1])));
-        let views: Vec<u64> = log.events().iter().map(|event| event.view.0).collect();
-        assert_eq!(views, [1, 1, 3, 3, 3]);
-        let names: Vec<&str> = log.events().iter().map(|event| event.what.name()).collect();
-        assert_eq!(
-            names,
-            ["cluster_met", "register_lost", "node_lost", "node_admitted", "node_in_sync"]
-        );
-        assert!(names.iter().all(|name| Happening::NAMES.contains(name)));
-    }
-
-    #[test]
-    fn the_log_keeps_the_last_events_and_their_numbers() {
-        let mut log = EventLog::default();
-        let many = EVENTS_MAX as u64 + 10;
-        for number in 1..=many {
-            log.note(number, vec![Happening::PrimariesMoved { partitions: 1 }]);
-        }
-        assert_eq!(log.events.len(), EVENTS_MAX);
-        assert_eq!((log.last, log.events[0].number), (many, 11));
-        let numbers: Vec<u64> = log.after(many - 2, 9).iter().map(|event| event.number).collect();
-        assert_eq!(numbers, [many - 1, many]);
-        assert_eq!(log.after(0, 3).len(), 3);
-        assert_eq!(log.after(many, 9), []);
-    }
-}
+mod tests;

@@ -169,6 +169,22 @@ impl View {
         even && self.placements.iter().all(|placement| keepers.contains(&placement.group))
     }
 
+    /// Whether partitions are on their way to where they should be, or wait for somebody who is
+    /// away: something moves, or is to move, be it only out of a group that is to own nothing.
+    #[must_use]
+    pub fn is_rebalancing(&self) -> bool {
+        let leaves = || {
+            let keepers = self.keepers();
+            self.placements.iter().any(|placement| !keepers.contains(&placement.group))
+        };
+        self.moving().is_some() || (!self.is_balanced() && (self.moves_by_itself() || leaves()))
+    }
+
+    /// Whether partitions move to where fewer are.
+    fn moves_by_itself(&self) -> bool {
+        !self.roster.manual || self.roster.rebalance
+    }
+
     /// How many partitions a node group should own. Where the number does not come out even, those
     /// that have more keep it.
     #[must_use]
@@ -192,7 +208,7 @@ impl View {
         }
         let keepers = self.keepers();
         let leaves = |group: &GroupId| !keepers.contains(group);
-        let free = !self.roster.manual || self.roster.rebalance;
+        let free = self.moves_by_itself();
         let mut from: Vec<GroupId> = self.owners();
         from.retain(|group| leaves(group) || free);
         // Where most is to be done comes first; a group of which somebody is away is passed over.

@@ -195,6 +195,16 @@ fn line(event: &ClusterEvent) -> Vec<String> {
         Happening::NodeRemoved { node } => format!("{node} is removed for good"),
         Happening::NodeAttached { node } => format!("{node} has copied everything"),
         Happening::NodeInSync { node } => format!("{node} is in sync"),
+        Happening::GroupCreated { group } => format!("node group {group} is created"),
+        Happening::GroupDropBegun { group } => format!("node group {group} is to own nothing"),
+        Happening::GroupDropped { group } => format!("node group {group} is no more"),
+        Happening::RebalanceBegun => "partitions begin to move between node groups".to_owned(),
+        Happening::RebalanceEnded { partitions: 1 } => {
+            "partitions move no more; 1 has another node group".to_owned()
+        }
+        Happening::RebalanceEnded { partitions } => {
+            format!("partitions move no more; {partitions} have another node group")
+        }
         Happening::PrimariesMoved { partitions: 1 } => "1 partition has another primary".to_owned(),
         Happening::PrimariesMoved { partitions } => {
             format!("{partitions} partitions have other primaries")
@@ -240,14 +250,19 @@ fn event_json(event: &ClusterEvent) -> Value {
         Happening::NodeDrained { node, .. } | Happening::NodeRemoved { node } => {
             json!({ "node": node.0 })
         }
-        Happening::PrimariesMoved { partitions } => json!({ "partitions": partitions }),
+        Happening::GroupCreated { group }
+        | Happening::GroupDropBegun { group }
+        | Happening::GroupDropped { group } => json!({ "group": group.0 }),
+        Happening::RebalanceEnded { partitions } | Happening::PrimariesMoved { partitions } => {
+            json!({ "partitions": partitions })
+        }
         Happening::ArbitratorNamed { arbitrator } => {
             json!({ "arbitrator": arbitrator.as_ref().map(|a| arbitrator_text(Some(a))) })
         }
         Happening::Configured { version, who } => json!({ "version": version.0, "who": who }),
         Happening::Restarted { generation } => json!({ "generation": generation.0 }),
         Happening::Met { nodes } => json!({ "nodes": nodes }),
-        Happening::RegisterLost => json!({}),
+        Happening::RegisterLost | Happening::RebalanceBegun => json!({}),
         Happening::BackupBegun { backup } | Happening::BackupDeleted { backup } => {
             json!({ "backup": backup.to_string() })
         }

@@ -1,12 +1,13 @@
 //! The event logs of management servers: each tells up to the view its server knows, and what it
-//! tells last of every data node is what that view says of it.
+//! tells last of every data node, every node group and the moves between them is what that view
+//! says.
 
 use std::collections::BTreeMap;
 
 use lockstep_mgmt::core::MgmtCore;
-use lockstep_proto::events::Happening;
-use lockstep_proto::ids::{NodeId, NodeInstance};
-use lockstep_proto::view::Standing;
+use lockstep_proto::events::{EventLog, Happening};
+use lockstep_proto::ids::{GroupId, NodeId, NodeInstance};
+use lockstep_proto::view::{Standing, View};
 
 use crate::sim::cluster::Cluster;
 use crate::sim::core::Core;
@@ -67,7 +68,29 @@ fn judge(core: &MgmtCore) -> Option<String> {
                 }
         }
     });
-    wrong.map(|(node, what)| {
+    let wrong = wrong.map(|(node, what)| {
         format!("says last of {node} {what:?}, in {} it is {:?}", view.number, view.member(node))
-    })
+    });
+    wrong.or_else(|| judge_groups(log, view))
+}
+
+fn judge_groups(log: &EventLog, view: &View) -> Option<String> {
+    let mut groups: BTreeMap<GroupId, bool> = BTreeMap::new();
+    let mut moves = None;
+    for event in log.events() {
+        match event.what {
+            Happening::GroupCreated { group } => drop(groups.insert(group, true)),
+            Happening::GroupDropped { group } => drop(groups.insert(group, false)),
+            Happening::RebalanceBegun => moves = Some(true),
+            Happening::RebalanceEnded { .. } => moves = Some(false),
+            _ => {}
+        }
+    }
+    if let Some((group, there)) = groups.into_iter().find(|(g, there)| view.has_group(*g) != *there)
+    {
+        return Some(format!("says last that it is {there} of {group} that it is there"));
+    }
+    let is = view.is_rebalancing();
+    let wrong = moves.filter(|said| *said != is);
+    wrong.map(|said| format!("says last that it is {said} that partitions move, and it is {is}"))
 }
