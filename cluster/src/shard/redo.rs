@@ -180,9 +180,11 @@ impl Redo {
             return;
         }
         // Of epochs in which nothing happened nothing need be said, but by one who has to show that
-        // it has all that the others have.
+        // it has all that the others have, and once in each life: no log at all is no log that was
+        // always empty, and leads nowhere.
         let wanted = self.pulse.worked.max(self.pulse.awaited);
-        let news = if self.catches_up { closed } else { closed.min(wanted) };
+        let first = log.flushed == Epoch(0);
+        let news = if self.catches_up || first { closed } else { closed.min(wanted) };
         if news <= log.flushed {
             return;
         }
