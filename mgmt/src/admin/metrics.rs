@@ -15,7 +15,7 @@ use lockstep_proto::wire::progress::JoinProgress;
 use lockstep_runtime::{Count, DiskCounts};
 
 use super::process::ProcessFigures;
-use super::snapshot::Snapshot;
+use super::snapshot::{Snapshot, StandIn};
 
 pub(super) mod table;
 
@@ -71,6 +71,8 @@ pub enum Read {
     Join(fn(&JoinProgress) -> Option<f64>),
     /// A management server.
     Mgmt(fn(&MgmtReport) -> f64),
+    /// A stand-in arbitrator.
+    StandIn(fn(&StandIn) -> f64),
     /// What the threads of each kind of file have done with their disk; label `files`.
     Lane(fn(&DiskCounts) -> &AtomicU64, f64),
     /// Several values with these labels.
@@ -82,7 +84,11 @@ impl Read {
     #[must_use]
     pub fn labels(&self) -> &'static [&'static str] {
         match self {
-            Self::Process(_) | Self::View(_) | Self::Control(_) | Self::Mgmt(_) => &[],
+            Self::Process(_)
+            | Self::View(_)
+            | Self::Control(_)
+            | Self::Mgmt(_)
+            | Self::StandIn(_) => &[],
             Self::Shard(_) | Self::Disk(_) | Self::Join(_) => &["shard"],
             Self::Lane(..) => &["files"],
             Self::Labelled(labels, _) => labels,
@@ -98,6 +104,7 @@ impl Read {
                 "data nodes"
             }
             Self::Mgmt(_) => "management servers",
+            Self::StandIn(_) => "stand-in arbitrators",
             Self::Labelled(labels, _) => match labels.first() {
                 Some(&("cluster" | "shard")) => "data nodes",
                 _ => "all",
@@ -155,6 +162,7 @@ impl Samples<'_> {
                 at.control().into_iter().for_each(|control| self.add(&[], of(control)));
             }
             Read::Mgmt(of) => at.mgmt().into_iter().for_each(|mgmt| self.add(&[], of(mgmt))),
+            Read::StandIn(of) => at.stand_in.iter().for_each(|it| self.add(&[], of(it))),
             Read::Shard(of) => self.of_shards(at, |shard| Some(of(shard))),
             Read::Disk(of) => self.of_shards(at, |shard| of(shard.disk.as_ref()?)),
             Read::Join(of) => self.of_shards(at, |shard| of(shard.join.as_ref()?)),

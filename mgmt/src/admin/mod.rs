@@ -26,7 +26,8 @@ use std::sync::Arc;
 use lockstep_runtime::{Cores, Counters};
 
 use crate::cli::error::{CliError, CliResult, Trouble};
-use snapshot::{Kind, Source};
+use snapshot::{Kind, Source, StandIn};
+use tokio::sync::watch;
 
 /// A process's admin port, and what it tells of.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub struct Admin {
     pub cores: Arc<Cores>,
     /// The same.
     pub counters: Arc<Counters>,
+    /// To be told by a stand-in arbitrator, which has no cores.
+    pub stand_in: watch::Sender<Option<StandIn>>,
 }
 
 impl Admin {
@@ -47,7 +50,10 @@ impl Admin {
     /// If it cannot listen there, or the thread cannot be started.
     pub fn open(listen: Option<&str>, kind: Kind) -> CliResult<Self> {
         let (cores, counters) = (Arc::default(), Arc::default());
-        let Some(listen) = listen else { return Ok(Self { addr: None, cores, counters }) };
+        let (stand_in, told) = watch::channel(None);
+        let Some(listen) = listen else {
+            return Ok(Self { addr: None, cores, counters, stand_in });
+        };
         let refused = |error: std::io::Error| {
             CliError::new(Trouble::Process, format!("cannot listen at {listen}, the admin port"))
                 .why(error.to_string())
@@ -57,7 +63,7 @@ impl Admin {
         let listener = TcpListener::bind(&addrs[..]).map_err(refused)?;
         listener.set_nonblocking(true).map_err(refused)?;
         let addr = listener.local_addr().map_err(refused)?;
-        let source = Source::new(kind, Arc::clone(&cores), Arc::clone(&counters));
+        let source = Source::new(kind, Arc::clone(&cores), Arc::clone(&counters), told);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(refused)?;
         let serve = move || {
@@ -70,6 +76,6 @@ impl Admin {
         };
         std::thread::Builder::new().name("admin".into()).spawn(serve).map_err(refused)?;
         tracing::info!("admin port at http://{addr}");
-        Ok(Self { addr: Some(addr), cores, counters })
+        Ok(Self { addr: Some(addr), cores, counters, stand_in })
     }
 }

@@ -5,7 +5,7 @@ use lockstep_runtime::Said;
 use serde_json::{Value, json};
 
 use super::metrics::standing_name;
-use super::snapshot::Snapshot;
+use super::snapshot::{Kind, Snapshot};
 use crate::cli::{disk_json, join_json};
 
 /// What a probe finds: whether all is well, and a line that says it.
@@ -93,11 +93,15 @@ pub(super) fn status(at: &Snapshot) -> Value {
         "node": node,
         "shards": at.shards().map(shard_json).collect::<Vec<_>>(),
         "mgmt": mgmt,
+        "arbitrator": at.stand_in.as_ref().map(|it| json!({ "arbitrates": it.arbitrates })),
     })
 }
 
 /// What the process is about.
 fn phase(at: &Snapshot) -> &'static str {
+    if at.kind == Kind::Arbitrator {
+        return if at.stand_in.is_some() { "standing_in" } else { "looking" };
+    }
     let reports = at.cores.iter().filter_map(|(_, said)| match said {
         Said::Report(report) => Some(report),
         Said::Nothing | Said::Silent => None,

@@ -8,7 +8,7 @@ use lockstep_proto::report::{ControlReport, MgmtReport, Report, ViewReport};
 use lockstep_proto::view::Standing;
 use lockstep_proto::wire::client::ShardStatus;
 use lockstep_runtime::{Cores, Counters, Said};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use super::process::{ProcessFigures, wall_seconds};
 use crate::log::LogCounts;
@@ -20,13 +20,15 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// A snapshot this young is shown again: many who ask do not make the cores answer more often.
 const FRESH: Duration = Duration::from_millis(100);
 
-/// The two kinds of process.
+/// The kinds of process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// A data node.
     Data,
     /// A management server.
     Mgmt,
+    /// A stand-in arbitrator.
+    Arbitrator,
 }
 
 impl Kind {
@@ -36,8 +38,18 @@ impl Kind {
         match self {
             Self::Data => "data",
             Self::Mgmt => "mgmt",
+            Self::Arbitrator => "arbitrator",
         }
     }
+}
+
+/// What a stand-in arbitrator knows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StandIn {
+    /// The newest view it has heard of.
+    pub view: ViewReport,
+    /// Whether that names it as the arbitrator.
+    pub arbitrates: bool,
 }
 
 /// See the module text.
@@ -57,6 +69,8 @@ pub struct Snapshot {
     pub log: &'static LogCounts,
     /// What each core says, by its thread's name.
     pub cores: Vec<(String, Said)>,
+    /// What it knows, if it is a stand-in arbitrator that has found its cluster.
+    pub stand_in: Option<StandIn>,
 }
 
 impl Snapshot {
@@ -97,7 +111,8 @@ impl Snapshot {
     #[must_use]
     pub fn view(&self) -> Option<&ViewReport> {
         let of_node = self.control().map(|control| &control.view);
-        of_node.or_else(|| self.mgmt()?.view.as_ref())
+        let of_server = || self.mgmt()?.view.as_ref();
+        of_node.or_else(of_server).or_else(|| Some(&self.stand_in.as_ref()?.view))
     }
 
     /// Cores that do not answer.
@@ -111,6 +126,10 @@ impl Snapshot {
     pub fn not_ready(&self) -> Option<String> {
         if let Some(stuck) = self.stuck().next() {
             return Some(format!("{stuck} does not answer"));
+        }
+        if self.kind == Kind::Arbitrator {
+            let waits = self.stand_in.is_none();
+            return waits.then(|| "looking for its cluster".to_owned());
         }
         let waits = |what: &str, waits_for: &str| match waits_for {
             "" => Some(what.to_owned()),
@@ -149,15 +168,22 @@ pub struct Source {
     has_started: AtomicBool,
     cores: Arc<Cores>,
     counters: Arc<Counters>,
+    stand_in: watch::Receiver<Option<StandIn>>,
     last: Mutex<Option<(Instant, Arc<Snapshot>)>>,
 }
 
 impl Source {
     /// Of this process.
     #[must_use]
-    pub fn new(kind: Kind, cores: Arc<Cores>, counters: Arc<Counters>) -> Self {
+    pub fn new(
+        kind: Kind,
+        cores: Arc<Cores>,
+        counters: Arc<Counters>,
+        stand_in: watch::Receiver<Option<StandIn>>,
+    ) -> Self {
         let (started, has_started) = (wall_seconds(), AtomicBool::new(false));
-        Self { kind, started, has_started, cores, counters, last: Mutex::default() }
+        let last = Mutex::default();
+        Self { kind, started, has_started, cores, counters, stand_in, last }
     }
 
     /// How the process is now, or was a moment ago.
@@ -178,10 +204,11 @@ impl Source {
             counters: Arc::clone(&self.counters),
             log: LogCounts::of_process(),
             cores,
+            stand_in: self.stand_in.borrow().clone(),
         };
         // A management server is started when it answers: others create the cluster.
         let is_up = match self.kind {
-            Kind::Data => snapshot.not_ready().is_none(),
+            Kind::Data | Kind::Arbitrator => snapshot.not_ready().is_none(),
             Kind::Mgmt => snapshot.mgmt().is_some(),
         };
         if is_up {

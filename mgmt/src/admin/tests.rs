@@ -2,9 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::snapshot::Kind;
+use lockstep_proto::ids::{ClusterId, ViewNumber};
+use lockstep_proto::report::ViewReport;
+
+use super::snapshot::{Kind, StandIn};
 use super::{Admin, http};
 
 fn open() -> (Admin, SocketAddr) {
@@ -101,4 +104,32 @@ fn it_can_be_switched_off_and_a_taken_port_is_named() {
     let (_admin, addr) = open();
     let error = Admin::open(Some(&addr.to_string()), Kind::Mgmt).expect_err("taken");
     assert!(error.what.contains(&addr.to_string()), "{error}");
+}
+
+#[test]
+fn a_stand_in_is_ready_when_it_has_found_its_cluster() {
+    let admin = Admin::open(Some("127.0.0.1:0"), Kind::Arbitrator).expect("opened");
+    let addr = admin.addr.expect("an address");
+    let ready = get(addr, "/readyz");
+    assert!(ready.starts_with("HTTP/1.1 503 ") && ready.contains("looking for"), "{ready}");
+    let view = ViewReport {
+        cluster: ClusterId(7),
+        view: ViewNumber(3),
+        groups: 2,
+        replicas: 2,
+        in_sync: 4,
+        attached: 0,
+        copying: 0,
+        smallest_group: 2,
+    };
+    admin.stand_in.send_replace(Some(StandIn { view, arbitrates: true }));
+    let found = || get(addr, "/readyz").starts_with("HTTP/1.1 200 ");
+    let waited = Instant::now();
+    while !found() {
+        assert!(waited.elapsed() < Duration::from_secs(10), "a page is shown again for 0.1 s only");
+        std::thread::yield_now();
+    }
+    let metrics = get(addr, "/metrics");
+    assert!(metrics.contains("\nlockstep_stand_in_arbitrator 1\n"), "{metrics}");
+    assert!(get(addr, "/status.json").contains("\"arbitrator\":{\"arbitrates\":true}"));
 }

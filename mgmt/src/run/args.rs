@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use lockstep_proto::ids::NodeId;
 
+use crate::config::ADMIN_LISTEN_DEFAULT;
 use crate::config::layers::FlagSetting;
 
 /// The kinds of process there are.
@@ -23,6 +24,9 @@ pub struct RunArbitratorArgs {
     /// What `lockstep status` calls it
     #[arg(long, value_name = "NAME", default_value = "stand-in")]
     pub name: String,
+    /// Where the admin port listens: HTTP for monitors; off for none
+    #[arg(long, value_name = "HOST:PORT", default_value = ADMIN_LISTEN_DEFAULT)]
+    pub admin: String,
     /// End when the process that started this one ends
     #[arg(long)]
     pub die_with_parent: bool,

@@ -209,6 +209,12 @@ pub const METRICS: &[Metric] = &[
         "Time until it will be finished, about",
         Read::Join(|join| join.left_ms.map(seconds)),
     ),
+    // Stand-in arbitrators.
+    gauge(
+        "lockstep_stand_in_arbitrator",
+        "1 if the view names this stand-in as the arbitrator",
+        Read::StandIn(|it| one_if(it.arbitrates)),
+    ),
     // Management servers.
     gauge(
         "lockstep_mgmt_arbitrator",
