@@ -478,8 +478,12 @@ impl Plan {
         }
         let without_side = self.may_lose(world, cluster, view, &side);
         let without_rest = self.may_lose(world, cluster, view, &rest);
-        if !(without_side && without_rest) && (one_way || !(without_side || without_rest)) {
-            return None; // A one-way cut does not say which side it costs.
+        // A one-way cut does not say which side it costs, nor does one in which a side may win with
+        // a node that something is about to happen to.
+        let doomed = self.doomed.keys().any(|host| world.host(*host).life == Life::Running);
+        let either = one_way || doomed;
+        if !(without_side && without_rest) && (either || !(without_side || without_rest)) {
+            return None;
         }
         let until = world.now + length + SETTLED_NS;
         self.doom_links(here.into_iter().chain(there), until);

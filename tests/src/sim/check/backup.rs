@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use lockstep_proto::disk::FileName;
-use lockstep_proto::ids::{BackupId, Epoch, PartitionId, TableId};
+use lockstep_proto::ids::{BackupId, Epoch, MgmtId, PartitionId, TableId};
 use lockstep_proto::schema::CATALOG;
 use lockstep_proto::stored::{Stored, StoredBackups};
 use lockstep_proto::wire::backup::{BackupRecord, BackupState, Manifest, ManifestPart};
@@ -26,6 +26,8 @@ pub struct BackupBook {
     states: BTreeMap<(BackupId, Epoch), BTreeMap<PartitionId, Rows>>,
     /// Backups that were done, by management server.
     done: BTreeMap<HostId, usize>,
+    /// Who has had the last word on each backup, and with which turn, as far as anybody ever knew.
+    words: BTreeMap<BackupId, (u64, MgmtId)>,
 }
 
 impl BackupBook {
@@ -35,6 +37,10 @@ impl BackupBook {
         let Event::Wake(proc) = event else { return };
         let host = world.procs[proc.index()].host;
         let Some(Core::Mgmt(core)) = &world.procs[proc.index()].core else { return };
+        for record in core.backup_records() {
+            let word = self.words.entry(record.backup).or_insert((record.turn, record.by));
+            *word = (record.turn, record.by).max(*word);
+        }
         let pinned = core.backup_pinned();
         let records = core.backup_records().iter();
         let done = records.filter(|record| record.state == BackupState::Done).count();
@@ -66,13 +72,13 @@ impl BackupBook {
         let mut found = Vec::new();
         let nodes: BTreeMap<HostId, SimulatedDisk> =
             cluster.nodes.iter().map(|host| (*host, disk_of(*host))).collect();
-        let records = records(world, cluster);
         for server in &cluster.mgmts {
             let Role::Mgmt(id) = world.host(*server).role else { continue };
             for (name, bytes) in disk_of(*server).files() {
                 let FileName::Manifest(backup) = name else { continue };
-                // An operator had another server remove it while this one could not be reached.
-                if records.get(&backup).is_some_and(|record| record.by != id) {
+                // An operator had another server remove it while this one could not be reached. It
+                // may not learn of it: the other one may have lost its directory meanwhile.
+                if self.words.get(&backup).is_some_and(|(_, by)| *by != id) {
                     continue;
                 }
                 match Manifest::from_file(bytes) {
