@@ -114,7 +114,7 @@ fn a_cluster_that_nobody_has_written_to_comes_back() {
         (status["durable_epoch"].as_u64().expect("a number") > 0).then_some(())
     });
     assert_eq!(user.asked("dev kill --all")["killed"], 3);
-    user.asked("dev revive --all");
+    assert_eq!(user.asked("dev revive --all")["revived"], 3);
     assert_eq!(user.asked("status --check")["health"], "healthy");
 }
 
