@@ -35,7 +35,7 @@ fn a_node_or_the_arbitrator_fails_while_two_halves_ask() {
 
 #[test]
 fn a_node_fails_while_two_want_the_configuration_changed() {
-    check(Swept::Config, 16, &["config_change_drafted", "config_change_outdated"]);
+    check(Swept::Config, 7, &["config_change_drafted", "config_change_outdated"]);
 }
 
 #[test]
