@@ -27,6 +27,9 @@ use crate::limits::{DIAL_PAUSE_MAX, LAST_REPLICA_WAIT};
 use crate::time::Instant;
 use crate::view::{Standing, View};
 
+/// Those who come back one after the other are waited for as long as for so many.
+const CALM_MAX: u32 = 3;
+
 /// How sure we are that a peer's process is dead.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Evidence {
@@ -76,6 +79,10 @@ pub struct Suspicion {
     grace_until: Instant,
     /// Who does not hear whom says nothing before this: somebody has just come back from silence.
     calm_until: Instant,
+    /// When somebody last did.
+    returned: Option<Instant>,
+    /// Whoever comes back after that, one after the other, calms nobody any more.
+    calm_at_most: Instant,
     dropped_since: Option<Instant>,
 }
 
@@ -92,6 +99,8 @@ impl Suspicion {
             peers: Vec::new(),
             grace_until: now,
             calm_until: Instant::default(),
+            returned: None,
+            calm_at_most: Instant::default(),
             dropped_since: None,
         };
         suspicion.enter(view, now + grace);
@@ -140,15 +149,33 @@ impl Suspicion {
 
     /// Something came from `peer`.
     pub fn heard(&mut self, peer: NodeInstance, now: Instant) {
-        let silence = self.silence;
+        let gap = self.silence / 2;
         if let Some(peer) = self.peer_mut(peer) {
-            let returns = now.since(peer.heard) > silence;
+            let returns = now.since(peer.heard) > gap;
             // May be earlier than the start-up grace, which ends with the first word.
             peer.heard = now;
             if returns {
-                self.calm_until = now + silence + DIAL_PAUSE_MAX;
+                self.calm_down(now);
             }
         }
+    }
+
+    /// Somebody is heard after a silence, perhaps because this node was cut off. Links come up one
+    /// by one after that, each when its sender tries again, which may be as long after the cut as
+    /// that was: so half of the silence that counts is enough to make others count as silent whose
+    /// links are merely later. Where links come and go without an end it is not waited for that.
+    fn calm_down(&mut self, now: Instant) {
+        let calm = self.calm();
+        if self.returned.is_none_or(|before| now.since(before) > calm) {
+            self.calm_at_most = now + calm * CALM_MAX;
+        }
+        self.returned = Some(now);
+        self.calm_until = (now + calm).min(self.calm_at_most);
+    }
+
+    /// For how long links may come up after somebody was heard again.
+    fn calm(&self) -> Duration {
+        self.silence + DIAL_PAUSE_MAX
     }
 
     /// `peer` says whom it does not hear in this view; returns whether that is news.
@@ -303,7 +330,7 @@ impl Suspicion {
 
     fn waited_for_others(&self, now: Instant) -> bool {
         // They may have to be calm for that long first.
-        let wait = self.silence * 2 + DIAL_PAUSE_MAX;
+        let wait = self.silence + self.calm() * CALM_MAX;
         self.dropped_since.is_some_and(|since| now.since(since) > wait)
     }
 

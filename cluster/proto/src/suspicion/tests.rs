@@ -1,5 +1,7 @@
 //! Who counts as gone, by what was heard and said when.
 
+use std::ops::RangeInclusive;
+
 use super::*;
 use crate::ids::{ClusterId, Epoch, Incarnation, RestartGeneration, ViewNumber};
 use crate::roster::Roster;
@@ -49,6 +51,13 @@ fn suspicion(me: u16, nodes: u16) -> Suspicion {
     suspicion
 }
 
+/// Some are heard every 50 ms.
+fn hear(s: &mut Suspicion, ids: RangeInclusive<u16>, ms: RangeInclusive<u64>) {
+    for ms in ms.step_by(50) {
+        ids.clone().for_each(|id| s.heard(node(id), at(ms)));
+    }
+}
+
 fn check(suspicion: &mut Suspicion, ms: u64, expected: &[(u16, Reason)]) {
     let expected: Gone = expected.iter().map(|(id, why)| (node(*id), *why)).collect();
     assert_eq!(suspicion.gone(at(ms)), expected);
@@ -58,7 +67,7 @@ fn check(suspicion: &mut Suspicion, ms: u64, expected: &[(u16, Reason)]) {
 fn silence_counts_only_when_nobody_heard_vouches_for_the_silent() {
     let mut s = suspicion(1, 3);
     check(&mut s, 1400, &[]);
-    s.heard(node(2), at(1400));
+    hear(&mut s, 2..=2, 1050..=1400);
     check(&mut s, 1401, &[(3, Reason::Asymmetric)]);
     assert!(s.says_unheard(node(2), &[NodeId(3)], at(1401)));
     check(&mut s, 1401, &[(3, Reason::Silent)]);
@@ -67,14 +76,12 @@ fn silence_counts_only_when_nobody_heard_vouches_for_the_silent() {
 #[test]
 fn the_younger_of_two_that_do_not_hear_each_other_is_dropped_even_if_it_is_this_node() {
     let mut s = suspicion(3, 3);
-    s.heard(node(2), at(1400));
+    hear(&mut s, 2..=2, 1050..=1400);
     check(&mut s, 1401, &[(3, Reason::Asymmetric)]);
     // Nobody drops it: the one it cannot hear must be gone after all.
-    for ms in [1700, 2000, 2300, 2600, 2900, 3202] {
-        s.heard(node(2), at(ms));
-    }
-    check(&mut s, 3201, &[(3, Reason::Asymmetric)]);
-    check(&mut s, 3202, &[(1, Reason::Silent)]);
+    hear(&mut s, 2..=2, 1450..=6000);
+    check(&mut s, 6001, &[(3, Reason::Asymmetric)]);
+    check(&mut s, 6002, &[(1, Reason::Silent)]);
 }
 
 #[test]
@@ -146,10 +153,7 @@ fn a_group_that_falls_silent_as_a_whole_is_waited_for() {
 #[test]
 fn who_comes_back_from_silence_blames_nobody_for_it_and_is_not_blamed() {
     let mut s = two_groups();
-    for ms in [1300, 1600, 1900, 2200, 2500] {
-        s.heard(node(2), at(ms));
-        s.heard(node(3), at(ms));
-    }
+    hear(&mut s, 2..=3, 1150..=2500);
     s.says_unheard(node(2), &[NodeId(4)], at(1500));
     s.says_unheard(node(3), &[NodeId(4)], at(1500));
     s.heard(node(4), at(2500));
@@ -157,12 +161,37 @@ fn who_comes_back_from_silence_blames_nobody_for_it_and_is_not_blamed() {
     check(&mut s, 2501, &[]);
     s.says_unheard(node(4), &[], at(2550));
     s.says_unheard(node(3), &[], at(2550));
-    for ms in [2800, 3100, 3400, 3700, 3900] {
-        (2..=4).for_each(|id| s.heard(node(id), at(ms)));
-    }
+    hear(&mut s, 2..=4, 2600..=3899);
     check(&mut s, 3899, &[]);
     // One still does not hear it: they have no link. Of the two the younger goes.
     check(&mut s, 3900, &[(4, Reason::Asymmetric)]);
+}
+
+#[test]
+fn who_was_cut_off_for_almost_too_long_drops_nobody_whose_link_is_later() {
+    let mut s = suspicion(1, 4);
+    // All were heard at 1000: one comes back just in time, the others when they try again.
+    s.heard(node(4), at(1399));
+    s.says_unheard(node(4), &[], at(1399));
+    hear(&mut s, 4..=4, 1450..=1700);
+    check(&mut s, 1700, &[]);
+    hear(&mut s, 2..=4, 1750..=3150);
+    s.says_unheard(node(3), &[NodeId(1)], at(1750));
+    check(&mut s, 3149, &[]);
+    check(&mut s, 3150, &[(3, Reason::Asymmetric)]);
+}
+
+#[test]
+fn a_link_that_comes_and_goes_does_not_calm_for_ever() {
+    let mut s = suspicion(1, 4);
+    for ms in (1300..=5400).step_by(300) {
+        s.heard(node(2), at(ms));
+        hear(&mut s, 3..=4, ms..=ms + 299);
+    }
+    s.says_unheard(node(4), &[NodeId(1)], at(1300));
+    check(&mut s, 5400, &[]);
+    s.heard(node(2), at(5500));
+    check(&mut s, 5500, &[(4, Reason::Asymmetric)]);
 }
 
 #[test]
@@ -278,10 +307,9 @@ fn another_life_of_a_peer_is_not_the_peer() {
 /// `last`, when everybody but node 1 was last heard.
 fn two_that_do_not_hear_the_first(last: u64) -> Suspicion {
     let mut s = suspicion(2, 6);
-    for id in 3..=6 {
-        s.heard(node(id), at(1380));
-        s.heard(node(id), at(last));
-    }
+    hear(&mut s, 3..=6, 1050..=1380);
+    hear(&mut s, 3..=6, 1430..=last);
+    (3..=6).for_each(|id| s.heard(node(id), at(last)));
     s.says_unheard(node(3), &[NodeId(1)], at(1401));
     s
 }
