@@ -1,6 +1,7 @@
 //! The admin ports of a running cluster: what monitors are told while nodes die and come back.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use lockstep_mgmt::admin::metrics::METRICS;
@@ -66,8 +67,19 @@ fn monitors_see_a_node_die_and_come_back() {
     assert_eq!(sum(&after, "lockstep_join_finished"), Some(1.0));
     assert!(sum(&after, "lockstep_disk_syncs_total") > Some(0.0), "{after:?}");
 
+    let mut stand_in = user.starts(&format!("run arbitrator --url {}", user.url()));
+    let said = BufReader::new(stand_in.stderr.take().expect("piped")).lines();
+    let said = said.map_while(Result::ok);
+    let addr = said.filter_map(|line| Some(line.split_once("admin port at http://")?.1.to_owned()));
+    let addr = { addr }.next().expect("it says where");
+    until("it to find its cluster", || (page(&addr, "/readyz").code == 200).then_some(()));
+    let of_stand_in = values(&page(&addr, "/metrics").body);
+    assert_eq!(of_stand_in["lockstep_stand_in_arbitrator"], 0.0);
+    stand_in.kill().expect("it runs");
+    stand_in.wait().expect("it ends");
+
     // Every metric of the table has been seen somewhere, and nothing else.
-    let seen: BTreeSet<&str> = [&before, &of_mgmt, &after]
+    let seen: BTreeSet<&str> = [&before, &of_mgmt, &after, &of_stand_in]
         .into_iter()
         .flat_map(|page| page.keys().filter_map(|name| name.split('{').next()))
         .collect();
