@@ -109,8 +109,7 @@ impl Recoverer for FileRecoverer {
                 let words = || in_words(&reach.faults);
                 let reached = reach.reached.ok_or_else(|| match words() {
                     none if none.is_empty() => {
-                        "they reach no epoch, because not every partition has a checkpoint yet"
-                            .to_owned()
+                        "they reach no epoch, because there is no redo log among them".to_owned()
                     }
                     words => words,
                 })?;
