@@ -7,6 +7,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,6 +29,9 @@ use crate::ready::{Notice, ReadyQueue};
 /// Files a thread keeps open: the one it writes, the one before it, and a few more where one
 /// thread serves several writers.
 const OPEN_FILES_MAX: usize = 8;
+
+/// What is on the disk of a redo log is taken out of the page cache in pieces of this size.
+const FORGET_BYTES: u64 = 1 << 20;
 
 /// Backups whose place a thread remembers: the one that is made, and a few that are removed.
 const BACKUPS_LOCATED_MAX: usize = 8;
@@ -162,9 +166,50 @@ fn serve(mut files: DataFiles, jobs: &Receiver<Job>, counters: &Counters) {
 struct DataFiles {
     dir: PathBuf,
     /// Most recently used last.
-    open: Vec<(FileName, File)>,
+    open: Vec<(FileName, OpenFile)>,
     /// Where backups lie, the newest last.
     backups: Vec<(BackupId, PathBuf)>,
+}
+
+/// One of them.
+struct OpenFile {
+    file: File,
+    /// The end of what was written here, and of what was there when it was synced last.
+    end: u64,
+    synced: u64,
+    /// Up to where the page cache has been told to forget it.
+    forgotten: u64,
+}
+
+impl OpenFile {
+    fn new(file: File) -> Self {
+        Self { file, end: 0, synced: 0, forgotten: 0 }
+    }
+
+    /// Notes a sync. Nobody reads the file before the process ends: the page cache is to keep none
+    /// of it, as it would take the machine's memory from the rows. Of a file that `grows`, what was
+    /// synced just now is left for the next time, because the kernel may not have let go of it yet.
+    fn synced(&mut self, grows: bool) {
+        let (until, least) = if grows { (self.synced, FORGET_BYTES) } else { (self.end, 1) };
+        if until - self.forgotten >= least {
+            forget(&self.file, self.forgotten, until);
+            self.forgotten = until;
+        }
+        self.synced = self.end;
+    }
+}
+
+/// Tells the kernel that it need not keep a part of a file in memory. It may keep it all the same.
+fn forget(file: &File, from: u64, to: u64) {
+    let offset = |at: u64| libc::off_t::try_from(at).unwrap_or(libc::off_t::MAX);
+    // SAFETY: the descriptor is open as long as `file` is borrowed; no memory is passed.
+    let refused = unsafe {
+        let (from, length) = (offset(from), offset(to - from));
+        libc::posix_fadvise(file.as_raw_fd(), from, length, libc::POSIX_FADV_DONTNEED)
+    };
+    if refused != 0 {
+        tracing::debug!("posix_fadvise: {}", io::Error::from_raw_os_error(refused));
+    }
 }
 
 impl DataFiles {
@@ -197,16 +242,20 @@ impl DataFiles {
             Op::Create(name) => {
                 let path = self.path(*name)?;
                 let file = OpenOptions::new().write(true).create_new(true).open(path)?;
-                self.keep(*name, file);
+                self.keep(*name, OpenFile::new(file));
             }
             Op::Write { file, offset, bytes } => {
-                self.file(*file)?.write_all_at(bytes, *offset)?;
+                let open = self.file(*file)?;
+                open.file.write_all_at(bytes, *offset)?;
+                open.end = open.end.max(offset + bytes.len() as u64);
                 counts.written_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             }
             Op::Sync(name) => {
                 let begun = clock::now();
-                self.file(*name)?.sync_data()?;
+                let open = self.file(*name)?;
+                open.file.sync_data()?;
                 let took = clock::now().since(begun).as_micros();
+                open.synced(matches!(name, FileName::Segment(_)));
                 let took = u64::try_from(took).unwrap_or(u64::MAX);
                 counts.sync_us.fetch_add(took, Ordering::Relaxed);
                 counts.syncs.fetch_add(1, Ordering::Relaxed);
@@ -316,21 +365,25 @@ impl DataFiles {
         Ok(self.directory(name.directory())?.join(name.to_string()))
     }
 
-    fn keep(&mut self, name: FileName, file: File) {
+    fn keep(&mut self, name: FileName, file: OpenFile) -> &mut OpenFile {
         if self.open.len() >= OPEN_FILES_MAX {
             self.open.remove(0);
         }
         self.open.push((name, file));
+        let last = self.open.len() - 1;
+        &mut self.open[last].1
     }
 
-    fn file(&mut self, name: FileName) -> io::Result<&File> {
+    fn file(&mut self, name: FileName) -> io::Result<&mut OpenFile> {
         let at = self.open.iter().position(|(open, _)| *open == name);
         let (name, file) = match at {
             Some(at) => self.open.remove(at),
-            None => (name, OpenOptions::new().write(true).open(self.path(name)?)?),
+            None => {
+                let file = OpenOptions::new().write(true).open(self.path(name)?)?;
+                (name, OpenFile::new(file))
+            }
         };
-        self.keep(name, file);
-        Ok(&self.open[self.open.len() - 1].1)
+        Ok(self.keep(name, file))
     }
 }
 
@@ -422,6 +475,29 @@ mod tests {
         let ops = all.iter().map(write).collect();
         assert_eq!(files.execute(Request { ops }, &counts).failed, None);
         assert!(files.open.len() <= OPEN_FILES_MAX);
+    }
+
+    #[test]
+    fn a_log_is_forgotten_up_to_the_sync_before_and_another_file_as_a_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut files, counts) = (files(dir.path()), DiskCounts::default());
+        let (log, rows) = (name("i1-s0-1.redo"), name("p1-r1-e7.partial"));
+        let piece = |at: u64| vec![u8::try_from(at % 251).unwrap(); 700_000];
+        let mut forgotten = Vec::new();
+        for (at, offset) in (0..6).map(|at| (at, at * 700_000)) {
+            let create = (at == 0).then_some(Op::Create(log));
+            let write = Op::Write { file: log, offset, bytes: piece(at) };
+            let ops = create.into_iter().chain([write, Op::Sync(log)]).collect();
+            assert_eq!(files.execute(Request { ops }, &counts).failed, None);
+            forgotten.push(files.file(log).unwrap().forgotten);
+        }
+        assert_eq!(forgotten, [0, 0, 1_400_000, 1_400_000, 2_800_000, 2_800_000]);
+        let write = Op::Write { file: rows, offset: 0, bytes: b"rows".to_vec() };
+        let ops = vec![Op::Create(rows), write, Op::Sync(rows)];
+        assert_eq!(files.execute(Request { ops }, &counts).failed, None);
+        assert_eq!(files.file(rows).unwrap().forgotten, 4);
+        let whole: Vec<u8> = (0..6).flat_map(piece).collect();
+        assert!(std::fs::read(dir.path().join("redo/i1-s0-1.redo")).unwrap() == whole);
     }
 
     #[test]
