@@ -28,6 +28,8 @@ pub struct Gap {
     fault: Fault,
     last: Instant,
     longest: Duration,
+    /// When the longest ended.
+    longest_until: Instant,
     ended: bool,
 }
 
@@ -35,14 +37,16 @@ impl Gap {
     /// Starts to watch.
     #[must_use]
     pub fn new(fault: &Fault) -> Self {
-        Self { fault: fault.clone(), last: Instant::now(), longest: Duration::ZERO, ended: false }
+        let (fault, now) = (fault.clone(), Instant::now());
+        Self { fault, last: now, longest: Duration::ZERO, longest_until: now, ended: false }
     }
 
     /// An acknowledgement came.
     pub fn acknowledged(&mut self) {
         let now = Instant::now();
-        if self.fault.at().is_some() {
-            self.longest = self.longest.max(now - self.last);
+        if self.fault.at().is_some() && now - self.last > self.longest {
+            self.longest = now - self.last;
+            self.longest_until = now;
         }
         self.last = now;
     }
@@ -55,8 +59,17 @@ impl Gap {
 
     /// The task stops by itself: what comes later is not waiting.
     pub fn end(&mut self) {
-        self.longest = self.longest();
+        if self.longest() > self.longest {
+            self.longest = self.longest();
+            self.longest_until = Instant::now();
+        }
         self.ended = true;
+    }
+
+    /// When the longest that has ended did.
+    #[must_use]
+    pub fn longest_until(&self) -> Instant {
+        self.longest_until
     }
 
     /// The longest so far; one that still goes on counts.

@@ -181,6 +181,8 @@ fn soak_to_json(plan: &Soak, outcome: &Outcome) -> serde_json::Value {
         "replicas_equal": outcome.replicas_equal,
         "replicas_different": outcome.different,
         "longest_gap_ms": round_to(outcome.longest_gap.as_secs_f64() * 1e3, 2),
+        "longest_gap_until_s": round_to(outcome.longest_gap_until.as_secs_f64(), 3),
+        "longest_memory_gap_ms": round_to(outcome.longest_memory_gap.as_secs_f64() * 1e3, 2),
         "full_redundancy_s": round_to(outcome.last_rejoin.as_secs_f64(), 3),
         "commit_p50_us": outcome.latencies.micros_at(0.5),
         "commit_p99_us": outcome.latencies.micros_at(0.99),

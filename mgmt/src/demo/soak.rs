@@ -67,6 +67,10 @@ pub struct Outcome {
     pub ended: u64,
     /// The longest wait of a task for an acknowledgement.
     pub longest_gap: Duration,
+    /// How long after the beginning it ended.
+    pub longest_gap_until: Duration,
+    /// The longest of a task that does not wait for the disks.
+    pub longest_memory_gap: Duration,
     /// From the last kill to full redundancy.
     pub last_rejoin: Duration,
     /// Latencies of committed transfers.
@@ -204,6 +208,13 @@ async fn soak_in(voice: &Voice, plan: &Soak, dir: &Path) -> CliResult<Outcome> {
     let unequal = unequal?;
     voice.say(format!("{} kills; verifying every replica", reaper.kills));
     let mut outcome = finish(&client, plan, &reaper, &reports, (time, last_rejoin)).await?;
+    let waits = || reports.iter().map(|report| (report.gap.longest(), report));
+    if let Some((longest, report)) = waits().max_by_key(|(longest, _)| *longest) {
+        outcome.longest_gap = longest;
+        outcome.longest_gap_until = report.gap.longest_until().saturating_duration_since(started);
+    }
+    let in_memory = waits().filter(|(_, report)| !report.durable).map(|(longest, _)| longest);
+    outcome.longest_memory_gap = in_memory.max().unwrap_or_default();
     outcome.replicas_equal = unequal.is_empty();
     outcome.verified &= outcome.replicas_equal;
     outcome.different.extend(unequal);
@@ -231,7 +242,9 @@ async fn finish(
         kills_in_rejoin: reaper.kills_in_rejoin,
         revived: reaper.revived,
         ended: reaper.ended,
-        longest_gap: reports.iter().map(|r| r.gap.longest()).max().unwrap_or_default(),
+        longest_gap: Duration::ZERO,
+        longest_gap_until: Duration::ZERO,
+        longest_memory_gap: Duration::ZERO,
         last_rejoin,
         latencies,
         replicas: holdings.replicas,
