@@ -67,6 +67,8 @@ pub enum Canary {
     HandOverBeforeBarrier,
     /// A partition's files are removed before the view that gives it to others is on the disk.
     DropBeforeStored,
+    /// A joiner takes over from a lost disk although all disks of another group are lost.
+    TakeOverBeyondOthers,
 }
 
 impl Canary {
@@ -103,6 +105,7 @@ impl Canary {
         Self::SeatToldEarly,
         Self::HandOverBeforeBarrier,
         Self::DropBeforeStored,
+        Self::TakeOverBeyondOthers,
     ];
 
     /// The name on the command line and in reports.
@@ -140,6 +143,7 @@ impl Canary {
             Self::SeatToldEarly => "seat_told_early",
             Self::HandOverBeforeBarrier => "hand_over_before_barrier",
             Self::DropBeforeStored => "drop_before_stored",
+            Self::TakeOverBeyondOthers => "take_over_beyond_others",
         }
     }
 }

@@ -509,11 +509,12 @@ impl ShardCore {
             }
         }
         // This node's files lead to nothing older than these checkpoints: if all power failed, the
-        // others must be able to come as far. A mate whose disk is lost never will: it stays only
-        // until this node takes over from it.
+        // others must be able to come as far. A mate whose disk is lost never will, and stays only
+        // until this node takes over.
         let founded = self.founded();
         let carried = self.redo.is_carried(founded, view, self.me.instance.node);
-        if self.options.redo.is_some() && !carried && !hasty {
+        let hasty = hasty || self.canary == Some(Canary::TakeOverBeyondOthers);
+        if !carried && self.options.redo.is_some() && !hasty {
             out.mark("joiner_waits_for_the_disks_of_others");
             self.redo.want_durable(founded);
             stage = JoinStage::Copied;
