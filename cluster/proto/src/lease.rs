@@ -3,8 +3,8 @@
 //! A node serves reads of a partition only while every other in-sync replica of it has promised
 //! not to act in a view without the node. The holder counts a promise from *sending the
 //! heartbeat* that asked for it; the giver counts the same length, stretched by the bound on clock
-//! drift, from *sending the promise*. So the giver's end is always the later one, whatever the
-//! network and the clocks do. A promise outlives view changes.
+//! drift, from *getting that heartbeat*, whenever it tells. So the giver's end is always the later
+//! one, whatever the network and the clocks do. A promise outlives view changes.
 //!
 //! Invariant: while a holder counts itself covered by a giver, [`Leases::remaining`] at that giver
 //! is not zero.
@@ -31,7 +31,7 @@ pub fn stretched(length: Duration, drift_ppm: u32) -> Duration {
 }
 
 impl Leases {
-    /// Notes a promise of `length` to `holder`, sent now.
+    /// Notes a promise of `length` to `holder`, whose heartbeat has come now.
     pub fn promise(
         &mut self,
         holder: NodeInstance,

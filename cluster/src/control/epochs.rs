@@ -44,7 +44,12 @@ impl ControlCore {
     pub(super) fn tick(&mut self, now: Instant, out: &mut Outputs) {
         let interval = self.tick_interval(now);
         let due = self.timers.tick.map_or(now, |at| at + interval);
-        self.timers.tick = Some(if due > now { due } else { now + interval });
+        let due = if due > now { due } else { now + interval };
+        let heartbeat = self.view.config.heartbeat();
+        // A slow tick goes with a heartbeat: its receivers wake up once for both.
+        let with_beat = self.is_quiet(now) && heartbeat <= interval;
+        self.timers.tick =
+            Some(if with_beat { self.timers.beat + (interval - heartbeat) } else { due });
         if self.state.acts() {
             self.end_epoch(now);
             self.send_tick(now, out);

@@ -54,9 +54,15 @@ impl ControlCore {
         }
     }
 
+    /// With the promises that have waited for it, so that both cost their receiver one look.
     pub(super) fn send_heartbeats(&mut self, now: Instant, out: &mut Outputs) {
         let heartbeat = self.heartbeat(now);
         self.links.broadcast(&heartbeat, out);
+        for (to, answer) in std::mem::take(&mut self.promises_untold) {
+            if !self.suspicion.is_refused(to) || self.canary == Some(Canary::NoFencing) {
+                self.links.send(to, &answer, out);
+            }
+        }
     }
 
     pub(super) fn on_heartbeat(
@@ -68,9 +74,17 @@ impl ControlCore {
         out: &mut Outputs,
     ) {
         let length = self.view.config.suspicion();
+        let steady = self.leases.remaining(from, now) + self.view.config.heartbeat() * 2 > length;
         self.leases.promise(from, now, length, self.view.config.drift_ppm);
         let promise = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
-        self.links.send(from, &ControlMessage::HeartbeatAnswer { sent, promise }, out);
+        let answer = ControlMessage::HeartbeatAnswer { sent, promise };
+        if steady {
+            // It has one that will do until the next beat, and this one counts from now anyway.
+            self.promises_untold.retain(|(to, _)| *to != from);
+            self.promises_untold.push((from, answer));
+        } else {
+            self.links.send(from, &answer, out);
+        }
         if view < self.view.number && self.links.may_tell_view(from, now, length / 2) {
             let view = Box::new(self.view.clone());
             self.links.send(from, &ControlMessage::NewView { view }, out);
@@ -89,8 +103,8 @@ impl ControlCore {
     ) {
         let length = std::time::Duration::from_nanos(promise).min(self.view.config.suspicion());
         if let Some(before) = self.leases.renew(from, Instant(sent), length) {
-            // The shards are told with the next beat, or at once if they are about to run out.
-            let soon = before.since(now) < self.view.config.suspicion() / 2;
+            // The shards are told with the next ping, or at once if what they know may run out.
+            let soon = before.since(now) < self.view.config.suspicion() * 5 / 8;
             let news = if soon { LeaseNews::Urgent } else { LeaseNews::Moved };
             self.leases_news = self.leases_news.max(news);
         }

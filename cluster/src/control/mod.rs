@@ -100,6 +100,8 @@ pub struct ControlCore {
     suspicion: Suspicion,
     leases: Leases,
     leases_news: LeaseNews,
+    /// Answers to heartbeats that wait for the next beat: what they promise is promised already.
+    promises_untold: Vec<(NodeInstance, ControlMessage)>,
     /// Members found dead while they still promised not to act without this node: nobody can have
     /// acted without it on an answer of theirs.
     died_in_time: Vec<NodeInstance>,
@@ -136,6 +138,10 @@ pub struct ControlCore {
     /// Names stores, arbitrator requests and pings.
     counter: u64,
 }
+
+/// So many heartbeats for each time that the shards are pinged and told of leases: a wake-up of
+/// theirs costs more than what it brings.
+const BEATS_PER_PING: u64 = 2;
 
 /// What the shards have not been told yet about leases.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -185,6 +191,7 @@ impl ControlCore {
             suspicion: Suspicion::new(me, &view, start, START_GRACE),
             leases: Leases::default(),
             leases_news: LeaseNews::Told,
+            promises_untold: Vec::new(),
             died_in_time: Vec::new(),
             book: AnswerBook::default(),
             gathering: None,
@@ -410,11 +417,12 @@ impl ControlCore {
         self.timers.beat = if next > now { next } else { now + interval };
         self.timers.beats += 1;
         self.send_heartbeats(now, out);
-        self.leases_news = self.leases_news.max(match self.leases_news {
-            LeaseNews::Told => LeaseNews::Told,
-            LeaseNews::Moved | LeaseNews::Urgent => LeaseNews::Urgent,
-        });
-        self.ping_shards(now, out);
+        if self.timers.beats.is_multiple_of(BEATS_PER_PING) {
+            if self.leases_news == LeaseNews::Moved {
+                self.leases_news = LeaseNews::Urgent;
+            }
+            self.ping_shards(now, out);
+        }
         self.prove_deaths(out);
         self.links.dial_due(now, out);
         self.repeat_proposal(now, out);

@@ -117,12 +117,9 @@ impl ControlCore {
         }
     }
 
-    /// Pings the shards, every other beat; one that has not answered for the suspicion time is
-    /// stuck, and a node with a stuck shard is worse than none.
+    /// Pings the shards; one that has not answered for the suspicion time is stuck, and a node with
+    /// a stuck shard is worse than none.
     pub(super) fn ping_shards(&mut self, now: Instant, out: &mut Outputs) {
-        if !self.timers.beats.is_multiple_of(2) {
-            return;
-        }
         let patience = self.view.config.suspicion();
         for shard in self.shard_ids() {
             let number = self.next_number();

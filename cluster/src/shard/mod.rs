@@ -102,8 +102,12 @@ const REDIAL: Duration = Duration::from_millis(20);
 /// other side may not have noticed that the link is gone, and has nothing to send on it.
 const REDIAL_FOR_OTHER: Duration = Duration::from_millis(200);
 
-/// How often idle transactions, stuck answers and old outcomes are looked for.
-const SWEEP: Duration = Duration::from_millis(100);
+/// How often idle transactions, stuck answers and old outcomes are looked for, in a turn that
+/// something else has begun. Control's pings alone see to it that there is one.
+const SWEEP: Duration = Duration::from_millis(80);
+
+/// Where there is none, a turn is begun for it after this time.
+const SWEEP_ALONE: Duration = Duration::from_millis(400);
 
 /// What a shard core needs to know at birth.
 #[derive(Clone, Debug)]
@@ -175,7 +179,7 @@ pub struct ShardCore {
     session_next: u32,
     /// Records appended here in an epoch that was closed already: always 0, or I6 is broken.
     late_records: u64,
-    sweep_at: Instant,
+    swept: Instant,
     data_bytes: i64,
     /// Bytes of row data this shard may admit, by the view.
     data_memory: u64,
@@ -231,7 +235,7 @@ impl ShardCore {
             measuring: VecDeque::new(),
             late_records: 0,
             session_next: 0,
-            sweep_at: Instant::default(),
+            swept: Instant::default(),
             data_bytes: 0,
             data_memory: 0,
             stats: ShardStatus::default(),
@@ -498,14 +502,16 @@ impl ShardCore {
         for addr in due {
             self.dial(addr, out);
         }
-        if self.sweep_at <= self.now {
-            self.sweep_at = self.now + SWEEP;
-            self.sweep(out);
-            self.watch_streams(out);
-            self.watch_redo(out);
-            self.watch_joins(out);
-            self.watch_backup(out);
-        }
+    }
+
+    fn sweep_all(&mut self, out: &mut Outputs) {
+        self.swept = self.now;
+        self.sweep(out);
+        self.watch_streams(out);
+        self.watch_redo(out);
+        self.watch_joins(out);
+        self.watch_backup(out);
+        self.run_loopback(out);
     }
 
     /// Dials a peer shard at its place in the view. The lower node dials.
@@ -559,6 +565,9 @@ impl Process for ShardCore {
 
     fn settle(&mut self, now: Instant, out: &mut Outputs) {
         self.now = self.now.max(now);
+        if self.now >= self.swept + SWEEP {
+            self.sweep_all(out);
+        }
         self.send_due(out);
         self.finish_in_time(out);
         self.settle_redo(out);
@@ -570,7 +579,7 @@ impl Process for ShardCore {
         let redial = self.links.redial.values().flatten().min().copied();
         let checkpoint = self.checkpoints.next_timeout();
         let timers = [redial, checkpoint, self.backups.next_timeout(), self.donor.due()];
-        timers.into_iter().flatten().chain([self.sweep_at]).min()
+        timers.into_iter().flatten().chain([self.swept + SWEEP_ALONE]).min()
     }
 
     fn report(&self, _now: Instant) -> Option<Report> {
