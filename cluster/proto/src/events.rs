@@ -150,6 +150,21 @@ pub enum Happening {
         /// Which.
         backup: BackupId,
     },
+    /// Rows are to have so many replicas.
+    ReplicasSet {
+        /// How many.
+        replicas: u16,
+    },
+    /// Primaries are to be in another zone than before.
+    PrimaryZoneSet {
+        /// Which; empty for none in particular.
+        zone: String,
+    },
+    /// Partitions move between node groups by themselves, or only when it is said.
+    RebalancingSet {
+        /// Whether by themselves.
+        automatic: bool,
+    },
 }
 
 impl Happening {
@@ -181,6 +196,9 @@ impl Happening {
             Self::BackupDone { .. } => "backup_done",
             Self::BackupFailed { .. } => "backup_failed",
             Self::BackupDeleted { .. } => "backup_deleted",
+            Self::ReplicasSet { .. } => "replicas_set",
+            Self::PrimaryZoneSet { .. } => "primary_zone_set",
+            Self::RebalancingSet { .. } => "rebalancing_set",
         }
     }
 
@@ -210,7 +228,10 @@ impl Happening {
             | Self::BackupBegun { .. }
             | Self::BackupDone { .. }
             | Self::BackupFailed { .. }
-            | Self::BackupDeleted { .. } => None,
+            | Self::BackupDeleted { .. }
+            | Self::ReplicasSet { .. }
+            | Self::PrimaryZoneSet { .. }
+            | Self::RebalancingSet { .. } => None,
         }
     }
 
@@ -240,6 +261,9 @@ impl Happening {
         "backup_done",
         "backup_failed",
         "backup_deleted",
+        "replicas_set",
+        "primary_zone_set",
+        "rebalancing_set",
     ];
 }
 
@@ -281,6 +305,7 @@ pub fn between(before: Option<&View>, after: &View) -> Vec<Happening> {
             Standing::InSync => all.push(Happening::NodeInSync { node }),
         }
     }
+    all.extend(wishes(before, after));
     all.extend(groups(before, after));
     all.extend(seats(&before.roster, &after.roster));
     // A partition that is another group's now has another primary, of course.
@@ -298,6 +323,23 @@ pub fn between(before: Option<&View>, after: &View) -> Vec<Happening> {
     for entry in after.configured.history.iter().filter(|entry| news(entry.version)) {
         let (version, who) = (entry.version, entry.who.clone());
         all.push(Happening::Configured { version, who });
+    }
+    all
+}
+
+/// What operators want from now on.
+fn wishes(before: &View, after: &View) -> Vec<Happening> {
+    let mut all = Vec::new();
+    let replicas = after.config.replicas;
+    if replicas != before.config.replicas {
+        all.push(Happening::ReplicasSet { replicas });
+    }
+    if after.config.primary_zone != before.config.primary_zone {
+        let zone = after.config.primary_zone.clone();
+        all.push(Happening::PrimaryZoneSet { zone });
+    }
+    if after.roster.manual != before.roster.manual {
+        all.push(Happening::RebalancingSet { automatic: !after.roster.manual });
     }
     all
 }

@@ -223,6 +223,17 @@ fn line(event: &ClusterEvent) -> Vec<String> {
         }
         Happening::BackupFailed { backup, why } => format!("backup {backup} has failed: {why}"),
         Happening::BackupDeleted { backup } => format!("backup {backup} is removed"),
+        Happening::ReplicasSet { replicas } => format!("rows are to have {replicas} replicas"),
+        Happening::PrimaryZoneSet { zone } if zone.is_empty() => {
+            "primaries may be in any zone".to_owned()
+        }
+        Happening::PrimaryZoneSet { zone } => format!("primaries are to be in zone {zone}"),
+        Happening::RebalancingSet { automatic: true } => {
+            "partitions move between node groups by themselves".to_owned()
+        }
+        Happening::RebalancingSet { automatic: false } => {
+            "partitions move between node groups only when it is said".to_owned()
+        }
     };
     vec![moment(event.when_ms), event.view.0.to_string(), text]
 }
@@ -272,6 +283,9 @@ fn event_json(event: &ClusterEvent) -> Value {
         Happening::BackupFailed { backup, why } => {
             json!({ "backup": backup.to_string(), "why": why })
         }
+        Happening::ReplicasSet { replicas } => json!({ "replicas": replicas }),
+        Happening::PrimaryZoneSet { zone } => json!({ "zone": zone }),
+        Happening::RebalancingSet { automatic } => json!({ "automatic": automatic }),
     };
     if let (Some(all), Value::Object(more)) = (object.as_object_mut(), more) {
         all.extend(more);

@@ -236,5 +236,20 @@ fn what_moves_by_hand_only_is_no_rebalancing_until_it_is_said() {
     let mut said = uneven.clone();
     said.obey(&Order::Rebalance);
     let news = between(Some(&uneven), &said);
-    assert_eq!((between(Some(&even), &manual), news), (vec![], vec![Happening::RebalanceBegun]));
+    let by_hand = Happening::RebalancingSet { automatic: false };
+    assert_eq!(between(Some(&even), &manual), [by_hand]);
+    assert_eq!(news, [Happening::RebalanceBegun]);
+}
+
+#[test]
+fn what_operators_want_is_told_once() {
+    let first = whole(1, [1, 1]);
+    let mut second = View { number: ViewNumber(2), ..first.clone() };
+    second.config.replicas = 3;
+    second.config.primary_zone = "b".into();
+    let third = View { number: ViewNumber(3), ..second.clone() };
+    let news = between(Some(&first), &second);
+    let replicas = Happening::ReplicasSet { replicas: 3 };
+    assert_eq!(news, [replicas, Happening::PrimaryZoneSet { zone: "b".into() }]);
+    assert_eq!(between(Some(&second), &third), []);
 }
