@@ -30,6 +30,20 @@ pub fn stretched(length: Duration, drift_ppm: u32) -> Duration {
     Duration::from_nanos(u64::try_from(stretched).unwrap_or(u64::MAX))
 }
 
+/// Whether the answer to a heartbeat may wait for the giver's next one: the holder has a promise of
+/// `length` that has `remaining` left, and heartbeats are frequent by that measure.
+#[must_use]
+pub fn answer_may_wait(remaining: Duration, length: Duration, heartbeat: Duration) -> bool {
+    length >= heartbeat * 4 && remaining + heartbeat * 2 > length
+}
+
+/// Whether those who are told of promises at every other heartbeat must be told at once: the one
+/// that is replaced has `remaining` left, and they may know an earlier one.
+#[must_use]
+pub fn must_tell_at_once(remaining: Duration, length: Duration, heartbeat: Duration) -> bool {
+    remaining < (length * 5 / 8).max(heartbeat * 3)
+}
+
 impl Leases {
     /// Notes a promise of `length` to `holder`, whose heartbeat has come now.
     pub fn promise(
@@ -131,6 +145,59 @@ mod tests {
         assert!(holder.renew(node(2), at(100), LENGTH).is_some());
         assert_eq!(holder.renew(node(2), at(50), LENGTH), None);
         assert_eq!(holder.deadlines().next(), Some((node(2), at(500))));
+    }
+
+    /// Two nodes whose heartbeats are `phase` microseconds apart: the least that is ever left of a
+    /// promise, for the holder's control and for its shards.
+    fn least_left(heartbeat: u64, length: u64, phase: u64) -> (u64, u64) {
+        const DELAY: u64 = 300;
+        const BEATS: u64 = 60;
+        let micros = Duration::from_micros;
+        // When something comes, and until when it promises; a beat promises nothing.
+        let mut events: Vec<(u64, u64)> = (1..=BEATS).map(|beat| (beat * heartbeat, 0)).collect();
+        let mut given = 0;
+        for sent in (1..=BEATS).map(|beat| beat * heartbeat) {
+            let got = sent + DELAY;
+            let remaining = micros(given - got.min(given));
+            let waits = answer_may_wait(remaining, micros(length), micros(heartbeat));
+            given = got + length;
+            let givers_beat = phase + (got - phase).div_ceil(heartbeat) * heartbeat;
+            let told = if waits { givers_beat } else { got };
+            events.push((told + DELAY, sent + length));
+        }
+        events.sort_unstable();
+        let (mut held, mut told, mut least) = (0_u64, 0_u64, (u64::MAX, u64::MAX));
+        for (now, until) in events {
+            if (6 * heartbeat..BEATS * heartbeat).contains(&now) {
+                least.0 = least.0.min(held.saturating_sub(now));
+                least.1 = least.1.min(told.saturating_sub(now));
+            }
+            if until > held {
+                let remaining = micros(held.saturating_sub(now));
+                held = until;
+                if must_tell_at_once(remaining, micros(length), micros(heartbeat)) {
+                    told = held;
+                }
+            }
+            if until == 0 && (now / heartbeat).is_multiple_of(2) {
+                told = held;
+            }
+        }
+        least
+    }
+
+    #[test]
+    fn where_all_is_well_no_promise_runs_out_whatever_the_intervals() {
+        for tenths in [20, 22, 26, 28, 30, 35, 39, 40, 41, 45, 53, 60, 80, 200] {
+            let heartbeat = 50_000;
+            let length = heartbeat * tenths / 10;
+            for phase in (0..heartbeat).step_by(977) {
+                let (held, told) = least_left(heartbeat, length, phase);
+                let case = format!("{tenths} tenths of a heartbeat, {phase} µs apart");
+                assert!(held > heartbeat / 2, "{case}: {held} µs are left");
+                assert!(told > heartbeat / 2, "{case}: the shards have {told} µs left");
+            }
+        }
     }
 
     #[test]

@@ -190,8 +190,10 @@ impl OpenFile {
     /// of it, as it would take the machine's memory from the rows. Of a file that `grows`, what was
     /// synced just now is left for the next time, because the kernel may not have let go of it yet.
     fn synced(&mut self, grows: bool) {
-        let (until, least) = if grows { (self.synced, FORGET_BYTES) } else { (self.end, 1) };
-        if until - self.forgotten >= least {
+        // The kernel forgets whole pages only.
+        let whole_pages = self.synced - self.synced % 4096;
+        let (until, least) = if grows { (whole_pages, FORGET_BYTES) } else { (self.end, 1) };
+        if until.saturating_sub(self.forgotten) >= least {
             forget(&self.file, self.forgotten, until);
             self.forgotten = until;
         }
@@ -491,7 +493,7 @@ mod tests {
             assert_eq!(files.execute(Request { ops }, &counts).failed, None);
             forgotten.push(files.file(log).unwrap().forgotten);
         }
-        assert_eq!(forgotten, [0, 0, 1_400_000, 1_400_000, 2_800_000, 2_800_000]);
+        assert_eq!(forgotten, [0, 0, 1_396_736, 1_396_736, 2_797_568, 2_797_568]);
         let write = Op::Write { file: rows, offset: 0, bytes: b"rows".to_vec() };
         let ops = vec![Op::Create(rows), write, Op::Sync(rows)];
         assert_eq!(files.execute(Request { ops }, &counts).failed, None);

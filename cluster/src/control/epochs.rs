@@ -45,11 +45,14 @@ impl ControlCore {
         let interval = self.tick_interval(now);
         let due = self.timers.tick.map_or(now, |at| at + interval);
         let due = if due > now { due } else { now + interval };
-        let heartbeat = self.view.config.heartbeat();
         // A slow tick goes with a heartbeat: its receivers wake up once for both.
-        let with_beat = self.is_quiet(now) && heartbeat <= interval;
-        self.timers.tick =
-            Some(if with_beat { self.timers.beat + (interval - heartbeat) } else { due });
+        let heartbeat = self.view.config.heartbeat();
+        let beats = interval.as_nanos().checked_div(heartbeat.as_nanos()).unwrap_or_default();
+        let beats = u32::try_from(beats).unwrap_or(u32::MAX);
+        self.timers.tick = Some(match beats.checked_sub(1).filter(|_| self.is_quiet(now)) {
+            Some(more) => (self.timers.beat + heartbeat * more).min(now + interval),
+            None => due,
+        });
         if self.state.acts() {
             self.end_epoch(now);
             self.send_tick(now, out);

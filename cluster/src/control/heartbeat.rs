@@ -6,6 +6,7 @@
 
 use lockstep_proto::canary::Canary;
 use lockstep_proto::ids::{NodeId, NodeInstance, ViewNumber};
+use lockstep_proto::lease::{answer_may_wait, must_tell_at_once};
 use lockstep_proto::process::{DialError, LinkEnd, LinkId, LogLevel, Outputs, Peer, Target};
 use lockstep_proto::time::Instant;
 use lockstep_proto::wire::control::ControlMessage;
@@ -73,12 +74,15 @@ impl ControlCore {
         unheard: &[NodeId],
         out: &mut Outputs,
     ) {
-        let length = self.view.config.suspicion();
-        let steady = self.leases.remaining(from, now) + self.view.config.heartbeat() * 2 > length;
+        let (length, heartbeat) = (self.view.config.suspicion(), self.view.config.heartbeat());
+        // One that enters a view may need what it has not needed before.
+        let enters = self.note_stored(from, view) || view != self.view.number;
+        let remaining = self.leases.remaining(from, now);
+        let waits = !enters && answer_may_wait(remaining, length, heartbeat);
         self.leases.promise(from, now, length, self.view.config.drift_ppm);
         let promise = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
         let answer = ControlMessage::HeartbeatAnswer { sent, promise };
-        if steady {
+        if waits {
             // It has one that will do until the next beat, and this one counts from now anyway.
             self.promises_untold.retain(|(to, _)| *to != from);
             self.promises_untold.push((from, answer));
@@ -104,7 +108,8 @@ impl ControlCore {
         let length = std::time::Duration::from_nanos(promise).min(self.view.config.suspicion());
         if let Some(before) = self.leases.renew(from, Instant(sent), length) {
             // The shards are told with the next ping, or at once if what they know may run out.
-            let soon = before.since(now) < self.view.config.suspicion() * 5 / 8;
+            let config = &self.view.config;
+            let soon = must_tell_at_once(before.since(now), config.suspicion(), config.heartbeat());
             let news = if soon { LeaseNews::Urgent } else { LeaseNews::Moved };
             self.leases_news = self.leases_news.max(news);
         }

@@ -266,6 +266,8 @@ impl ControlCore {
         let view = &self.view;
         self.leases.retain_givers(|node| view.contains(node));
         self.died_in_time.retain(|node| view.contains(*node));
+        // Heartbeats may be more frequent from now on.
+        self.timers.beat = self.timers.beat.min(now + view.config.heartbeat());
         self.enter_epochs(now);
         self.enter_returns(now, out);
         self.enter_roster();

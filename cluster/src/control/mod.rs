@@ -340,7 +340,6 @@ impl ControlCore {
         match message {
             ControlMessage::Heartbeat { sent, view, epoch, unheard } => {
                 self.epochs.raise(epoch);
-                self.note_stored(from, view);
                 self.on_heartbeat(now, from, (sent, view), &unheard, out);
             }
             ControlMessage::HeartbeatAnswer { sent, promise } => {

@@ -89,11 +89,15 @@ impl ControlCore {
         self.wishes.newcomers.retain(|(newcomer, ..)| waits(newcomer));
     }
 
-    /// A member acts in this view, or in a later one than it said before.
-    pub(super) fn note_stored(&mut self, from: NodeInstance, view: ViewNumber) {
+    /// A member acts in this view, or in a later one than it said before. Returns whether that is
+    /// news.
+    pub(super) fn note_stored(&mut self, from: NodeInstance, view: ViewNumber) -> bool {
         match self.wishes.stored.iter_mut().find(|(node, _)| *node == from) {
-            Some((_, known)) => *known = view.max(*known),
-            None => self.wishes.stored.push((from, view)),
+            Some((_, known)) => std::mem::replace(known, view.max(*known)) < view,
+            None => {
+                self.wishes.stored.push((from, view));
+                true
+            }
         }
     }
 

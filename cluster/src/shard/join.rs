@@ -512,8 +512,8 @@ impl ShardCore {
         // others must be able to come as far. A mate whose disk is lost never will, and stays only
         // until this node takes over.
         let founded = self.founded();
-        let carried = self.redo.is_carried(founded, view, self.me.instance.node);
-        let hasty = hasty || self.canary == Some(Canary::TakeOverBeyondOthers);
+        let place = (&**view, self.me.instance.node);
+        let carried = self.redo.is_carried(founded, place, self.canary);
         if !carried && self.options.redo.is_some() && !hasty {
             out.mark("joiner_waits_for_the_disks_of_others");
             self.redo.want_durable(founded);

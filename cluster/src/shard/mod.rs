@@ -103,7 +103,7 @@ const REDIAL: Duration = Duration::from_millis(20);
 const REDIAL_FOR_OTHER: Duration = Duration::from_millis(200);
 
 /// How often idle transactions, stuck answers and old outcomes are looked for, in a turn that
-/// something else has begun. Control's pings alone see to it that there is one.
+/// something else has begun. With the usual heartbeats control's pings alone see to that.
 const SWEEP: Duration = Duration::from_millis(80);
 
 /// Where there is none, a turn is begun for it after this time.

@@ -135,9 +135,17 @@ impl Redo {
 
     /// Whether the cluster could come back at an epoch, or later, without this node group: each
     /// other one has a disk that is not lost, and those all have it.
-    pub(super) fn is_carried(&self, epoch: Epoch, view: &View, me: NodeId) -> bool {
+    pub(super) fn is_carried(
+        &self,
+        epoch: Epoch,
+        (view, me): (&View, NodeId),
+        canary: Option<Canary>,
+    ) -> bool {
         let mine = view.member(me).map(|member| member.group);
         let holds = |group| {
+            if canary == Some(Canary::TakeOverBeyondOthers) {
+                return true;
+            }
             let mut members = view.in_sync().filter(|member| member.group == group);
             members.any(|member| !self.pulse.has_lost(member.instance.node))
         };

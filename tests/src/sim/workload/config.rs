@@ -19,7 +19,7 @@ const TRIES_MAX: u32 = 40;
 
 /// What may be set, and to what: near the usual, so that the plan of faults stays right.
 const CHOICES: &[(Setting, u64, u64)] = &[
-    (Setting::Heartbeat, 40, 60),
+    (Setting::Heartbeat, 20, 190),
     (Setting::Suspicion, 400, 450),
     (Setting::Tick, 8, 14),
     (Setting::TransactionIdle, 1_500, 2_000),
