@@ -224,15 +224,13 @@ fn line(event: &ClusterEvent) -> Vec<String> {
         Happening::BackupFailed { backup, why } => format!("backup {backup} has failed: {why}"),
         Happening::BackupDeleted { backup } => format!("backup {backup} is removed"),
         Happening::ReplicasSet { replicas } => format!("rows are to have {replicas} replicas"),
-        Happening::PrimaryZoneSet { zone } if zone.is_empty() => {
-            "primaries may be in any zone".to_owned()
-        }
-        Happening::PrimaryZoneSet { zone } => format!("primaries are to be in zone {zone}"),
-        Happening::RebalancingSet { automatic: true } => {
-            "partitions move between node groups by themselves".to_owned()
-        }
-        Happening::RebalancingSet { automatic: false } => {
-            "partitions move between node groups only when it is said".to_owned()
+        Happening::PrimaryZoneSet { zone } => match zone.as_str() {
+            "" => "primaries may be in any zone".to_owned(),
+            zone => format!("primaries are to be in zone {zone}"),
+        },
+        Happening::RebalancingSet { automatic } => {
+            let when = if *automatic { "by themselves" } else { "only when it is said" };
+            format!("partitions move between node groups {when}")
         }
     };
     vec![moment(event.when_ms), event.view.0.to_string(), text]
