@@ -184,8 +184,12 @@ impl Suspicion {
         if peer.unheard == unheard {
             return false;
         }
-        peer.unheard = unheard.to_vec();
+        let before = std::mem::replace(&mut peer.unheard, unheard.to_vec());
         peer.unheard_since = now;
+        if before.iter().any(|node| !unheard.contains(node)) {
+            // It hears somebody again: this node's links to those may be the ones that are later.
+            self.calm_down(now);
+        }
         true
     }
 

@@ -161,9 +161,24 @@ fn who_comes_back_from_silence_blames_nobody_for_it_and_is_not_blamed() {
     check(&mut s, 2501, &[]);
     s.says_unheard(node(4), &[], at(2550));
     s.says_unheard(node(3), &[], at(2550));
-    hear(&mut s, 2..=4, 2600..=3899);
-    check(&mut s, 3899, &[]);
+    hear(&mut s, 2..=4, 2600..=3949);
+    check(&mut s, 3949, &[]);
     // One still does not hear it: they have no link. Of the two the younger goes.
+    check(&mut s, 3950, &[(4, Reason::Asymmetric)]);
+}
+
+#[test]
+fn who_hears_that_somebody_is_back_waits_for_its_own_link() {
+    let mut s = suspicion(1, 4);
+    for speaker in [2, 3] {
+        s.says_unheard(node(speaker), &[NodeId(4)], at(1410));
+    }
+    hear(&mut s, 2..=3, 1050..=2500);
+    check(&mut s, 2499, &[(4, Reason::Silent)]);
+    s.says_unheard(node(2), &[], at(2500));
+    check(&mut s, 2501, &[]);
+    hear(&mut s, 2..=3, 2550..=3900);
+    check(&mut s, 3899, &[]);
     check(&mut s, 3900, &[(4, Reason::Asymmetric)]);
 }
 
@@ -282,7 +297,9 @@ fn what_was_said_while_a_node_was_stalled_is_no_ground_to_drop_who_said_it() {
     }
     check(&mut s, 1001, &[]);
     s.says_unheard(node(2), &[], at(1050));
-    check(&mut s, 1100, &[(3, Reason::Asymmetric)]);
+    hear(&mut s, 2..=3, 1100..=2450);
+    check(&mut s, 2449, &[]);
+    check(&mut s, 2450, &[(3, Reason::Asymmetric)]);
 }
 
 #[test]
