@@ -25,7 +25,7 @@ fn another_node_fails_at_steps_of_a_view_change() {
 
 #[test]
 fn another_node_fails_while_a_silent_one_is_dropped() {
-    check(Swept::Silence, 45, &["suspected_by_silence", "lease_wait"]);
+    check(Swept::Silence, 45, &["suspected_by_silence", "half_done_proposal"]);
 }
 
 #[test]

@@ -352,7 +352,7 @@ impl ShardCore {
     fn bound_kept(&mut self, out: &mut Outputs) {
         let parts = self.parts.iter().flatten();
         let over =
-            parts.filter(|part| part.kept.bytes() > self.options.kept_max).map(|part| part.id);
+            parts.filter(|part| part.kept.is_over(self.options.kept_max)).map(|part| part.id);
         for p in over.collect::<Vec<_>>() {
             self.cut_joiners(p, out);
         }

@@ -22,9 +22,9 @@ impl Kept {
         self.records.push_back(record);
     }
 
-    /// How many bytes they have.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
+    /// Whether they have more bytes than that, and not because the last one alone has.
+    pub(super) fn is_over(&self, bytes_max: usize) -> bool {
+        self.bytes > bytes_max && self.records.len() > 1
     }
 
     fn pop(&mut self) {
