@@ -69,6 +69,8 @@ pub enum Canary {
     DropBeforeStored,
     /// A joiner takes over from a lost disk although all disks of another group are lost.
     TakeOverBeyondOthers,
+    /// Partitions move away from under a backup.
+    MoveDuringBackup,
 }
 
 impl Canary {
@@ -106,6 +108,7 @@ impl Canary {
         Self::HandOverBeforeBarrier,
         Self::DropBeforeStored,
         Self::TakeOverBeyondOthers,
+        Self::MoveDuringBackup,
     ];
 
     /// The name on the command line and in reports.
@@ -144,6 +147,7 @@ impl Canary {
             Self::HandOverBeforeBarrier => "hand_over_before_barrier",
             Self::DropBeforeStored => "drop_before_stored",
             Self::TakeOverBeyondOthers => "take_over_beyond_others",
+            Self::MoveDuringBackup => "move_during_backup",
         }
     }
 }

@@ -53,6 +53,8 @@ pub(super) struct Returns {
     moves_after: Instant,
     /// No partition begins to move to another group before this.
     pub(super) transfers_after: Instant,
+    /// It was said that they wait for a backup.
+    pub(super) transfers_wait: bool,
 }
 
 impl ControlCore {

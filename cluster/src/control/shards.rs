@@ -26,6 +26,8 @@ pub(super) struct ShardState {
     pub(super) joined: Option<(ViewNumber, JoinStage)>,
     /// The same in figures.
     pub(super) progress: Option<JoinProgress>,
+    /// A backup needs its partitions to stay where they are.
+    pub(super) backup_pinned: bool,
 }
 
 impl ControlCore {
@@ -93,6 +95,11 @@ impl ControlCore {
             }
             ShardControl::Configure { change } => self.on_configure(now, change, true, out),
             ShardControl::Drained => self.on_drained(now, shard, out),
+            ShardControl::BackupPinned { pinned } => {
+                if let Some(state) = self.shards.get_mut(usize::from(shard.0)) {
+                    state.backup_pinned = pinned;
+                }
+            }
             ShardControl::Fence { .. }
             | ShardControl::Enter { .. }
             | ShardControl::Leases { .. }

@@ -5,6 +5,7 @@
 //! to be changed, that it is so far. Between two moves there is a pause, in which other changes of
 //! view find their place.
 
+use lockstep_proto::canary::Canary;
 use lockstep_proto::ids::PartitionId;
 use lockstep_proto::process::{LogLevel, Outputs};
 use lockstep_proto::time::Instant;
@@ -15,12 +16,21 @@ use super::ControlCore;
 
 impl ControlCore {
     /// The step that the partition on its way takes next, or that one begins with.
-    pub(super) fn transfer_due(&self, now: Instant, out: &mut Outputs) -> Option<TransferStep> {
+    pub(super) fn transfer_due(&mut self, now: Instant, out: &mut Outputs) -> Option<TransferStep> {
         let Some((partition, to)) = self.view.moving() else {
             if now < self.returns.transfers_after {
                 return None;
             }
             let begin = self.view.next_transfer()?;
+            if self.backup_holds() {
+                if !std::mem::replace(&mut self.returns.transfers_wait, true) {
+                    out.mark("transfer_waits_for_backup");
+                    let text = "partitions are to move, and wait until a backup is written";
+                    out.log(LogLevel::Info, text.to_owned());
+                }
+                return None;
+            }
+            self.returns.transfers_wait = false;
             if let TransferStep::Begin { partition, group } = begin {
                 out.mark("transfer_begins");
                 out.log(LogLevel::Info, format!("{partition} moves to node group {group}"));
@@ -46,6 +56,13 @@ impl ControlCore {
         }
         out.mark("transfer_handed_over");
         Some(TransferStep::HandOver { partition })
+    }
+
+    /// Whether a backup is written: a partition would be gone from who has pinned its epoch, and
+    /// with it the backup. All shards in sync have pinned it, those of the president too.
+    fn backup_holds(&self) -> bool {
+        let hasty = self.canary == Some(Canary::MoveDuringBackup);
+        !hasty && self.shards.iter().any(|shard| shard.backup_pinned)
     }
 
     /// The partition that a change gives to another node group, if its replicas here may not serve

@@ -33,13 +33,8 @@ use lockstep_storage::checkpoint::{
 
 use super::ShardCore;
 use super::apply::catalog_table;
+use super::pace::{Pace, ROWS_PER_TURN};
 use super::partition::Partition;
-
-/// Rows that one turn gives to a checkpoint at most: what a commit may have to wait for.
-const ROWS_PER_TURN: usize = 128;
-
-/// Rows that are worth a turn's while.
-const ROWS_PER_TURN_MIN: usize = 32;
 
 /// So many rows that are passed over take as long as one that is given.
 const PASSED_PER_GIVEN: usize = 8;
@@ -93,14 +88,6 @@ struct Running {
     dropped: u64,
     /// The partition has been let go of since: the file is of no use.
     stale: bool,
-}
-
-/// How many rows one turn gives to what commits do not wait for.
-pub(super) struct Pace {
-    /// How long a row's turn is.
-    of_row: Duration,
-    /// When there were rows last.
-    given: Instant,
 }
 
 /// What the lane's request that is out is for.
@@ -165,27 +152,6 @@ impl Running {
         self.writer.state() == CheckpointState::Writing
             && !self.writer.is_finished()
             && self.writer.has_room()
-    }
-}
-
-impl Pace {
-    /// So long for a row.
-    pub(super) fn new(of_row: Duration, now: Instant) -> Self {
-        Self { of_row, given: now }
-    }
-
-    /// When more rows are given.
-    pub(super) fn due(&self) -> Instant {
-        self.given + self.of_row * ROWS_PER_TURN_MIN as u32
-    }
-
-    /// How many are, now.
-    pub(super) fn take(&mut self, now: Instant) -> usize {
-        let rows = now.since(self.given).as_nanos().checked_div(self.of_row.as_nanos());
-        self.given = now;
-        let rows =
-            rows.map_or(ROWS_PER_TURN, |rows| usize::try_from(rows).unwrap_or(ROWS_PER_TURN));
-        rows.clamp(ROWS_PER_TURN_MIN, ROWS_PER_TURN)
     }
 }
 
@@ -366,8 +332,9 @@ impl ShardCore {
         if let Some(mut running) = checkpoints.running.take() {
             let part = self.parts[usize::from(running.partition.0)].as_deref_mut();
             let part = part.filter(|_| !running.stale);
-            if running.wants_rows() && running.pace.due() <= self.now {
-                let rows = running.pace.take(self.now);
+            if running.wants_rows()
+                && let Some(rows) = running.pace.take(self.now, self.busy)
+            {
                 running.give_rows(part, rows, out);
             }
             self.checkpoints.running = Some(running);

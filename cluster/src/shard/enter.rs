@@ -50,6 +50,7 @@ impl ShardCore {
             | ShardControl::Order(_)
             | ShardControl::Joined { .. }
             | ShardControl::Progress(_)
+            | ShardControl::BackupPinned { .. }
             | ShardControl::Drained => {
                 self.broken("control sent a report".to_owned(), out);
             }

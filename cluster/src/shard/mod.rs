@@ -13,7 +13,7 @@
 //! * [`read`], [`scan`]: committed reads from any in-sync replica;
 //! * [`snapshot`]: reads and scans as of a closed epoch;
 //! * [`versions`]: how long older versions of rows are kept;
-//! * [`checkpoint`]: what a restart begins with, written from time to time;
+//! * [`checkpoint`]: what a restart begins with, written from time to time; [`pace`]: how fast;
 //! * [`mod@restore`]: what a shard begins with after a restart;
 //! * [`redo`]: the redo log, what is durable;
 //! * [`enter`]: views, leases, ticks;
@@ -43,6 +43,7 @@ mod kept;
 mod links;
 mod log;
 mod moves;
+mod pace;
 mod participate;
 mod partition;
 mod progress;
@@ -134,6 +135,8 @@ pub struct ShardCore {
     options: ShardOptions,
     canary: Option<Canary>,
     now: Instant,
+    /// A frame was handled in this turn.
+    busy: bool,
     view: Option<Arc<View>>,
     view_number: ViewNumber,
     /// Whom control has told to refuse until the next view.
@@ -204,6 +207,7 @@ impl ShardCore {
             redo: Redo::new(options.redo, &options),
             options,
             now: Instant::default(),
+            busy: false,
             view: None,
             view_number: ViewNumber(0),
             fenced: Vec::new(),
@@ -542,7 +546,10 @@ impl Process for ShardCore {
     fn handle(&mut self, now: Instant, input: Input<'_>, out: &mut Outputs) {
         self.now = self.now.max(now);
         match input {
-            Input::Frame { link, bytes } => self.on_frame(link, bytes, out),
+            Input::Frame { link, bytes } => {
+                self.busy = true;
+                self.on_frame(link, bytes, out);
+            }
             Input::LinkUp { link, peer } => self.on_link_up(link, peer, out),
             Input::LinkDown { link, end } => self.on_link_down(link, end, out),
             Input::DialFailed { to: Target::Shard(instance, shard), .. } => {
@@ -573,6 +580,7 @@ impl Process for ShardCore {
         self.settle_redo(out);
         self.settle_checkpoint(out);
         self.settle_backup(out);
+        self.busy = false;
     }
 
     fn next_timeout(&self) -> Option<Instant> {

@@ -89,7 +89,7 @@ pub(super) struct BackupArgs {
     #[arg(long, default_value = "15", value_name = "TIME", value_parser = duration::parse)]
     pub(super) seconds: Duration,
     /// Turns with backups, as many without, and restores of each kind
-    #[arg(long, default_value_t = 3, value_name = "N")]
+    #[arg(long, default_value_t = 5, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=99))]
     pub(super) turns: u32,
 }

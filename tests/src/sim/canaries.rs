@@ -65,6 +65,7 @@ fn hunt(canary: Canary) -> Hunt {
         Canary::IgnoreCopied => scripted!("power_fails_between_copy_and_promotion"),
         Canary::TakeOverBeyondOthers => scripted!("no_disk_left_in_another_group"),
         Canary::HandOverBeforeBarrier => scripted!("partition_moves_over_a_slow_link"),
+        Canary::MoveDuringBackup => scripted!("backup_while_partitions_move"),
         Canary::DropBeforeStored => scripted!("power_fails_at_a_hand_over"),
         Canary::SkipLeaseWait => scripted!("reader_at_a_dropped_backup"),
         Canary::ReadWithoutLease | Canary::ClockBeforeSocket => {

@@ -69,7 +69,10 @@ pub(super) fn unexpected(script: &Script, verdict: &Verdict) -> Vec<String> {
             Expected::Stopped if !verdict.stopped => {
                 found.push("the cluster has not stopped itself".into());
             }
-            Expected::Members(_) | Expected::Stopped | Expected::Mark(_) => {}
+            Expected::Never(name) if verdict.tally.marks.contains_key(name.as_str()) => {
+                found.push(format!("reached, and must not be: {name}"));
+            }
+            Expected::Members(_) | Expected::Stopped | Expected::Mark(_) | Expected::Never(_) => {}
         }
     }
     if verdict.stopped && !script.may_stop {

@@ -32,8 +32,9 @@
 //! * `blackout`: when the work is over all power fails, and comes back;
 //! * `dark rot NODE [redo]`: what happens to a disk meanwhile;
 //! * `expect whole`: in the end whoever is dead comes back, and all nodes are in sync again;
-//! * `expect members HOST…`, `expect stopped`, `expect mark NAME`: how it must end, beside
-//!   everything that every run is checked for; `may stop`: the cluster may also stop itself.
+//! * `expect members HOST…`, `expect stopped`, `expect mark NAME` (a rare branch is reached under
+//!   some seed), `expect never NAME` (under none): how it must end, beside everything that every
+//!   run is checked for; `may stop`: the cluster may also stop itself.
 
 use lockstep_proto::ids::{GroupId, NodeId};
 use lockstep_proto::orders::Order;
@@ -97,6 +98,8 @@ pub enum Expected {
     Stopped,
     /// This branch was reached, under at least one of the seeds.
     Mark(String),
+    /// This branch was reached under none of them.
+    Never(String),
 }
 
 /// What a script's action does to a run.
@@ -226,6 +229,7 @@ fn expected(words: &[String]) -> Option<Expected> {
         "members" => Some(Expected::Members(words[1..].to_vec())),
         "stopped" => Some(Expected::Stopped),
         "mark" => Some(Expected::Mark(words.get(1)?.clone())),
+        "never" => Some(Expected::Never(words.get(1)?.clone())),
         _ => None,
     }
 }

@@ -122,4 +122,9 @@ pub enum ShardControl {
     },
     /// The same in figures, for people.
     Progress(Box<JoinProgress>),
+    /// A backup has an epoch pinned here, or has let go of it.
+    BackupPinned {
+        /// Which of the two.
+        pinned: bool,
+    },
 }

@@ -4,8 +4,9 @@
 //!  Asking ─► Pinning ─► Writing ─► Keeping ─► Finishing ─► Done
 //!    ▲          │          │ ▲        │           │
 //!    └──────────┴──────────┘ └────────┘           │   a replica lost: its partitions go to others
-//!   too late for the epoch, or a table dropped:   │
-//!   anew as of a later one, a few times           │
+//!   too late for the epoch, a table dropped or    │
+//!   a partition moved: anew as of a later one,    │
+//!   a few times                                   │
 //!                     any reason to give up ──────┴──► Failed
 //! ```
 //! A link that ends takes with it all files its shard has written and was not told to keep: the
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use lockstep_proto::disk::{Completion, Directory, FileName, Lane, Op, Request};
 use lockstep_proto::error::Code;
-use lockstep_proto::ids::{BackupId, Epoch, NodeInstance, ShardAddr, ShardId};
+use lockstep_proto::ids::{BackupId, Epoch, NodeInstance, ShardAddr, ShardId, ViewNumber};
 use lockstep_proto::process::{Effect, LinkId, LogLevel, Outputs, Target};
 use lockstep_proto::time::Instant;
 use lockstep_proto::view::View;
@@ -32,6 +33,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How often a shard is asked how far it is, and how long it may be silent.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_secs(10);
+
+/// How long a newer view is waited for.
+const STALE: Duration = Duration::from_secs(5);
 
 /// Epochs that are tried before it is given up.
 const ATTEMPTS_MAX: u32 = 5;
@@ -58,6 +62,8 @@ pub(super) struct Job {
     ask_at: Instant,
     /// Somebody could not pin the epoch any more.
     too_late: bool,
+    /// A shard does not have what it has by this view: there is a newer one, to be waited for.
+    stale: Option<(ViewNumber, Instant)>,
     /// Why some shard could not do its part, for whoever has to be told that nobody could.
     trouble: String,
 }
@@ -74,6 +80,7 @@ impl Job {
             deadline: now + PATIENCE,
             ask_at: now + ASK_EVERY,
             too_late: false,
+            stale: None,
             trouble: String::new(),
         };
         job.dial(now, out);
@@ -240,8 +247,16 @@ impl Job {
         if let Some(shard) = self.shards.all.get_mut(&addr) {
             shard.standing = Standing::Spent;
         }
-        if matches!(error, PartError::Dropped | PartError::Refused(Code::SnapshotTooOld)) {
-            self.start_anew(now, out);
+        match error {
+            PartError::Dropped | PartError::Refused(Code::SnapshotTooOld) => {
+                self.start_anew(now, out);
+            }
+            // It has moved to another node group since the epoch was pinned.
+            PartError::Refused(Code::NotReplica) => {
+                out.mark("backup_part_has_moved");
+                self.stale = Some((self.view.number, now + STALE));
+            }
+            _ => {}
         }
     }
 
@@ -263,7 +278,7 @@ impl Job {
         }
         out.mark("backup_started_anew");
         self.attempts += 1;
-        self.too_late = false;
+        (self.too_late, self.stale) = (false, None);
         self.phase = Phase::Asking;
         self.record.state = BackupState::Starting;
         self.deadline = now + PATIENCE;
@@ -312,6 +327,11 @@ impl Job {
     }
 
     fn write(&mut self, now: Instant, out: &mut Outputs) {
+        match self.stale {
+            Some((view, until)) if view == self.view.number && now < until => return,
+            Some(_) => return self.start_anew(now, out),
+            None => {}
+        }
         let missing = self.shards.missing(self.view.config.partitions);
         if let Err(p) = self.shards.assign(self.record.backup, &missing, &self.view, out) {
             // Another epoch helps where this one was gone already, not where a disk is full.
@@ -453,6 +473,9 @@ impl Job {
                 out.effect(Effect::Close { link, why });
             }
             self.on_shard_lost(now, addr.instance, addr.shard, out);
+        }
+        if self.stale.is_some() {
+            self.go_on(now, out);
         }
     }
 

@@ -345,6 +345,33 @@ fn an_epoch_that_is_gone_or_a_table_that_is_dropped_begins_it_anew() {
 }
 
 #[test]
+fn a_partition_that_has_moved_is_waited_for_until_its_new_place_is_known() {
+    let moved = Err(PartError::Refused(Code::NotReplica));
+    let mut bench = Bench::new();
+    bench.pinned();
+    bench.writes(1);
+    bench.writes(2);
+    bench.wrote(1, 1, moved.clone());
+    assert_eq!(bench.heard(1), [], "by the view that is known here it is there");
+    let newer = View { number: ViewNumber(2), ..view() };
+    bench.backups.on_view(bench.now, &newer, &mut bench.out);
+    bench.settle();
+    assert_eq!(bench.heard(1), [BackupMessage::Ask { backup: FIRST }], "as of a later epoch");
+
+    // Or that shard is behind.
+    let mut bench = Bench::new();
+    bench.pinned();
+    bench.writes(1);
+    bench.wrote(1, 1, moved);
+    for _ in 0..5 {
+        assert!(!bench.heard(1).contains(&BackupMessage::Ask { backup: FIRST }));
+        bench.wait(Duration::from_secs(1));
+    }
+    assert!(bench.heard(1).contains(&BackupMessage::Ask { backup: FIRST }));
+    assert!(bench.marks.contains(&"backup_part_has_moved"));
+}
+
+#[test]
 fn a_shard_that_is_silent_is_left_out() {
     let mut bench = Bench::new();
     assert_eq!(bench.create(FIRST), None);

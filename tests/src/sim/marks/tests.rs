@@ -77,6 +77,8 @@ const ELSEWHERE: &[(&str, Reached)] = &[
     ("backup_pin_refused", BACKUP),
     ("backup_shard_silent", BACKUP),
     ("backup_started_anew", BACKUP),
+    ("backup_part_has_moved", BACKUP),
+    ("transfer_waits_for_backup", Script("backup_while_partitions_move")),
     ("backup_part_failed", Not("a disk that fails in the milliseconds in which a part is written")),
     ("backup_refused_beside_another", Not("two management servers that begin at one moment")),
     ("backup_removal_refused", Not("needs a removal by one server while another one goes on")),
