@@ -52,6 +52,7 @@ impl ControlCore {
             view: self.view.number,
             epoch: self.epochs.current(),
             unheard: self.suspicion.unheard(now),
+            pinned: self.shards.iter().any(|shard| shard.backup_pinned),
         }
     }
 

@@ -338,8 +338,9 @@ impl ControlCore {
         }
         self.suspicion.heard(from, now);
         match message {
-            ControlMessage::Heartbeat { sent, view, epoch, unheard } => {
+            ControlMessage::Heartbeat { sent, view, epoch, unheard, pinned } => {
                 self.epochs.raise(epoch);
+                self.returns.note_pinned(from, pinned);
                 self.on_heartbeat(now, from, (sent, view), &unheard, out);
             }
             ControlMessage::HeartbeatAnswer { sent, promise } => {

@@ -55,6 +55,18 @@ pub(super) struct Returns {
     pub(super) transfers_after: Instant,
     /// It was said that they wait for a backup.
     pub(super) transfers_wait: bool,
+    /// Other members that have an epoch pinned for a backup, by their last heartbeats.
+    pub(super) pinned: Vec<NodeInstance>,
+}
+
+impl Returns {
+    /// A member has said whether it has an epoch pinned for a backup.
+    pub(super) fn note_pinned(&mut self, node: NodeInstance, pinned: bool) {
+        if self.pinned.contains(&node) != pinned {
+            self.pinned.retain(|other| *other != node);
+            self.pinned.extend(pinned.then_some(node));
+        }
+    }
 }
 
 impl ControlCore {
@@ -241,6 +253,7 @@ impl ControlCore {
     /// A view begins: what was told of the one before is void.
     pub(super) fn enter_returns(&mut self, now: Instant, out: &mut Outputs) {
         self.returns.stages.clear();
+        self.returns.pinned.retain(|node| self.view.contains(*node));
         self.returns.told = None;
         self.returns.moves_after = now + MOVE_PAUSE;
         self.returns.transfers_after = now + TRANSFER_PAUSE;

@@ -59,10 +59,11 @@ impl ControlCore {
     }
 
     /// Whether a backup is written: a partition would be gone from who has pinned its epoch, and
-    /// with it the backup. All shards in sync have pinned it, those of the president too.
+    /// with it the backup.
     fn backup_holds(&self) -> bool {
         let hasty = self.canary == Some(Canary::MoveDuringBackup);
-        !hasty && self.shards.iter().any(|shard| shard.backup_pinned)
+        let there = self.returns.pinned.iter().any(|node| self.view.contains(*node));
+        !hasty && (there || self.shards.iter().any(|shard| shard.backup_pinned))
     }
 
     /// The partition that a change gives to another node group, if its replicas here may not serve

@@ -196,7 +196,11 @@ impl ShardCore {
             out.mark("backup_waits_for_close");
             return self.snapshots.wait_with_frame(epoch, link, bytes, &mut self.redo);
         }
-        // One that it has begun before, as of an earlier epoch, is not wanted any more.
+        // What it has written before, as of an earlier epoch, is not wanted any more, promised or
+        // not.
+        if let Some(active) = &mut self.backups.active {
+            active.loose |= active.newest > 0;
+        }
         self.end_backup(out);
         if !self.snapshots.pin(epoch, link, self.now) {
             return refuse(PartError::Refused(Code::SnapshotTooOld), out);

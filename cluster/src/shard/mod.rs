@@ -135,7 +135,7 @@ pub struct ShardCore {
     options: ShardOptions,
     canary: Option<Canary>,
     now: Instant,
-    /// A frame was handled in this turn.
+    /// Something was handled in this turn that somebody may wait for.
     busy: bool,
     view: Option<Arc<View>>,
     view_number: ViewNumber,
@@ -556,7 +556,10 @@ impl Process for ShardCore {
                 self.plan_dial(ShardAddr { instance, shard }, REDIAL);
             }
             Input::Timeout => self.on_timeout(out),
-            Input::Disk { lane: Lane::Redo, done } => self.on_redo_done(done, out),
+            Input::Disk { lane: Lane::Redo, done } => {
+                self.busy = true;
+                self.on_redo_done(done, out);
+            }
             Input::Disk { lane: Lane::Checkpoint, done } => self.on_checkpoint_done(done, out),
             Input::Disk { lane: Lane::Backup, done } => self.on_backup_done(done, out),
             Input::Measured { cpu_us, rss_bytes, .. } => {

@@ -1,6 +1,6 @@
 //! How fast a shard does what nobody waits for: checkpoints and backups. Some rows a turn, and in a
-//! turn that has nothing else to do, if one comes soon: the answers of a turn leave when it is
-//! over, and what comes next has a turn of its own.
+//! turn to which nothing has come, if there is one soon: the answers of a turn leave when it is
+//! over.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub(super) const ROWS_PER_TURN: usize = 128;
 /// Rows that are worth a turn's while.
 const ROWS_PER_TURN_MIN: usize = 32;
 
-/// For how long a turn without commits is waited for.
+/// For how long a turn without commits is waited for, if the pace can be kept all the same.
 const PATIENCE: Duration = Duration::from_millis(1);
 
 /// See the module text.
@@ -46,16 +46,17 @@ impl Pace {
     /// How many are, in this turn; `busy` if it is one with commits.
     pub(super) fn take(&mut self, now: Instant, busy: bool) -> Option<usize> {
         self.in_company |= busy;
-        let yields = busy && !self.of_row.is_zero();
-        if now < self.due() + if yields { PATIENCE } else { Duration::ZERO } {
+        let patience = PATIENCE.min(self.of_row * (ROWS_PER_TURN - ROWS_PER_TURN_MIN) as u32);
+        if now < self.due() + if busy { patience } else { Duration::ZERO } {
             return None;
         }
-        let of_row = if self.in_company { self.of_row } else { self.of_row / self.alone };
+        // Alone it may take longer turns, too: the timer that wakes it comes once in a millisecond.
+        let alone = if self.in_company { 1 } else { self.alone };
+        let (of_row, most) = (self.of_row / alone, ROWS_PER_TURN * alone as usize);
         let rows = now.since(self.given).as_nanos().checked_div(of_row.as_nanos());
         (self.given, self.in_company) = (now, false);
-        let rows =
-            rows.map_or(ROWS_PER_TURN, |rows| usize::try_from(rows).unwrap_or(ROWS_PER_TURN));
-        Some(rows.clamp(ROWS_PER_TURN_MIN, ROWS_PER_TURN))
+        let rows = rows.map_or(most, |rows| usize::try_from(rows).unwrap_or(most));
+        Some(rows.clamp(ROWS_PER_TURN_MIN, most))
     }
 }
 
@@ -90,6 +91,9 @@ mod tests {
         assert_eq!(quick.take(at(600), false), Some(75));
         assert_eq!(quick.take(at(700), true), None);
         assert_eq!(quick.take(at(1_400), false), Some(50), "there was something in between");
+        assert_eq!(quick.take(at(900_000), false), Some(2 * ROWS_PER_TURN));
+        let mut fast = Pace::new(Duration::from_micros(2), at(0));
+        assert_eq!(fast.take(at(256), true), Some(ROWS_PER_TURN), "or it would fall behind");
         let mut urgent = Pace::new(Duration::ZERO, at(0));
         assert_eq!(urgent.take(at(0), true), Some(ROWS_PER_TURN));
     }

@@ -43,7 +43,8 @@ impl Process for Ghost {
                     out.effect(Effect::Dial { to: Target::Control(node), addr });
                 }
                 let (view, epoch, unheard) = (ViewNumber(0), Epoch(0), Vec::new());
-                let beat = ControlMessage::Heartbeat { sent: now.0, view, epoch, unheard };
+                let (sent, pinned) = (now.0, false);
+                let beat = ControlMessage::Heartbeat { sent, view, epoch, unheard, pinned };
                 for link in &self.links {
                     if let Some(buffer) = out.buffer(*link) {
                         beat.frame(buffer);

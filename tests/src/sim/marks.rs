@@ -149,6 +149,32 @@ const BLACKOUTS: &[&str] = &[
     "restart_restore_failed",
 ];
 
+/// Owed wherever something goes wrong: an operator is at work in half of these runs, who adds nodes
+/// and groups, takes them away, and wants backups.
+const OPERATIONS: &[&str] = &[
+    "backup_started_anew",
+    "copy_let_go",
+    "hand_over_made",
+    "join_seated",
+    "join_spare",
+    "leave_lost_seat",
+    "newcomer_admitted",
+    "newcomer_asks_for_seat",
+    "newcomer_seated",
+    "order_create_group",
+    "order_drain",
+    "order_drop_group",
+    "order_primary_zone",
+    "order_spare",
+    "partition_let_go",
+    "seat_told",
+    "seat_waits_for_members",
+    "transfer_attached",
+    "transfer_begins",
+    "transfer_handed_over",
+    "transfer_waits_for_backup",
+];
+
 /// What a profile owes.
 pub fn owed(profile: Profile) -> impl Iterator<Item = &'static str> {
     let (losses, cuts, deaths) = match profile {
@@ -164,6 +190,7 @@ pub fn owed(profile: Profile) -> impl Iterator<Item = &'static str> {
         (losses, LOSSES),
         (losses, RETURNS),
         (cuts, CUTS),
+        (profile != Profile::Calm, OPERATIONS),
         (deaths, DEATHS),
         (disks, DISKS),
         (blackout, BLACKOUTS),

@@ -36,6 +36,8 @@ pub enum ControlMessage {
         epoch: Epoch,
         /// The members of that view the sender does not hear, in order; shows asymmetric loss.
         unheard: Vec<NodeId>,
+        /// A backup has an epoch pinned at a shard of the sender.
+        pinned: bool,
     },
     /// The answer, and with it the read lease.
     HeartbeatAnswer {
@@ -370,6 +372,7 @@ mod tests {
             view: ViewNumber(3),
             epoch: Epoch(9),
             unheard: vec![NodeId(1), NodeId(2)],
+            pinned: true,
         };
         let mut buffer = BytesMut::new();
         message.frame(&mut buffer);

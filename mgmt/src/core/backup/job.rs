@@ -17,7 +17,9 @@ use std::time::Duration;
 
 use lockstep_proto::disk::{Completion, Directory, FileName, Lane, Op, Request};
 use lockstep_proto::error::Code;
-use lockstep_proto::ids::{BackupId, Epoch, NodeInstance, ShardAddr, ShardId, ViewNumber};
+use lockstep_proto::ids::{
+    BackupId, Epoch, NodeInstance, PartitionId, ShardAddr, ShardId, ViewNumber,
+};
 use lockstep_proto::process::{Effect, LinkId, LogLevel, Outputs, Target};
 use lockstep_proto::time::Instant;
 use lockstep_proto::view::View;
@@ -36,6 +38,9 @@ const SILENCE: Duration = Duration::from_secs(10);
 
 /// How long a newer view is waited for.
 const STALE: Duration = Duration::from_secs(5);
+
+/// For how long no row may be written.
+const STUCK: Duration = Duration::from_secs(120);
 
 /// Epochs that are tried before it is given up.
 const ATTEMPTS_MAX: u32 = 5;
@@ -60,6 +65,8 @@ pub(super) struct Job {
     /// When the phase is over for those who have said nothing.
     deadline: Instant,
     ask_at: Instant,
+    /// When it was further than before.
+    moved_on: Instant,
     /// Somebody could not pin the epoch any more.
     too_late: bool,
     /// A shard does not have what it has by this view: there is a newer one, to be waited for.
@@ -79,6 +86,7 @@ impl Job {
             attempts: 1,
             deadline: now + PATIENCE,
             ask_at: now + ASK_EVERY,
+            moved_on: now,
             too_late: false,
             stale: None,
             trouble: String::new(),
@@ -108,16 +116,26 @@ impl Job {
         written.then_some((self.record.backup, self.record.epoch))
     }
 
+    /// Dials who is in sync and not there.
     fn dial(&mut self, now: Instant, out: &mut Outputs) {
         for member in self.view.in_sync() {
             for shard in (0..member.shards).map(ShardId) {
                 let addr = ShardAddr { instance: member.instance, shard };
+                let known = self.shards.all.get(&addr);
+                if known.is_some_and(|known| known.standing != Standing::Out) {
+                    continue;
+                }
+                // Files of a link that has ended may be left, and are to be known of.
+                let told = known.map_or(0, |known| known.told);
                 let to = Target::Shard(addr.instance, addr.shard);
                 out.effect(Effect::Dial { to, addr: member.addr.clone() });
                 let standing = Standing::Dialled;
-                let new =
-                    Shard { link: None, standing, heard: now, rows: (0, 0), told: 0, kept: 0 };
+                let new = Shard { link: None, standing, heard: now, rows: (0, 0), told, kept: 0 };
                 self.shards.all.insert(addr, new);
+            }
+            let unwanted = &mut self.record.unwanted;
+            if !unwanted.contains(&member.instance.node) {
+                unwanted.push(member.instance.node);
             }
         }
     }
@@ -216,7 +234,7 @@ impl Job {
             }
             BackupMessage::Going { backup, rows, row_bytes } if backup == own => {
                 shard.rows = (rows, row_bytes);
-                self.count();
+                self.count(now);
             }
             BackupMessage::Kept { backup, newest } if backup == own => shard.kept = newest,
             _ => {}
@@ -236,14 +254,15 @@ impl Job {
         let error = match result {
             Ok(sum) => {
                 wanted.sum = Some(sum);
-                return self.count();
+                return self.count(now);
             }
             Err(error) => error,
         };
         out.mark("backup_part_goes_to_another");
         out.log(LogLevel::Warn, format!("backup {}: {addr}: {error}", self.record.backup));
         self.trouble = format!("{addr}: {error}");
-        self.shards.pieces.remove(&piece);
+        let removed = self.shards.pieces.remove(&piece);
+        let partitions = removed.map(|piece| piece.partitions).unwrap_or_default();
         if let Some(shard) = self.shards.all.get_mut(&addr) {
             shard.standing = Standing::Spent;
         }
@@ -254,16 +273,30 @@ impl Job {
             // It has moved to another node group since the epoch was pinned.
             PartError::Refused(Code::NotReplica) => {
                 out.mark("backup_part_has_moved");
-                self.stale = Some((self.view.number, now + STALE));
+                if self.has_moved(addr, &partitions) {
+                    self.start_anew(now, out);
+                } else {
+                    self.stale = Some((self.view.number, now + STALE));
+                }
             }
             _ => {}
         }
     }
 
-    fn count(&mut self) {
+    /// Whether one of these has gone to another node group, as far as is known here.
+    fn has_moved(&self, addr: ShardAddr, partitions: &[PartitionId]) -> bool {
+        let Some(member) = self.view.member(addr.instance.node) else { return false };
+        let placed = partitions.iter().filter_map(|p| self.view.placement(*p));
+        placed.into_iter().any(|placement| placement.group != member.group)
+    }
+
+    fn count(&mut self, now: Instant) {
         let (partitions, sum) = self.shards.finished();
         let going = self.shards.all.values().map(|shard| shard.rows);
         let (rows, bytes) = going.fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
+        if (partitions, sum.rows.max(rows)) != (self.record.partitions.0, self.record.rows) {
+            self.moved_on = now;
+        }
         self.record.partitions.0 = partitions;
         self.record.rows = sum.rows.max(rows);
         self.record.row_bytes = sum.row_bytes.max(bytes);
@@ -282,11 +315,13 @@ impl Job {
         self.phase = Phase::Asking;
         self.record.state = BackupState::Starting;
         self.deadline = now + PATIENCE;
+        self.moved_on = now;
         self.shards.pieces.clear();
         self.shards.all.values_mut().for_each(|shard| shard.rows = (0, 0));
         let ask = BackupMessage::Ask { backup: self.record.backup };
         let there = |standing| !matches!(standing, Standing::Out | Standing::Dialled);
         self.shards.tell_all(there, Standing::Asked, &ask, out);
+        self.dial(now, out);
     }
 
     /// Takes the steps that can be taken now.
@@ -304,7 +339,7 @@ impl Job {
             self.write(now, out);
         }
         if self.phase == Phase::Keeping && self.shards.are_kept() {
-            self.finish(out);
+            self.finish(now, out);
         }
     }
 
@@ -334,8 +369,9 @@ impl Job {
         }
         let missing = self.shards.missing(self.view.config.partitions);
         if let Err(p) = self.shards.assign(self.record.backup, &missing, &self.view, out) {
-            // Another epoch helps where this one was gone already, not where a disk is full.
-            if self.too_late {
+            // Another epoch helps where this one was gone already, or where somebody was not asked
+            // for it; not where a disk is full.
+            if self.too_late || self.is_unasked(p) {
                 return self.start_anew(now, out);
             }
             let text = format!("no replica of {p} can write it; {}", self.trouble);
@@ -348,11 +384,21 @@ impl Job {
         }
     }
 
+    /// Whether a replica of a partition was not there when the epoch was chosen, and is in sync.
+    fn is_unasked(&self, p: PartitionId) -> bool {
+        let placement = self.view.placement(p);
+        let mut replicas = placement.into_iter().flat_map(|placement| &placement.replicas);
+        replicas.any(|node| {
+            let addr = self.view.shard_of(p, *node);
+            addr.is_some_and(|addr| !self.shards.all.contains_key(&addr))
+        })
+    }
+
     /// All parts are there, and will stay: the manifest makes them a backup.
-    fn finish(&mut self, out: &mut Outputs) {
+    fn finish(&mut self, now: Instant, out: &mut Outputs) {
         self.phase = Phase::Finishing;
         self.record.state = BackupState::Finishing;
-        self.count();
+        self.count(now);
         let backup = self.record.backup;
         let nodes = self.view.members.iter().map(|member| (member.instance.node, member.group));
         let manifest = Manifest {
@@ -440,9 +486,16 @@ impl Job {
         self.view = view.clone();
         if restarted && self.phase != Phase::Finishing {
             self.give_up("the cluster was restarted meanwhile".to_owned(), out);
-        } else {
-            self.go_on(now, out);
+            return;
         }
+        let unfinished = self.shards.pieces.values().filter(|piece| piece.sum.is_none());
+        let moved = unfinished.into_iter().any(|p| self.has_moved(p.shard, &p.partitions));
+        if self.phase == Phase::Writing && moved {
+            out.mark("backup_part_has_moved");
+            self.trouble = "partitions have moved to another node group".to_owned();
+            self.start_anew(now, out);
+        }
+        self.go_on(now, out);
     }
 
     /// The time has come for something.
@@ -474,7 +527,10 @@ impl Job {
             }
             self.on_shard_lost(now, addr.instance, addr.shard, out);
         }
-        if self.stale.is_some() {
+        if self.phase == Phase::Writing && now.since(self.moved_on) >= STUCK {
+            self.give_up(format!("nothing was written for {} s", STUCK.as_secs()), out);
+        }
+        if self.phase != Phase::Over {
             self.go_on(now, out);
         }
     }

@@ -415,7 +415,8 @@ impl Backups {
         let Some(known) = self.records.record_mut(backup) else { return false };
         let stage = std::mem::discriminant(&known.state) != std::mem::discriminant(&record.state);
         // How far a backup is need not survive a restart, which ends it.
-        let stored = stage && (is_over(&record.state) || record.state == BackupState::Finishing);
+        let told = is_over(&record.state) || record.state == BackupState::Finishing;
+        let stored = stage && told || known.unwanted.len() < record.unwanted.len();
         let turn = known.turn + u64::from(stored);
         *known = BackupRecord { turn, ..record.clone() };
         if !job.is_over() {
