@@ -69,8 +69,12 @@ pub enum Canary {
     DropBeforeStored,
     /// A joiner takes over from a lost disk although all disks of another group are lost.
     TakeOverBeyondOthers,
+    /// A node takes over what it was given although its own disk is lost.
+    TakeOverOnLostDisk,
     /// Partitions move away from under a backup.
     MoveDuringBackup,
+    /// Parts of a backup are written before it is on disk at which nodes.
+    PartsBeforeRecord,
 }
 
 impl Canary {
@@ -108,7 +112,9 @@ impl Canary {
         Self::HandOverBeforeBarrier,
         Self::DropBeforeStored,
         Self::TakeOverBeyondOthers,
+        Self::TakeOverOnLostDisk,
         Self::MoveDuringBackup,
+        Self::PartsBeforeRecord,
     ];
 
     /// The name on the command line and in reports.
@@ -147,7 +153,9 @@ impl Canary {
             Self::HandOverBeforeBarrier => "hand_over_before_barrier",
             Self::DropBeforeStored => "drop_before_stored",
             Self::TakeOverBeyondOthers => "take_over_beyond_others",
+            Self::TakeOverOnLostDisk => "take_over_on_lost_disk",
             Self::MoveDuringBackup => "move_during_backup",
+            Self::PartsBeforeRecord => "parts_before_record",
         }
     }
 }

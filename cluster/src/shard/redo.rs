@@ -133,8 +133,8 @@ impl Redo {
         self.pulse.durable
     }
 
-    /// Whether the cluster could come back at an epoch, or later, without this node group: each
-    /// other one has a disk that is not lost, and those all have it.
+    /// Whether the cluster could come back at an epoch, or later, without the rest of this node
+    /// group: each other one has a disk that is not lost, and those all have it, as has this one.
     pub(super) fn is_carried(
         &self,
         epoch: Epoch,
@@ -149,8 +149,11 @@ impl Redo {
             let mut members = view.in_sync().filter(|member| member.group == group);
             members.any(|member| !self.pulse.has_lost(member.instance.node))
         };
+        // A lost disk may hold a checkpoint of what has come, and a log that ends before it.
+        let lost = self.pulse.has_lost(me) && canary != Some(Canary::TakeOverOnLostDisk);
         epoch <= self.pulse.durable
             || epoch <= self.pulse.carried
+                && !lost
                 && view.in_sync().all(|member| Some(member.group) == mine || holds(member.group))
     }
 

@@ -92,7 +92,8 @@ impl MgmtCore {
         if self.chronicle.on_backups(self.now, self.backups.records()) {
             self.vault.store(self.chronicle.log(), out);
         }
-        self.vault.store(self.backups.stored(), out);
+        let token = self.vault.store(self.backups.stored(), out);
+        self.backups.on_storing(token);
         let news: Vec<_> = self.backups.news().collect();
         for (link, message) in news {
             self.tell(Told::Backup { link, message }, out);

@@ -162,7 +162,7 @@ impl MgmtCore {
         let own = view.map(|view| view.cluster);
         let known = stored.backups.as_ref();
         let chronicle = Chronicle::restore(stored.events, own, known, wall_offset_ms);
-        let backups = Backups::restore(id, stored.backups.unwrap_or_default(), view);
+        let backups = Backups::restore(id, stored.backups.unwrap_or_default(), view, canary);
         let state = match stored.cluster {
             Some(cluster) => State::Created(Created::restore(cluster, stored.register)),
             // A register without a cluster is half a creation of which nobody has been told.
@@ -476,6 +476,8 @@ impl MgmtCore {
         for told in self.vault.on_stored(token) {
             send(told, out);
         }
+        let changed = self.backups.on_stored(self.now, token, out);
+        self.store_backups(changed, out);
     }
 
     fn on_link_down(&mut self, link: LinkId, out: &mut Outputs) {

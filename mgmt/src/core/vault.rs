@@ -29,12 +29,13 @@ impl<A> Vault<A> {
         Self { token_last: 0, on_their_way: VecDeque::new(), answers: 0 }
     }
 
-    /// Asks for `content` to be stored.
-    pub(super) fn store<T: Stored>(&mut self, content: &T, out: &mut Outputs) {
+    /// Asks for `content` to be stored: the token that tells when it is.
+    pub(super) fn store<T: Stored>(&mut self, content: &T, out: &mut Outputs) -> u64 {
         self.token_last += 1;
         let token = self.token_last;
         self.on_their_way.push_back(Store { token, done: false, answers: Vec::new() });
         out.effect(Effect::Store { token, file: T::FILE, bytes: content.to_file() });
+        token
     }
 
     /// Keeps `answer` until everything asked for is stored; gives it back if nothing is on its way.

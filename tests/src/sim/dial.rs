@@ -96,17 +96,19 @@ impl World {
     /// Who on this host answers to this name, and how it will look to the dialler.
     fn answerer(&self, host: HostId, to: &Target) -> Result<(ProcId, Peer), DialError> {
         let host = self.host(host);
+        // Between two processes of one host nobody answers.
+        let first = *host.procs.first().ok_or(DialError::Failed)?;
         match (&host.role, to) {
             (Role::Data(me), Target::Control(wanted)) => {
                 same_life(*me, *wanted)?;
-                Ok((host.procs[0], Peer::Control(*me)))
+                Ok((first, Peer::Control(*me)))
             }
             (Role::Data(me), Target::Node(node)) if me.node == *node => {
-                Ok((host.procs[0], Peer::Control(*me)))
+                Ok((first, Peer::Control(*me)))
             }
             (Role::Data(me), Target::Watch(wanted)) => {
                 same_life(*me, *wanted)?;
-                Ok((host.procs[0], Peer::Watch(*me)))
+                Ok((first, Peer::Watch(*me)))
             }
             (Role::Data(me), Target::Shard(wanted, shard)) => {
                 same_life(*me, *wanted)?;
@@ -117,11 +119,9 @@ impl World {
                 let proc = host.procs.get(1).ok_or(DialError::Failed)?;
                 Ok((*proc, Peer::Shard(*me, ShardId(0))))
             }
-            (Role::Mgmt(id), Target::Mgmt(wanted)) if id == wanted => {
-                Ok((host.procs[0], Peer::Mgmt(*id)))
-            }
-            (Role::Mgmt(id), Target::Any) => Ok((host.procs[0], Peer::Mgmt(*id))),
-            (Role::Toy, _) => Ok((host.procs[0], Peer::Client)),
+            (Role::Mgmt(id), Target::Mgmt(wanted)) if id == wanted => Ok((first, Peer::Mgmt(*id))),
+            (Role::Mgmt(id), Target::Any) => Ok((first, Peer::Mgmt(*id))),
+            (Role::Toy, _) => Ok((first, Peer::Client)),
             _ => Err(DialError::Failed),
         }
     }

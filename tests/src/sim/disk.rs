@@ -9,7 +9,7 @@ use lockstep_proto::disk::{FileName, Lane, Op, Request};
 use lockstep_storage::disk::{Fate, FileFault, SimulatedDisk};
 
 use super::event::Event;
-use super::host::{HostId, Item, ProcId};
+use super::host::{HostId, Item, ProcId, Store};
 use super::world::World;
 
 /// Which files rot.
@@ -37,8 +37,10 @@ pub struct HostDisk {
     pub sync_ns: (u64, u64),
     /// How much slower than usual it is.
     pub slowness: u64,
-    /// It does not answer before this time.
+    /// It does not answer shards before this time, and stores nothing small before that one.
     pub stalled_until: u64,
+    /// See there.
+    pub stores_stalled_until: u64,
     /// Where bits have flipped.
     pub rot: Vec<(FileName, u64)>,
     /// It says that it has synced, and has not.
@@ -59,6 +61,7 @@ impl Default for HostDisk {
             sync_ns: (100_000, 2_000_000),
             slowness: 1,
             stalled_until: 0,
+            stores_stalled_until: 0,
             rot: Vec::new(),
             lies: false,
             replaced: false,
@@ -157,6 +160,23 @@ impl World {
         self.deliver(proc, Item::Disk(lane, done));
     }
 
+    /// A file of a process is stored, unless the disk is stalled.
+    pub(super) fn on_stored(&mut self, host_id: HostId, number: u32) {
+        let now = self.now;
+        let host = self.host_mut(host_id);
+        let Some(at) = host.stores.iter().position(|store| store.number == number) else { return };
+        if host.disk.stores_stalled_until > now {
+            let at = host.disk.stores_stalled_until;
+            return self.agenda.push(at, Event::Stored(host_id, number));
+        }
+        // One thread stores what a process wants, in order: those before this one are done, too.
+        let done: Vec<Store> = host.stores.drain(..=at).collect();
+        for Store { proc, token, file, bytes, .. } in done {
+            self.host_mut(host_id).files.insert(file, bytes);
+            self.deliver(proc, Item::Stored(token, true));
+        }
+    }
+
     /// A disk has no more space than this.
     pub(super) fn fill_disk(&mut self, host: HostId, left: usize) {
         let files = &mut self.host_mut(host).disk.files;
@@ -167,9 +187,14 @@ impl World {
     /// A disk answers again, as fast as ever, and has space; what has failed on it has failed.
     pub(super) fn heal_disk(&mut self, host: HostId) {
         let now = self.now;
+        let stores: Vec<u32> = self.host(host).stores.iter().map(|store| store.number).collect();
+        for number in stores {
+            self.agenda.push(now, Event::Stored(host, number));
+        }
         let disk = &mut self.host_mut(host).disk;
         disk.slowness = 1;
         disk.stalled_until = disk.stalled_until.min(now);
+        disk.stores_stalled_until = disk.stores_stalled_until.min(now);
         disk.files.set_capacity(None);
         let numbers: Vec<u32> = disk.waiting.iter().map(|waiting| waiting.number).collect();
         for number in numbers {

@@ -50,10 +50,14 @@ pub enum Fault {
     Flap(HostId, HostId, u32, u64),
     /// A host's processor is slower by this factor for so long.
     Burden(HostId, u64, u64),
-    /// A host's disk is slower by this factor for so long.
+    /// A host's disk is slower to its shards by this factor for so long.
     DiskSlow(HostId, u64, u64),
-    /// A host's disk does not answer for so long.
+    /// A host's disk does not answer for so long: not to its shards, and no view or register or
+    /// record of a backup is stored.
     DiskStall(HostId, u64),
+    /// A host's disk does not answer its shards for so long. Whoever cannot store a view for about
+    /// as long as others wait for a silent member is left out; this is for those who are to stay.
+    DataStall(HostId, u64),
     /// A host's disk takes so many bytes more, for so long.
     DiskFull(HostId, usize, u64),
     /// A step of what a host asks of its disk fails, so many from now.
@@ -112,6 +116,7 @@ impl Fault {
             Self::Burden(..) => "slow_processor",
             Self::DiskSlow(..) => "slow_disk",
             Self::DiskStall(..) => "stalled_disk",
+            Self::DataStall(..) => "stalled_data",
             Self::DiskFull(..) => "full_disk",
             Self::DiskFails(..) => "failed_disk",
             Self::Stall(..) => "stalled_link",
@@ -177,10 +182,8 @@ impl World {
                 self.host_mut(host).disk.slowness = factor;
                 self.restore_later(length, Ending::DiskWell(host));
             }
-            Fault::DiskStall(host, length) => {
-                self.host_mut(host).disk.stalled_until = now + length;
-                self.restore_later(length, Ending::DiskWell(host));
-            }
+            Fault::DataStall(host, length) => self.stall_disk(host, length, false),
+            Fault::DiskStall(host, length) => self.stall_disk(host, length, true),
             Fault::DiskFull(host, left, length) => {
                 self.fill_disk(host, left);
                 self.restore_later(length, Ending::DiskWell(host));
@@ -194,6 +197,16 @@ impl World {
                 self.restore_later(length, Ending::Relieve(host));
             }
         }
+    }
+
+    fn stall_disk(&mut self, host: HostId, length: u64, stores: bool) {
+        let until = self.now + length;
+        let disk = &mut self.host_mut(host).disk;
+        disk.stalled_until = until;
+        if stores {
+            disk.stores_stalled_until = until;
+        }
+        self.restore_later(length, Ending::DiskWell(host));
     }
 
     fn split(&mut self, side: &[HostId], rest: &[HostId], cut: Cut, one_way: bool, length: u64) {

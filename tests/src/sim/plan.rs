@@ -259,7 +259,7 @@ impl Plan {
         let host = *self.rng.pick(nodes);
         let length = self.rng.range(50 * MS, 3_000 * MS);
         Some(match self.rng.below(4) {
-            0 => Fault::DiskStall(host, length),
+            0 => Fault::DataStall(host, length),
             1 | 2 => Fault::DiskFull(host, self.rng.index(20_000), length),
             _ => Fault::DiskSlow(host, self.rng.range(5, 200), length),
         })

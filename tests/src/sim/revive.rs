@@ -55,7 +55,7 @@ impl World {
                     *self.tally.marks.entry("rot_named").or_default() += 1;
                 }
                 let reached = reach.reached.filter(|_| !reach.lost);
-                return reached.ok_or_else(|| format!("{:?}", reach.faults));
+                return reached.ok_or_else(|| format!("they reach no epoch {:?}", reach.faults));
             }
             Goal::Rejoin | Goal::Anew => None,
             Goal::Exactly(epoch) => Some(epoch),

@@ -27,7 +27,8 @@
 //!   it on its connection too;
 //! * `on MESSAGE [from HOST] [to HOST] [#N] do FAULT`: what may stand after `at MS`, at a message;
 //! * `on mark NAME [at HOST] [#N] BLOW`: a blow (`before_outputs`, `only_clients`, `prefix N`,
-//!   `cut_off`, `pause MS`, or all power fails: `blackout`) when a rare branch is reached;
+//!   `cut_off`, `pause MS`, `disk_fails STEP`, or all power fails: `blackout`) when a rare branch
+//!   is reached;
 //! * `configures`: two clients change the configuration, mostly at the same moment;
 //! * `blackout`: when the work is over all power fails, and comes back;
 //! * `dark rot NODE [redo]`: what happens to a disk meanwhile;
@@ -361,6 +362,8 @@ fn arm_one(world: &mut World, words: &[String]) -> Option<()> {
             Blow::Prefix(usize::try_from(links).ok()?)
         } else if let Some(length) = number("pause") {
             Blow::Pause(length * MS)
+        } else if let Some(later) = number("disk_fails") {
+            Blow::DiskFails(later)
         } else if words.iter().any(|word| word == "only_clients") {
             Blow::OnlyClients
         } else if words.iter().any(|word| word == "blackout") {

@@ -4,6 +4,7 @@
 use lockstep_storage::disk::Fate;
 
 use super::event::Event;
+use super::faults::Fault;
 use super::host::{HostId, Life, ProcId};
 use super::net::{ConnKey, Cut};
 use super::trace::message_name;
@@ -31,6 +32,8 @@ pub enum Blow {
     Blackout(Fate),
     /// It dies after its answers to clients have left, and nothing else.
     OnlyClients,
+    /// A step of what it asks of its disk fails, so many after the turn.
+    DiskFails(u64),
 }
 
 impl Blow {
@@ -191,6 +194,11 @@ impl World {
                 self.execute_effects(id);
                 self.flush(id, usize::MAX);
                 self.power_cut = true;
+            }
+            Blow::DiskFails(later) => {
+                self.execute_effects(id);
+                self.flush(id, usize::MAX);
+                self.strike(&Fault::DiskFails(host, later));
             }
             Blow::Pause(length) => {
                 self.execute_effects(id);

@@ -475,17 +475,6 @@ impl World {
         self.kill_by_exit(host);
     }
 
-    fn on_stored(&mut self, host_id: HostId, number: u32) {
-        let host = &mut self.hosts[usize::from(host_id.0)];
-        let Some(at) = host.stores.iter().position(|store| store.number == number) else { return };
-        // One thread stores what a process wants, in order: those before this one are done, too.
-        let done: Vec<Store> = host.stores.drain(..=at).collect();
-        for Store { proc, token, file, bytes, .. } in done {
-            self.hosts[usize::from(host_id.0)].files.insert(file, bytes);
-            self.deliver(proc, Item::Stored(token, true));
-        }
-    }
-
     /// Bytes or the end of a stream have arrived at the other end.
     fn on_arrive(&mut self, key: ConnKey, from: usize) {
         if !self.may_arrive(key, from) {

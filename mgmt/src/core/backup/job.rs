@@ -67,6 +67,8 @@ pub(super) struct Job {
     ask_at: Instant,
     /// When it was further than before.
     moved_on: Instant,
+    /// It is on disk at which nodes there may be files: they may be written.
+    recorded: bool,
     /// Somebody could not pin the epoch any more.
     too_late: bool,
     /// A shard does not have what it has by this view: there is a newer one, to be waited for.
@@ -87,6 +89,7 @@ impl Job {
             deadline: now + PATIENCE,
             ask_at: now + ASK_EVERY,
             moved_on: now,
+            recorded: false,
             too_late: false,
             stale: None,
             trouble: String::new(),
@@ -136,6 +139,7 @@ impl Job {
             let unwanted = &mut self.record.unwanted;
             if !unwanted.contains(&member.instance.node) {
                 unwanted.push(member.instance.node);
+                self.recorded = false;
             }
         }
     }
@@ -286,8 +290,8 @@ impl Job {
     /// Whether one of these has gone to another node group, as far as is known here.
     fn has_moved(&self, addr: ShardAddr, partitions: &[PartitionId]) -> bool {
         let Some(member) = self.view.member(addr.instance.node) else { return false };
-        let placed = partitions.iter().filter_map(|p| self.view.placement(*p));
-        placed.into_iter().any(|placement| placement.group != member.group)
+        let mut placed = partitions.iter().filter_map(|p| self.view.placement(*p));
+        placed.any(|placement| placement.group != member.group)
     }
 
     fn count(&mut self, now: Instant) {
@@ -335,7 +339,7 @@ impl Job {
             self.phase = Phase::Writing;
             self.record.state = BackupState::Writing;
         }
-        if self.phase == Phase::Writing {
+        if self.phase == Phase::Writing && self.recorded {
             self.write(now, out);
         }
         if self.phase == Phase::Keeping && self.shards.are_kept() {
@@ -449,6 +453,12 @@ impl Job {
         }
     }
 
+    /// The record is on disk as it is.
+    pub(super) fn on_recorded(&mut self, now: Instant, out: &mut Outputs) {
+        self.recorded = true;
+        self.go_on(now, out);
+    }
+
     /// An operator does not want it any more.
     pub(super) fn abort(&mut self, out: &mut Outputs) -> Result<(), String> {
         match self.phase {
@@ -488,8 +498,8 @@ impl Job {
             self.give_up("the cluster was restarted meanwhile".to_owned(), out);
             return;
         }
-        let unfinished = self.shards.pieces.values().filter(|piece| piece.sum.is_none());
-        let moved = unfinished.into_iter().any(|p| self.has_moved(p.shard, &p.partitions));
+        let mut unfinished = self.shards.pieces.values().filter(|piece| piece.sum.is_none());
+        let moved = unfinished.any(|piece| self.has_moved(piece.shard, &piece.partitions));
         if self.phase == Phase::Writing && moved {
             out.mark("backup_part_has_moved");
             self.trouble = "partitions have moved to another node group".to_owned();

@@ -5,9 +5,11 @@
 //! * `records`: what is remembered; `peers`: what other management servers remember.
 //!
 //! One thing at a time. What operators are told is on disk first, like everything a management
-//! server says; a backup that was under way when the server ended has failed, and what there is of
-//! it is removed when it is started again. Files that nobody wants are removed as soon as whoever
-//! has them is in sync: an operator does not wait for it, and a new backup goes first.
+//! server says; and so is at which nodes there may be files before any is written, and what is to
+//! be removed before anything is. A backup that was under way when the server ended has failed, and
+//! what there is of it is removed when it is started again. Files that nobody wants are removed as
+//! soon as whoever has them is in sync: an operator does not wait for it, and a new backup goes
+//! first.
 //!
 //! Invariant: a backup is done when its manifest is on disk, and a manifest is written only when
 //! every partition is in exactly one part that its writer has promised to keep.
@@ -23,6 +25,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use lockstep_proto::canary::Canary;
 use lockstep_proto::disk::Completion;
 use lockstep_proto::ids::{BackupId, Epoch, MgmtId, NodeId, NodeInstance, ShardAddr, ShardId};
 use lockstep_proto::process::{LinkId, LogLevel, Outputs};
@@ -48,6 +51,15 @@ pub(super) struct Outcome {
     pub(super) answer: Option<BackupMessage>,
 }
 
+/// Whether the records are on disk as they are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Saved {
+    No,
+    /// They will be when the store of this token is done.
+    OnItsWay(u64),
+    Yes,
+}
+
 /// What is being done.
 enum Work {
     Making(Box<Job>),
@@ -58,6 +70,7 @@ enum Work {
 pub(super) struct Backups {
     me: MgmtId,
     records: Records,
+    saved: Saved,
     work: Option<Work>,
     view: Option<View>,
     peers: Peers,
@@ -67,15 +80,30 @@ pub(super) struct Backups {
     watchers: BTreeSet<LinkId>,
     /// When files were to be removed and could not all be.
     tried: BTreeMap<BackupId, Instant>,
+    canary: Option<Canary>,
 }
 
 impl Backups {
     /// From the file of an earlier life, whose jobs have ended with it.
-    pub(super) fn restore(me: MgmtId, records: StoredBackups, view: Option<&View>) -> Self {
+    pub(super) fn restore(
+        me: MgmtId,
+        records: StoredBackups,
+        view: Option<&View>,
+        canary: Option<Canary>,
+    ) -> Self {
         let (records, named) = Records::restore(me, records);
-        let (view, peers) = (view.cloned(), Peers::default());
-        let (watchers, tried) = (BTreeSet::new(), BTreeMap::new());
-        let mut backups = Self { me, records, work: None, view, peers, named, watchers, tried };
+        let mut backups = Self {
+            me,
+            records,
+            saved: Saved::Yes,
+            work: None,
+            view: view.cloned(),
+            peers: Peers::default(),
+            named,
+            watchers: BTreeSet::new(),
+            tried: BTreeMap::new(),
+            canary,
+        };
         if let Some(view) = &backups.view {
             backups.peers.follow(Instant::default(), me, view);
         }
@@ -96,6 +124,23 @@ impl Backups {
     /// What is to be stored.
     pub(super) fn stored(&self) -> &StoredBackups {
         self.records.stored()
+    }
+
+    /// What is to be stored is on its way to the disk.
+    pub(super) fn on_storing(&mut self, token: u64) {
+        self.saved = Saved::OnItsWay(token);
+    }
+
+    /// Something is on disk: what has waited for it goes on.
+    pub(super) fn on_stored(&mut self, now: Instant, token: u64, out: &mut Outputs) -> bool {
+        if self.saved != Saved::OnItsWay(token) {
+            return false;
+        }
+        self.saved = Saved::Yes;
+        if let Some(Work::Making(job)) = self.work.as_mut() {
+            job.on_recorded(now, out);
+        }
+        self.go_on(now, out)
     }
 
     /// The epoch of the backup whose parts are being written or named, for whoever checks it.
@@ -136,6 +181,7 @@ impl Backups {
             _ => return None,
         };
         let answer = Some(BackupMessage::Done { backup, refused });
+        self.note(changed);
         let changed = changed | self.go_on(now, out);
         Some(Outcome { changed, answer })
     }
@@ -161,7 +207,15 @@ impl Backups {
                 self.work = None;
             }
         }
+        self.note(merged.changed);
         merged.changed | self.go_on(now, out)
+    }
+
+    /// The records may have changed.
+    fn note(&mut self, changed: bool) {
+        if changed {
+            self.saved = Saved::No;
+        }
     }
 
     /// Makes room for what an operator wants: files that are removed by the way can wait.
@@ -217,7 +271,11 @@ impl Backups {
             unwanted: view.in_sync().map(|member| member.instance.node).collect(),
         };
         self.records.add(record.clone());
-        self.work = Some(Work::Making(Box::new(Job::make(now, record, view, out))));
+        let mut job = Job::make(now, record, view, out);
+        if self.canary == Some(Canary::PartsBeforeRecord) {
+            job.on_recorded(now, out);
+        }
+        self.work = Some(Work::Making(Box::new(job)));
         out.mark("backup_begun");
         Ok(())
     }
@@ -366,7 +424,7 @@ impl Backups {
         let own = match self.work.as_ref() {
             Some(Work::Making(job)) => Some(job.next_timeout()),
             Some(Work::Removing(removal)) => removal.next_timeout(),
-            None if self.first_left().is_some() => Some(Instant::default()),
+            None if self.may_remove() && self.first_left().is_some() => Some(Instant::default()),
             None => self.tried.values().map(|tried| *tried + REMOVE_AGAIN).min(),
         };
         own.into_iter().chain(self.peers.next_timeout()).min()
@@ -383,6 +441,12 @@ impl Backups {
         found.map(|record| record.backup)
     }
 
+    /// Whether it is on disk what is to be removed. Otherwise a server that is started again might
+    /// take something for a backup of which parts are gone.
+    fn may_remove(&self) -> bool {
+        self.saved == Saved::Yes
+    }
+
     /// Whether files are left that could be removed, for whoever checks it.
     pub(super) fn has_left(&self) -> bool {
         self.work.is_some() || self.first_left().is_some() || !self.tried.is_empty()
@@ -396,8 +460,10 @@ impl Backups {
             Some(Work::Making(job)) => self.follow_job(job, out),
             Some(Work::Removing(removal)) => self.follow_removal(now, removal, out),
         };
+        self.note(changed);
         self.tried.retain(|_, tried| now.since(*tried) < REMOVE_AGAIN);
         if self.work.is_none()
+            && self.may_remove()
             && let Some(backup) = self.first_left()
             && let Some(record) = self.records.record(backup)
         {

@@ -16,6 +16,7 @@ use lockstep_proto::wire::kind;
 use super::*;
 
 mod moved;
+mod recorded;
 
 const ME: MgmtId = MgmtId(1);
 const OTHER: MgmtId = MgmtId(2);
@@ -66,17 +67,22 @@ struct Bench {
     links: BTreeMap<u16, LinkId>,
     disk: Vec<Request>,
     marks: Vec<&'static str>,
+    /// Stores of the records, and whether they take until the test says so.
+    stores: u64,
+    slow: bool,
 }
 
 impl Bench {
     fn new() -> Self {
         Self {
-            backups: Backups::restore(ME, StoredBackups::default(), Some(&view())),
+            backups: Backups::restore(ME, StoredBackups::default(), Some(&view()), None),
             out: Outputs::with_marks(),
             now: Instant::default(),
             links: BTreeMap::new(),
             disk: Vec::new(),
             marks: Vec::new(),
+            stores: 0,
+            slow: false,
         }
     }
 
@@ -98,10 +104,40 @@ impl Bench {
         self.marks.extend(self.out.take_marks());
     }
 
-    fn order(&mut self, message: BackupMessage) -> Option<String> {
-        let told = self.backups.on_operator(self.now, message, &mut self.out);
+    /// Stores the records if they have changed.
+    fn after(&mut self, changed: bool) {
+        if changed {
+            self.stores += 1;
+            self.backups.on_storing(self.stores);
+            if !self.slow {
+                return self.stored(self.stores);
+            }
+        }
         self.settle();
-        match told.and_then(|outcome| outcome.answer) {
+    }
+
+    /// A store is done.
+    fn stored(&mut self, store: u64) {
+        let changed = self.backups.on_stored(self.now, store, &mut self.out);
+        self.after(changed);
+    }
+
+    fn see(&mut self, view: &View) {
+        let changed = self.backups.on_view(self.now, view, &mut self.out);
+        self.after(changed);
+    }
+
+    /// Another server tells what it knows; whether that is news to be stored.
+    fn learn(&mut self, from: MgmtId, list: Vec<BackupRecord>) -> bool {
+        let changed = self.backups.on_peer(self.now, from, list, &mut self.out);
+        self.after(changed);
+        changed
+    }
+
+    fn order(&mut self, message: BackupMessage) -> Option<String> {
+        let told = self.backups.on_operator(self.now, message, &mut self.out).expect("an order");
+        self.after(told.changed);
+        match told.answer {
             Some(BackupMessage::Done { refused, .. }) => refused,
             other => panic!("no answer to an order: {other:?}"),
         }
@@ -112,8 +148,8 @@ impl Bench {
     }
 
     fn say(&mut self, node: u16, message: BackupMessage) {
-        self.backups.on_shard(self.now, self.links[&node], message, &mut self.out);
-        self.settle();
+        let changed = self.backups.on_shard(self.now, self.links[&node], message, &mut self.out);
+        self.after(changed);
     }
 
     /// What a node was told since it was last asked about.
@@ -134,15 +170,15 @@ impl Bench {
         let request = self.disk.remove(0);
         let failed = error.map(|error| (request.ops.len() - 1, error));
         let done = Completion { ops: request.ops.clone(), failed };
-        self.backups.on_disk(self.now, &done, &mut self.out);
-        self.settle();
+        let changed = self.backups.on_disk(self.now, &done, &mut self.out);
+        self.after(changed);
         request.ops
     }
 
     fn wait(&mut self, time: Duration) {
         self.now = self.now + time;
-        self.backups.on_timeout(self.now, &mut self.out);
-        self.settle();
+        let changed = self.backups.on_timeout(self.now, &mut self.out);
+        self.after(changed);
     }
 
     fn state(&self) -> BackupState {
@@ -178,8 +214,8 @@ impl Bench {
     }
 
     fn lose(&mut self, node: u16) {
-        self.backups.on_link_down(self.now, self.links[&node], &mut self.out);
-        self.settle();
+        let changed = self.backups.on_link_down(self.now, self.links[&node], &mut self.out);
+        self.after(changed);
     }
 
     /// Everything is removed, as far as the disks let it.
@@ -201,7 +237,7 @@ impl Bench {
     /// It has been told of a backup in an earlier life.
     fn knows(&mut self, record: BackupRecord) {
         let stored = StoredBackups { list: vec![record] };
-        self.backups = Backups::restore(ME, stored, Some(&view()));
+        self.backups = Backups::restore(ME, stored, Some(&view()), None);
     }
 
     /// How many shards were dialled.
@@ -399,7 +435,7 @@ fn what_was_under_way_when_the_server_ended_has_failed() {
     bench.pinned();
     let stored = bench.backups.stored().clone();
     let mut again = Bench::new();
-    again.backups = Backups::restore(ME, stored, Some(&view()));
+    again.backups = Backups::restore(ME, stored, Some(&view()), None);
     let failed =
         |state| matches!(state, BackupState::Failed(why) if why.contains("ended meanwhile"));
     assert!(failed(again.state()));
@@ -422,13 +458,12 @@ fn what_a_lost_writer_has_begun_is_removed_when_it_is_back() {
     bench.say(2, BackupMessage::Kept { backup: FIRST, newest: 3 });
     let mut without = view();
     without.members.remove(0);
-    bench.backups.on_view(bench.now, &without, &mut bench.out);
+    bench.see(&without);
     bench.disk_done(None);
     let record = bench.backups.records()[0].clone();
     assert_eq!((record.parts_at, record.unwanted), (vec![NodeId(2)], vec![NodeId(1)]));
     assert!(!bench.backups.has_left(), "it is not there");
-    bench.backups.on_view(bench.now, &view(), &mut bench.out);
-    bench.settle();
+    bench.see(&view());
     // An operator's wish goes first; then the node is asked.
     assert_eq!(bench.create(BackupId(2)), None);
     assert_eq!(bench.order(BackupMessage::Abort { backup: BackupId(2) }), None);
@@ -470,24 +505,25 @@ fn another_server_tells_of_its_backups_and_takes_them_over_when_it_is_gone() {
         Arbitrator::Mgmt { id: ME, addr: "m1:1".into() },
         Arbitrator::Mgmt { id: OTHER, addr: "m2:1".into() },
     ];
-    bench.backups.on_view(bench.now, &view, &mut bench.out);
+    bench.see(&view);
     bench.wait(Duration::ZERO);
     let link = bench.out.open_link();
     bench.backups.on_peer_up(bench.now, OTHER, link);
-    assert!(bench.backups.on_peer(bench.now, OTHER, vec![theirs.clone()], &mut bench.out));
+    assert!(bench.learn(OTHER, vec![theirs.clone()]));
     assert_eq!(bench.backups.records(), std::slice::from_ref(&theirs));
     // What goes on is news, and need not be stored.
     let further = BackupRecord { rows: 40, ..theirs.clone() };
-    assert!(!bench.backups.on_peer(bench.now, OTHER, vec![further], &mut bench.out));
+    assert!(!bench.learn(OTHER, vec![further]));
     assert_eq!(bench.backups.records()[0].rows, 40);
     let refused = bench.order(BackupMessage::Delete { backup: FIRST });
     assert!(refused.is_some_and(|text| text.contains("m2 is at it")));
-    bench.backups.on_link_down(bench.now, link, &mut bench.out);
+    let changed = bench.backups.on_link_down(bench.now, link, &mut bench.out);
+    bench.after(changed);
     bench.wait(Duration::from_secs(4));
     assert_eq!(bench.order(BackupMessage::Delete { backup: FIRST }), None);
     assert_eq!((bench.backups.records()[0].by, bench.state()), (ME, BackupState::Removing));
     // The other one is back, and believes what it was.
-    assert!(!bench.backups.on_peer(bench.now, OTHER, vec![theirs.clone()], &mut bench.out));
+    assert!(!bench.learn(OTHER, vec![theirs.clone()]));
     assert_eq!(bench.state(), BackupState::Removing);
     bench.clear(&[1, 2]);
     assert_eq!(bench.state(), BackupState::Deleted);
@@ -495,9 +531,8 @@ fn another_server_tells_of_its_backups_and_takes_them_over_when_it_is_gone() {
 
     let mut back = Bench::new();
     let stored = StoredBackups { list: vec![theirs] };
-    back.backups = Backups::restore(OTHER, stored, Some(&self::view()));
-    assert!(back.backups.on_peer(back.now, ME, told, &mut back.out));
-    back.settle();
+    back.backups = Backups::restore(OTHER, stored, Some(&self::view()), None);
+    assert!(back.learn(ME, told));
     assert_eq!(back.state(), BackupState::Deleted);
     assert!(back.disk[0].ops.contains(&Op::Remove(FileName::Manifest(FIRST))));
     assert_eq!(back.heard_by_anybody(), 0, "the parts are not its business any more");
@@ -508,8 +543,7 @@ fn another_server_tells_of_its_backups_and_takes_them_over_when_it_is_gone() {
 fn a_server_without_its_files_learns_what_it_was_at() {
     let mut bench = Bench::new();
     let own = BackupRecord { state: BackupState::Writing, unwanted: vec![NodeId(2)], ..done() };
-    assert!(bench.backups.on_peer(bench.now, OTHER, vec![own], &mut bench.out));
-    bench.settle();
+    assert!(bench.learn(OTHER, vec![own]));
     assert!(matches!(bench.state(), BackupState::Failed(why) if why.contains("ended meanwhile")));
     bench.clear(&[2]);
     assert_eq!(bench.backups.records()[0].unwanted, []);
@@ -521,8 +555,7 @@ fn a_restart_of_the_cluster_ends_it() {
     bench.pinned();
     let mut later = view();
     later.restart_generation = RestartGeneration(4);
-    bench.backups.on_view(bench.now, &later, &mut bench.out);
-    bench.settle();
+    bench.see(&later);
     assert!(matches!(bench.state(), BackupState::Failed(why) if why.contains("restarted")));
 }
 
@@ -532,7 +565,7 @@ fn whom_and_what_it_is_about_is_checked() {
     let relative = BackupMessage::Create { backup: FIRST, dir: Some("b".into()), asked_ms: 5 };
     assert!(bench.order(relative).is_some_and(|text| text.contains("absolute")));
     let none = BackupMessage::Create { backup: FIRST, dir: None, asked_ms: 5 };
-    bench.backups = Backups::restore(ME, StoredBackups::default(), None);
+    bench.backups = Backups::restore(ME, StoredBackups::default(), None, None);
     let told = bench.backups.on_operator(bench.now, none, &mut bench.out);
     let answer = told.and_then(|outcome| outcome.answer);
     assert!(matches!(answer, Some(BackupMessage::Done { refused: Some(_), .. })), "no cluster");

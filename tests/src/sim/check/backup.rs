@@ -1,10 +1,10 @@
 //! Backups: whoever finds a manifest finds all parts it names, and in them exactly what was there
 //! as of its epoch. What was there is noted when the epoch has been pinned, before much is written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lockstep_proto::disk::FileName;
-use lockstep_proto::ids::{BackupId, Epoch, MgmtId, PartitionId, TableId};
+use lockstep_proto::ids::{BackupId, Epoch, MgmtId, NodeId, PartitionId, TableId};
 use lockstep_proto::schema::CATALOG;
 use lockstep_proto::stored::{Stored, StoredBackups};
 use lockstep_proto::wire::backup::{BackupRecord, BackupState, Manifest, ManifestPart};
@@ -118,6 +118,20 @@ fn records(world: &World, cluster: &Cluster) -> BTreeMap<BackupId, BackupRecord>
     newest
 }
 
+/// The parts that manifests name, and where they lie.
+fn named(world: &World, cluster: &Cluster) -> BTreeSet<(NodeId, FileName)> {
+    let files = cluster.mgmts.iter().flat_map(|server| world.host(*server).disk.files.files());
+    let manifests = files.filter_map(|(name, bytes)| match name {
+        FileName::Manifest(_) => Manifest::from_file(bytes).ok(),
+        _ => None,
+    });
+    let parts = manifests.flat_map(|manifest| {
+        let backup = manifest.backup;
+        manifest.parts.into_iter().map(move |part| (part.node, FileName::Part(part.name(backup))))
+    });
+    parts.collect()
+}
+
 /// Whether a management server has something to remove.
 #[must_use]
 pub fn has_leftovers(world: &World, cluster: &Cluster) -> bool {
@@ -137,6 +151,7 @@ pub fn look_for_leftovers(world: &mut World, cluster: &Cluster) {
         return;
     }
     let records = records(world, cluster);
+    let named = named(world, cluster);
     let mut found = Vec::new();
     for member in view.in_sync() {
         let node = member.instance.node;
@@ -156,6 +171,9 @@ pub fn look_for_leftovers(world: &mut World, cluster: &Cluster) {
             let wanted = record.parts_at.contains(&node);
             if runs && !wanted {
                 found.push(format!("{file} is left at {node} of a backup that is {record:?}"));
+            }
+            if runs && wanted && !named.contains(&(node, file)) {
+                found.push(format!("{file} is left at {node}, and no manifest names it"));
             }
         }
     }

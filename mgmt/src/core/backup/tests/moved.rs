@@ -12,8 +12,7 @@ fn a_partition_that_has_moved_is_waited_for_until_its_new_place_is_known() {
     bench.wrote(1, 1, moved.clone());
     assert_eq!(bench.heard(1), [], "by the view that is known here it is there");
     let newer = View { number: ViewNumber(2), ..view() };
-    bench.backups.on_view(bench.now, &newer, &mut bench.out);
-    bench.settle();
+    bench.see(&newer);
     assert_eq!(bench.heard(1), [BackupMessage::Ask { backup: FIRST }], "as of a later epoch");
 
     // Or that shard is behind.
@@ -45,8 +44,7 @@ fn whoever_has_come_since_is_asked_when_it_begins_anew() {
         (placement.group, placement.primary) = (GroupId(1), NodeId(3));
         placement.replicas = vec![NodeId(3)];
     }
-    bench.backups.on_view(bench.now, &newer, &mut bench.out);
-    bench.settle();
+    bench.see(&newer);
     for node in [1, 2, 3] {
         assert_eq!(bench.heard(node), [BackupMessage::Ask { backup: FIRST }], "node {node}");
     }
