@@ -113,6 +113,11 @@ impl Job {
         self.phase == Phase::Over
     }
 
+    /// Whether it has asked the disk here for something and not heard.
+    pub(super) fn waits_for_disk(&self) -> bool {
+        self.phase == Phase::Finishing
+    }
+
     /// The epoch that is written.
     pub(super) fn pinned(&self) -> Option<(BackupId, Epoch)> {
         let written = matches!(self.phase, Phase::Writing | Phase::Keeping | Phase::Finishing);
@@ -456,6 +461,7 @@ impl Job {
     /// The record is on disk as it is.
     pub(super) fn on_recorded(&mut self, now: Instant, out: &mut Outputs) {
         self.recorded = true;
+        self.moved_on = now;
         self.go_on(now, out);
     }
 
@@ -538,7 +544,11 @@ impl Job {
             self.on_shard_lost(now, addr.instance, addr.shard, out);
         }
         if self.phase == Phase::Writing && now.since(self.moved_on) >= STUCK {
-            self.give_up(format!("nothing was written for {} s", STUCK.as_secs()), out);
+            let what = match self.recorded {
+                true => "nothing was written",
+                false => "the disk here has not taken its record",
+            };
+            self.give_up(format!("{what} for {} s", STUCK.as_secs()), out);
         }
         if self.phase != Phase::Over {
             self.go_on(now, out);

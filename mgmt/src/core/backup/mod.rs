@@ -42,6 +42,10 @@ use removal::Removal;
 /// How long files that could not be removed are left alone, unless there is a newer view.
 const REMOVE_AGAIN: Duration = Duration::from_secs(60);
 
+/// By how many changes a server that takes a backup over is ahead of the one that was at it, and
+/// may go on for a while: more than that one will make.
+const TAKEN_OVER: u64 = 1 << 32;
+
 /// What a call has come to.
 #[derive(Default)]
 pub(super) struct Outcome {
@@ -72,6 +76,8 @@ pub(super) struct Backups {
     records: Records,
     saved: Saved,
     work: Option<Work>,
+    /// The disk has not answered a job that is gone: that answer is nobody's.
+    stray: bool,
     view: Option<View>,
     peers: Peers,
     /// Backups of which a manifest may lie here that is to go.
@@ -97,6 +103,7 @@ impl Backups {
             records,
             saved: Saved::Yes,
             work: None,
+            stray: false,
             view: view.cloned(),
             peers: Peers::default(),
             named,
@@ -203,6 +210,7 @@ impl Backups {
             if let Some(Work::Making(job)) = self.work.as_ref()
                 && job.backup() == backup
             {
+                self.stray = job.waits_for_disk();
                 job.end(out);
                 self.work = None;
             }
@@ -220,15 +228,20 @@ impl Backups {
 
     /// Makes room for what an operator wants: files that are removed by the way can wait.
     fn make_room(&mut self, out: &mut Outputs) -> Result<(), String> {
+        if self.stray {
+            return Err("the disk has not answered about an earlier backup; try again".to_owned());
+        }
+        if let Some(backup) = self.records.removing() {
+            return Err(format!("backup {backup} is being removed; one at a time"));
+        }
         match self.work.as_ref() {
             None => return Ok(()),
             Some(Work::Making(job)) => {
                 return Err(format!("backup {} is under way; one at a time", job.backup()));
             }
             Some(Work::Removing(removal)) => {
-                let backup = removal.backup();
-                let wanted = self.records.record(backup).map(|record| &record.state);
-                if wanted == Some(&BackupState::Removing) || removal.waits_for_disk() {
+                if removal.waits_for_disk() {
+                    let backup = removal.backup();
                     return Err(format!("backup {backup} is being removed; one at a time"));
                 }
                 removal.end(out);
@@ -302,7 +315,9 @@ impl Backups {
         }
         self.make_room(out)?;
         let Some(record) = self.records.record_mut(backup) else { return Ok(()) };
-        (record.by, record.turn, record.state) = (self.me, record.turn + 1, BackupState::Removing);
+        let ahead = if by == self.me { 1 } else { TAKEN_OVER };
+        record.turn += ahead;
+        (record.by, record.state) = (self.me, BackupState::Removing);
         let mut parts_at = std::mem::take(&mut record.parts_at);
         record.unwanted.append(&mut parts_at);
         record.unwanted.sort_unstable();
@@ -389,6 +404,7 @@ impl Backups {
     /// A request of the lane for backups was executed.
     pub(super) fn on_disk(&mut self, now: Instant, done: &Completion, out: &mut Outputs) -> bool {
         match self.work.as_mut() {
+            _ if std::mem::take(&mut self.stray) => {}
             None => {}
             Some(Work::Making(job)) => job.on_disk(done, out),
             Some(Work::Removing(removal)) => removal.on_disk(done, out),
@@ -444,7 +460,7 @@ impl Backups {
     /// Whether it is on disk what is to be removed. Otherwise a server that is started again might
     /// take something for a backup of which parts are gone.
     fn may_remove(&self) -> bool {
-        self.saved == Saved::Yes
+        self.saved == Saved::Yes && !self.stray
     }
 
     /// Whether files are left that could be removed, for whoever checks it.
@@ -478,7 +494,11 @@ impl Backups {
     fn follow_job(&mut self, job: Box<Job>, out: &mut Outputs) -> bool {
         let record = job.record();
         let backup = record.backup;
-        let Some(known) = self.records.record_mut(backup) else { return false };
+        let Some(known) = self.records.record_mut(backup) else {
+            self.stray = job.waits_for_disk();
+            job.end(out);
+            return false;
+        };
         let stage = std::mem::discriminant(&known.state) != std::mem::discriminant(&record.state);
         // How far a backup is need not survive a restart, which ends it.
         let told = is_over(&record.state) || record.state == BackupState::Finishing;

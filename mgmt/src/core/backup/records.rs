@@ -76,6 +76,13 @@ impl Records {
         self.all.list.iter_mut().find(|record| record.backup == backup)
     }
 
+    /// The one of this server's that is being removed because an operator wants it.
+    pub(super) fn removing(&self) -> Option<BackupId> {
+        let own = |record: &&BackupRecord| record.by == self.me;
+        let mut removing = self.all.list.iter().filter(own);
+        removing.find(|record| record.state == BackupState::Removing).map(|record| record.backup)
+    }
+
     /// Adds one; the oldest is forgotten where there are too many.
     pub(super) fn add(&mut self, record: BackupRecord) {
         if self.all.list.len() >= BACKUPS_REMEMBERED_MAX {
