@@ -57,8 +57,27 @@ fn nothing_is_removed_before_it_is_on_disk_that_it_is_to_be() {
     assert_eq!(bench.order(BackupMessage::Delete { backup: FIRST }), None);
     bench.wait(REMOVE_AGAIN);
     assert!(bench.disk.is_empty() && bench.links.is_empty());
+    let again = bench.order(BackupMessage::Delete { backup: FIRST });
+    assert!(again.is_some_and(|text| text.contains("being removed")));
+    assert!(bench.create(BackupId(2)).is_some(), "what was wanted first goes first");
     assert!(bench.backups.has_left());
     assert!(bench.backups.next_timeout().is_none_or(|at| at > bench.now), "nothing to be done");
     bench.stored(1);
     assert!(bench.disk[0].ops.contains(&Op::Remove(FileName::Manifest(FIRST))));
+}
+
+#[test]
+fn a_record_that_the_disk_does_not_take_ends_it() {
+    let mut bench = Bench::new();
+    bench.slow = true;
+    bench.pinned();
+    for _ in 0..120 {
+        assert_eq!(bench.state(), BackupState::Writing);
+        bench.wait(Duration::from_secs(1));
+        for node in [1, 2] {
+            bench.say(node, BackupMessage::Going { backup: FIRST, rows: 0, row_bytes: 0 });
+        }
+    }
+    let BackupState::Failed(why) = bench.state() else { panic!("it holds all moves") };
+    assert!(why.contains("has not taken its record"), "{why}");
 }
