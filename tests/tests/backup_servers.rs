@@ -23,13 +23,13 @@ fn url(cluster: &mut Cluster) -> String {
     format!("lockstep://{},{}", cluster.mgmt_list(), nodes.join(","))
 }
 
-fn fill(url: &str) {
+fn fill(url: &str, rows: u64) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(async {
         let db = Client::connect(url).await.expect("the cluster is there");
         db.create_table(TableBuilder::of::<Note>()).await.expect("created");
         let notes = db.table::<Note>();
-        for first in (0..20_000).step_by(200) {
+        for first in (0..rows).step_by(200) {
             let mut batch = db.batch();
             for id in first..first + 200 {
                 batch = batch.with(notes.insert(&Note { id, text: format!("note {id}") }));
@@ -80,7 +80,7 @@ fn files(dir: &Path, ending: &str) -> Vec<PathBuf> {
 fn what_one_server_has_made_another_one_removes() {
     let cluster = &mut Cluster::start(Path::new(BINARY), &Form { mgmts: 2, ..Form::pair() });
     let url = url(cluster);
-    fill(&url);
+    fill(&url, 20_000);
     let made = told(&url, "backup create --wait");
     assert_eq!((&made["management_server"], &made["state"]), (&"m1".into(), &"done".into()));
     let name = made["backup"].as_str().expect("a name").to_owned();
@@ -112,10 +112,12 @@ fn what_one_server_has_made_another_one_removes() {
 fn what_a_server_was_at_when_it_ended_is_removed_when_it_is_back() {
     let cluster = &mut Cluster::start(Path::new(BINARY), &Form { mgmts: 2, ..Form::pair() });
     let url = url(cluster);
-    fill(&url);
+    // Some tenths of a second of writing: none of it may be over when its maker dies.
+    fill(&url, 200_000);
     let mut making = command(&url, "backup create --wait").spawn().expect("it runs");
     // As soon as somebody writes, its maker dies.
-    until("a part to be begun", || (!files(cluster.dir(), ".part").is_empty()).then_some(()));
+    let begun = |ending| !files(cluster.dir(), ending).is_empty();
+    until("a part to be begun", || (begun(".unfinished") || begun(".part")).then_some(()));
     cluster.mgmt.signal(Signal::Kill);
     assert!(!cluster.mgmt.ended().success());
     assert!(!making.wait().expect("it ends").success(), "nobody makes it any more");
@@ -126,6 +128,7 @@ fn what_a_server_was_at_when_it_ended_is_removed_when_it_is_back() {
     });
     assert!(known["failed"].as_str().expect("a reason").contains("ended meanwhile"), "{known}");
     assert_eq!(files(cluster.dir(), ".part"), Vec::<PathBuf>::new());
+    assert_eq!(files(cluster.dir(), ".unfinished"), Vec::<PathBuf>::new());
     assert_eq!(files(cluster.dir(), ".manifest"), Vec::<PathBuf>::new());
     // And the next one is made.
     assert_eq!(told(&url, "backup create --wait")["state"], "done");
