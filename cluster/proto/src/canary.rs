@@ -67,6 +67,8 @@ pub enum Canary {
     HandOverBeforeBarrier,
     /// A partition's files are removed before the view that gives it to others is on the disk.
     DropBeforeStored,
+    /// A partition is read where it was until the view that gives it to others has come.
+    ReadHandedOver,
     /// A joiner takes over from a lost disk although all disks of another group are lost.
     TakeOverBeyondOthers,
     /// A node takes over what it was given although its own disk is lost.
@@ -111,6 +113,7 @@ impl Canary {
         Self::SeatToldEarly,
         Self::HandOverBeforeBarrier,
         Self::DropBeforeStored,
+        Self::ReadHandedOver,
         Self::TakeOverBeyondOthers,
         Self::TakeOverOnLostDisk,
         Self::MoveDuringBackup,
@@ -152,6 +155,7 @@ impl Canary {
             Self::SeatToldEarly => "seat_told_early",
             Self::HandOverBeforeBarrier => "hand_over_before_barrier",
             Self::DropBeforeStored => "drop_before_stored",
+            Self::ReadHandedOver => "read_handed_over",
             Self::TakeOverBeyondOthers => "take_over_beyond_others",
             Self::TakeOverOnLostDisk => "take_over_on_lost_disk",
             Self::MoveDuringBackup => "move_during_backup",

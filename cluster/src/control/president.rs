@@ -85,11 +85,13 @@ impl ControlCore {
 
     /// A cut silences several nodes within one heartbeat of each other. Proposing after the first
     /// would make half of them refuse the rest, though this side may be the one that must end; so
-    /// silence alone is acted on one heartbeat later, evidence of a death at once.
+    /// silence is acted on one heartbeat later, also in the middle of a proposal, which a cut may
+    /// only have kept from its members. Evidence of a death alone is acted on at once.
     fn has_settled(&mut self, gone: &Gone, now: Instant) -> bool {
         let silence = |reason: &Reason| matches!(reason, Reason::Silent | Reason::Asymmetric);
-        let alone = !gone.is_empty() && gone.iter().all(|(_, reason)| silence(reason));
-        if !alone || self.proposing.is_some() || !self.book.is_empty() {
+        let proposing = self.proposing.as_ref();
+        let covered = |node| proposing.is_some_and(|p| p.collection.change().failed.contains(node));
+        if !gone.iter().any(|(node, reason)| silence(reason) && !covered(node)) {
             self.timers.settled = None;
             return true;
         }

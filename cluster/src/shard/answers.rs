@@ -172,7 +172,7 @@ impl ShardCore {
         if self.canary == Some(Canary::ReadWithoutLease) {
             return true;
         }
-        if self.fence.hands_over(p) {
+        if self.fence.hands_over(p) && self.canary != Some(Canary::ReadHandedOver) {
             return false;
         }
         let Some(part) = self.parts.get(usize::from(p.0)).and_then(Option::as_ref) else {

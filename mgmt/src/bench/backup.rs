@@ -2,10 +2,11 @@
 //! into an idle one costs, in fresh clusters of its own.
 //!
 //! The load is the same open loop with and without backups, in turns, whichever first; what the
-//! processors do more of in the same time is the backups'. One backup follows the other for as long
-//! as the load is measured, so that its tail is the tail beside backups and not that of a long
-//! quiet time with one of them in it. Half of each row is noise: rows that are all the same would
-//! cost nothing to pack. No checkpoint is written meanwhile, on either side.
+//! processors do more of in the same time is the backups'. Turns are short and many: a machine that
+//! stands still for a tenth of a second spoils the tail of a turn, and the median takes no notice.
+//! They are as long as a backup needs, so that the tail is that beside backups and not that of a
+//! long quiet time with one of them in it. Half of each row is noise: rows that are all the same
+//! would cost nothing to pack. No checkpoint is written meanwhile, on either side.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -37,6 +38,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const THREADS: usize = 2;
 const MEGA: f64 = 1e6;
 
+/// How often turns are made longer because no backup fits into them.
+const LONGER_MAX: u32 = 4;
+
 /// What share of all CPU time the backups' must be to be told from what else the machine does.
 const NOISE: f64 = 0.01;
 
@@ -45,7 +49,7 @@ const NOISE: f64 = 0.01;
 pub struct Plan {
     /// Rows of the table.
     pub keys: u64,
-    /// How long each turn of the load takes: at least as long as a backup.
+    /// How long each turn of the load takes, if a backup takes less.
     pub time: Duration,
     /// How many turns with backups, as many without, and how many restores of each kind.
     pub turns: u32,
@@ -91,6 +95,7 @@ struct Made {
     row_bytes: u64,
     file_bytes: u64,
     took: Vec<Duration>,
+    longest: Duration,
 }
 
 impl Lab {
@@ -110,35 +115,57 @@ impl Lab {
         Ok(loaded)
     }
 
+    /// How long a turn has to be for a backup beside this load: found by making some.
+    async fn fitting(
+        &self,
+        voice: &Voice,
+        plan: &Plan,
+        rate: Option<u64>,
+        place: &Path,
+    ) -> CliResult<Duration> {
+        let mut time = plan.time;
+        for _ in 0..LONGER_MAX {
+            let (load, made) =
+                tokio::join!(self.load(voice, time, rate), self.back_up(voice, time, place));
+            let (_load, (made, mut server, last)) = (load?, made?);
+            remove(&mut server, last).await?;
+            if made.longest * 5 / 4 <= time {
+                break;
+            }
+            time = made.longest * 4 / 3;
+            voice.say(format!(
+                "  a backup takes {:.1} s: turns of {:.1} s",
+                made.longest.as_secs_f64(),
+                time.as_secs_f64()
+            ));
+        }
+        Ok(time)
+    }
+
     /// Makes one backup after the other while the load is measured; the last one stays.
     async fn back_up(
         &self,
         voice: &Voice,
-        plan: &Plan,
+        time: Duration,
         place: &Path,
     ) -> CliResult<(Made, Server, BackupId)> {
         let silent = Voice { quiet: true, ..*voice };
-        tokio::time::sleep(load::warm_up(plan.time)).await;
+        tokio::time::sleep(load::warm_up(time)).await;
         let (began, mut made) = (Instant::now(), Made::default());
         loop {
             let begun = Instant::now();
             let (mut server, id) = begin(&self.client, Some(place)).await?;
             let record = wait(&mut server, id, &silent).await?;
             let next = began.elapsed() + begun.elapsed() * 5 / 4;
-            let late = began.elapsed() > plan.time;
+            let late = began.elapsed() > time;
+            made.longest = made.longest.max(begun.elapsed());
             // Of one that ends too late some work is measured, and none of its rows count.
             if !late {
                 made.row_bytes += record.row_bytes;
                 made.file_bytes += record.file_bytes;
                 made.took.push(begun.elapsed());
             }
-            if made.took.is_empty() {
-                let what = format!("a backup takes {:.1} s", begun.elapsed().as_secs_f64());
-                return Err(CliError::new(Trouble::NotVerified, what)
-                    .why("so its cost cannot be told from the load's in the time that is measured")
-                    .then("a longer --seconds, or fewer --keys"));
-            }
-            if late || next > plan.time {
+            if late || next > time {
                 return Ok((made, server, id));
             }
             remove(&mut server, id).await?;
@@ -197,6 +224,58 @@ pub async fn run(voice: &Voice, plan: &Plan) -> CliResult<Figures> {
     Ok(figures)
 }
 
+/// One turn: the load beside backups, and without.
+struct Turn {
+    busy: Measured,
+    quiet: Measured,
+    made: Made,
+}
+
+impl Turn {
+    /// CPU-seconds more with backups.
+    fn added_s(&self) -> f64 {
+        let per_s = |side: &Measured| side.cpu.as_secs_f64() / side.time.as_secs_f64();
+        (per_s(&self.busy) - per_s(&self.quiet)) * self.busy.time.as_secs_f64()
+    }
+
+    fn p99_ratio(&self) -> f64 {
+        let p99 = |side: &Measured| side.latencies.micros_at(0.99);
+        p99(&self.busy) / p99(&self.quiet).max(1e-9)
+    }
+
+    fn rate_ratio(&self) -> f64 {
+        self.busy.ops_per_s() / self.quiet.ops_per_s().max(1e-9)
+    }
+
+    /// Seconds that one of its backups took.
+    fn backup_s(&self) -> f64 {
+        let took = self.made.took.iter().sum::<Duration>().as_secs_f64();
+        took / self.made.took.len() as f64
+    }
+
+    /// In what share of the time there was one under way.
+    fn share(&self) -> f64 {
+        self.backup_s() * self.made.took.len() as f64 / self.busy.time.as_secs_f64()
+    }
+
+    fn tell(&self, voice: &Voice, number: u32) {
+        let p99 = |side: &Measured| side.latencies.micros_at(0.99);
+        voice.say(format!(
+            "  turn {number}: {} backups of {:.2} s, {:.0} % of the time, {:.2} CPU-s more for \
+             {:.0} MB; p99 {:.0} µs, quiet {:.0} µs; {} transfers/s, quiet {}",
+            self.made.took.len(),
+            self.backup_s(),
+            self.share() * 100.0,
+            self.added_s(),
+            self.made.row_bytes as f64 / MEGA,
+            p99(&self.busy),
+            p99(&self.quiet),
+            thousands(self.busy.ops_per_s() as u64),
+            thousands(self.quiet.ops_per_s() as u64),
+        ));
+    }
+}
+
 async fn under_load(
     voice: &Voice,
     plan: &Plan,
@@ -204,63 +283,54 @@ async fn under_load(
     place: &Path,
     figures: &mut Figures,
 ) -> CliResult {
-    let peak = lab.load(voice, plan.time / 2, None).await?.all.ops_per_s();
+    let peak = lab.load(voice, plan.time, None).await?.all.ops_per_s();
     figures.peak_per_s = peak;
     let rate = Some(((peak / 2.0) as u64).max(1));
-    let (mut tails, mut rates) = (Vec::new(), Vec::new());
-    let (mut bytes, mut all_added, mut all_cpu) = (0, 0.0, 0.0);
-    let (mut times, mut shares) = (Vec::new(), Vec::new());
-    for turn in 1..=plan.turns {
+    let time = lab.fitting(voice, plan, rate, place).await?;
+    let mut turns: Vec<Turn> = Vec::new();
+    for number in 1..=plan.turns {
         // What comes first is not always the same: a machine may grow tired.
         let mut quiet = None;
-        if turn % 2 == 1 {
-            quiet = Some(lab.load(voice, plan.time, rate).await?);
+        if number % 2 == 1 {
+            quiet = Some(lab.load(voice, time, rate).await?);
         }
         let (busy, made) =
-            tokio::join!(lab.load(voice, plan.time, rate), lab.back_up(voice, plan, place));
+            tokio::join!(lab.load(voice, time, rate), lab.back_up(voice, time, place));
         let (busy, (made, mut server, last)) = (busy?, made?);
         let quiet = match quiet {
             Some(quiet) => quiet,
-            None => lab.load(voice, plan.time, rate).await?,
+            None => lab.load(voice, time, rate).await?,
         };
-        let (busy, quiet) = (&busy.all, &quiet.all);
-        let cpu_per_s = |side: &Measured| side.cpu.as_secs_f64() / side.time.as_secs_f64();
-        let added = (cpu_per_s(busy) - cpu_per_s(quiet)) * busy.time.as_secs_f64();
-        bytes += made.row_bytes;
-        all_added += added;
-        all_cpu += busy.cpu.as_secs_f64();
-        let p99 = |side: &Measured| side.latencies.micros_at(0.99);
-        let tail = p99(busy) / p99(quiet).max(1e-9);
-        let count = made.took.len() as u64;
-        let took = made.took.iter().sum::<Duration>().as_secs_f64();
-        let share = took / busy.time.as_secs_f64();
-        voice.say(format!(
-            "  turn {turn}: {count} backups of {:.2} s, {:.0} % of the time, {added:.2} CPU-s \
-             more for {:.0} MB; p99 {:.0} µs, quiet {:.0} µs; {} transfers/s, quiet {}",
-            took / count as f64,
-            share * 100.0,
-            made.row_bytes as f64 / MEGA,
-            p99(busy),
-            p99(quiet),
-            thousands(busy.ops_per_s() as u64),
-            thousands(quiet.ops_per_s() as u64),
-        ));
-        tails.push(tail);
-        shares.push(share);
-        rates.push(busy.ops_per_s() / quiet.ops_per_s().max(1e-9));
-        times.push(took / count as f64);
-        (figures.row_bytes, figures.file_bytes) = (made.row_bytes / count, made.file_bytes / count);
         // The last one is restored.
-        if turn < plan.turns {
+        if number < plan.turns {
             remove(&mut server, last).await?;
         }
+        let longest = made.longest.as_secs_f64();
+        let turn = Turn { busy: busy.all, quiet: quiet.all, made };
+        if turn.made.took.is_empty() {
+            voice.say(format!("  turn {number} does not count: a backup took {longest:.1} s"));
+            continue;
+        }
+        turn.tell(voice, number);
+        turns.push(turn);
     }
-    let told = all_added > all_cpu * NOISE;
-    figures.backup_mb_per_cpu_s = told.then(|| bytes as f64 / MEGA / all_added);
-    figures.p99_ratio = median(tails);
-    figures.rate_ratio = median(rates);
-    figures.backup_share = median(shares);
-    figures.backup_s = median(times);
+    let Some(last) = turns.last() else {
+        return Err(CliError::new(Trouble::NotVerified, "no backup ended while load was measured")
+            .why("so its cost cannot be told from the load's")
+            .then("a longer --seconds, or fewer --keys"));
+    };
+    let count = last.made.took.len() as u64;
+    figures.row_bytes = last.made.row_bytes / count;
+    figures.file_bytes = last.made.file_bytes / count;
+    let added: f64 = turns.iter().map(Turn::added_s).sum();
+    let cpu: f64 = turns.iter().map(|turn| turn.busy.cpu.as_secs_f64()).sum();
+    let bytes: u64 = turns.iter().map(|turn| turn.made.row_bytes).sum();
+    figures.backup_mb_per_cpu_s = (added > cpu * NOISE).then(|| bytes as f64 / MEGA / added);
+    let of = |figure: fn(&Turn) -> f64| median(turns.iter().map(figure).collect());
+    figures.p99_ratio = of(Turn::p99_ratio);
+    figures.rate_ratio = of(Turn::rate_ratio);
+    figures.backup_share = of(Turn::share);
+    figures.backup_s = of(Turn::backup_s);
     Ok(())
 }
 

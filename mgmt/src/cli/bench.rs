@@ -85,11 +85,11 @@ pub(super) struct BackupArgs {
     #[arg(long, default_value_t = 1_000_000, value_name = "K")]
     #[arg(value_parser = clap::value_parser!(u64).range(1000..=100_000_000))]
     pub(super) keys: u64,
-    /// How long each turn of the load takes
-    #[arg(long, default_value = "15", value_name = "TIME", value_parser = duration::parse)]
+    /// How long each turn of the load takes; longer if a backup is
+    #[arg(long, default_value = "5", value_name = "TIME", value_parser = duration::parse)]
     pub(super) seconds: Duration,
     /// Turns with backups, as many without, and restores of each kind
-    #[arg(long, default_value_t = 5, value_name = "N")]
+    #[arg(long, default_value_t = 11, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=99))]
     pub(super) turns: u32,
 }

@@ -157,7 +157,7 @@ fn describe(plan: &Plan, ending: &Ending) -> String {
 }
 
 fn soak_to_json(plan: &Soak, outcome: &Outcome) -> serde_json::Value {
-    let finding = &outcome.finding;
+    let (finding, longest) = (&outcome.finding, outcome.longest_wait());
     json!({
         "schema": "lockstep.soak/v1",
         "verified": outcome.verified,
@@ -180,9 +180,10 @@ fn soak_to_json(plan: &Soak, outcome: &Outcome) -> serde_json::Value {
         "replicas_read": outcome.replicas,
         "replicas_equal": outcome.replicas_equal,
         "replicas_different": outcome.different,
-        "longest_gap_ms": round_to(outcome.longest_gap.as_secs_f64() * 1e3, 2),
-        "longest_gap_until_s": round_to(outcome.longest_gap_until.as_secs_f64(), 3),
-        "longest_memory_gap_ms": round_to(outcome.longest_memory_gap.as_secs_f64() * 1e3, 2),
+        "longest_gap_ms": round_to(longest.time.as_secs_f64() * 1e3, 2),
+        "longest_gap_until_s": round_to(longest.until.as_secs_f64(), 3),
+        "longest_memory_gap_ms": round_to(outcome.memory_wait.time.as_secs_f64() * 1e3, 2),
+        "longest_memory_gap_until_s": round_to(outcome.memory_wait.until.as_secs_f64(), 3),
         "full_redundancy_s": round_to(outcome.last_rejoin.as_secs_f64(), 3),
         "commit_p50_us": outcome.latencies.micros_at(0.5),
         "commit_p99_us": outcome.latencies.micros_at(0.99),
@@ -207,7 +208,7 @@ fn describe_soak(outcome: &Outcome) -> String {
         outcome.kills,
         outcome.kills_in_rejoin,
         outcome.revived,
-        outcome.longest_gap.as_secs_f64() * 1e3,
+        outcome.longest_wait().time.as_secs_f64() * 1e3,
         outcome.latencies.micros_at(0.5),
         outcome.latencies.micros_at(0.99),
         outcome.last_rejoin.as_secs_f64(),

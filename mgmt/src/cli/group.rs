@@ -123,6 +123,15 @@ async fn create(global: &Global, args: &CreateArgs) -> CliResult<ExitKind> {
     if let Some(zone) = zone {
         text += &format!("warning: several of them are in zone {zone}: it may be lost with it\n");
     }
+    let wanted = usize::from(view.config.replicas);
+    if nodes.len() < wanted {
+        text += &format!(
+            "warning: partitions that move there have {} of {wanted} replicas: \
+             `lockstep node join NODE --group {}` adds one\n",
+            nodes.len(),
+            group.0
+        );
+    }
     tell(&global.voice(), &json, text)
 }
 

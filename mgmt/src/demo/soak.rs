@@ -16,7 +16,7 @@ use super::replicas::compare;
 use super::story::{in_directory, in_sync, load, verify};
 use super::tellers::{Crew, Order, Report};
 use crate::bench::dice::Dice;
-use crate::bench::gap::Fault;
+use crate::bench::gap::{Fault, Gap};
 use crate::bench::measure::Latencies;
 use crate::cli::connect;
 use crate::cli::error::CliResult;
@@ -47,6 +47,15 @@ pub struct Soak {
     pub seed: u64,
 }
 
+/// A wait for an acknowledgement.
+#[derive(Clone, Copy, Default)]
+pub struct Wait {
+    /// How long it took.
+    pub time: Duration,
+    /// How long after the beginning it ended.
+    pub until: Duration,
+}
+
 /// How it went.
 pub struct Outcome {
     /// Transfers acknowledged.
@@ -65,12 +74,10 @@ pub struct Outcome {
     pub revived: u64,
     /// Data nodes that ended by themselves; each was started again.
     pub ended: u64,
-    /// The longest wait of a task for an acknowledgement.
-    pub longest_gap: Duration,
-    /// How long after the beginning it ended.
-    pub longest_gap_until: Duration,
-    /// The longest of a task that does not wait for the disks.
-    pub longest_memory_gap: Duration,
+    /// The longest of a task that has its transfers on disk before they are acknowledged.
+    pub disk_wait: Wait,
+    /// The longest of the others.
+    pub memory_wait: Wait,
     /// From the last kill to full redundancy.
     pub last_rejoin: Duration,
     /// Latencies of committed transfers.
@@ -85,6 +92,15 @@ pub struct Outcome {
     pub finding: Finding,
     /// Whether everything is as it must be.
     pub verified: bool,
+}
+
+impl Outcome {
+    /// The longest wait of any task.
+    #[must_use]
+    pub fn longest_wait(&self) -> Wait {
+        let (disk, memory) = (self.disk_wait, self.memory_wait);
+        if disk.time > memory.time { disk } else { memory }
+    }
 }
 
 /// Who is dead, when each is started again, and when the next kill is due.
@@ -208,13 +224,13 @@ async fn soak_in(voice: &Voice, plan: &Soak, dir: &Path) -> CliResult<Outcome> {
     let unequal = unequal?;
     voice.say(format!("{} kills; verifying every replica", reaper.kills));
     let mut outcome = finish(&client, plan, &reaper, &reports, (time, last_rejoin)).await?;
-    let waits = || reports.iter().map(|report| (report.gap.longest(), report));
-    if let Some((longest, report)) = waits().max_by_key(|(longest, _)| *longest) {
-        outcome.longest_gap = longest;
-        outcome.longest_gap_until = report.gap.longest_until().saturating_duration_since(started);
-    }
-    let in_memory = waits().filter(|(_, report)| !report.durable).map(|(longest, _)| longest);
-    outcome.longest_memory_gap = in_memory.max().unwrap_or_default();
+    let longest = |durable: bool| {
+        let waits = reports.iter().filter(|report| report.durable == durable);
+        let longest = waits.max_by_key(|report| report.gap.longest()).map(|report| &report.gap);
+        let until = |gap: &Gap| gap.longest_until().saturating_duration_since(started);
+        longest.map_or_else(Wait::default, |gap| Wait { time: gap.longest(), until: until(gap) })
+    };
+    (outcome.disk_wait, outcome.memory_wait) = (longest(true), longest(false));
     outcome.replicas_equal = unequal.is_empty();
     outcome.verified &= outcome.replicas_equal;
     outcome.different.extend(unequal);
@@ -242,9 +258,8 @@ async fn finish(
         kills_in_rejoin: reaper.kills_in_rejoin,
         revived: reaper.revived,
         ended: reaper.ended,
-        longest_gap: Duration::ZERO,
-        longest_gap_until: Duration::ZERO,
-        longest_memory_gap: Duration::ZERO,
+        disk_wait: Wait::default(),
+        memory_wait: Wait::default(),
         last_rejoin,
         latencies,
         replicas: holdings.replicas,

@@ -65,6 +65,7 @@ fn hunt(canary: Canary) -> Hunt {
         Canary::IgnoreCopied => scripted!("power_fails_between_copy_and_promotion"),
         Canary::TakeOverBeyondOthers => scripted!("no_disk_left_in_another_group"),
         Canary::HandOverBeforeBarrier => scripted!("partition_moves_over_a_slow_link"),
+        Canary::ReadHandedOver => scripted!("reader_where_a_partition_was"),
         Canary::TakeOverOnLostDisk => scripted!("disk_fails_where_a_partition_goes"),
         Canary::MoveDuringBackup => scripted!("backup_while_partitions_move"),
         Canary::PartsBeforeRecord => scripted!("backup_whose_record_is_slow_to_the_disk"),

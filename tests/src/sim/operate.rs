@@ -17,6 +17,10 @@ const MS: u64 = 1_000_000;
 /// away.
 const OBEYED_NS: u64 = 4_000 * MS;
 
+/// Time in which a node group is there once it was wanted; no grave fault falls into it, since
+/// nobody knows yet that its nodes are needed.
+const SEATED_NS: u64 = 1_000 * MS;
+
 impl Plan {
     /// Draws what somebody wants of the cluster, if anything, at the time of a fault.
     pub fn draw_operation(&mut self, world: &World, cluster: &Cluster) -> Option<Operation> {
@@ -56,10 +60,21 @@ impl Plan {
         if takes && (self.is_grave(now) || now < self.grave_after) {
             return None;
         }
-        if takes {
-            self.grave_after = self.grave_after.max(now + OBEYED_NS);
+        if let Order::CreateGroup { nodes } = &order
+            && nodes.iter().all(|node| self.is_doomed(now, cluster.node(*node)))
+        {
+            return None;
         }
-        view.refusal(&order).is_none().then_some(Operation::Order(order))
+        if view.refusal(&order).is_some() {
+            return None;
+        }
+        let obeyed = match order {
+            Order::CreateGroup { .. } => SEATED_NS,
+            _ if takes => OBEYED_NS,
+            _ => 0,
+        };
+        self.grave_after = self.grave_after.max(now + obeyed);
+        Some(Operation::Order(order))
     }
 
     /// Some of the spares that are there.

@@ -165,6 +165,11 @@ impl Plan {
         self.doomed.values().any(|until| *until > now)
     }
 
+    /// Whether a fault under way may cost this one.
+    pub(super) fn is_doomed(&self, now: u64, host: HostId) -> bool {
+        self.doomed.get(&host).is_some_and(|until| *until > now)
+    }
+
     /// Whether nothing ever goes wrong.
     #[must_use]
     pub fn is_calm(&self) -> bool {
@@ -283,8 +288,7 @@ impl Plan {
             return None;
         }
         // Nor on top of a grave fault, in which it may tip the balance.
-        let doomed = |host: &HostId| self.doomed.get(host).is_some_and(|until| *until > world.now);
-        if !self.reckless && hosts.iter().any(doomed) {
+        if !self.reckless && hosts.iter().any(|host| self.is_doomed(world.now, *host)) {
             return None;
         }
         let length = self.rng.range(MS, HARMLESS_NS);

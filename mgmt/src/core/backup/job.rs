@@ -460,8 +460,10 @@ impl Job {
 
     /// The record is on disk as it is.
     pub(super) fn on_recorded(&mut self, now: Instant, out: &mut Outputs) {
-        self.recorded = true;
-        self.moved_on = now;
+        if !self.recorded {
+            self.recorded = true;
+            self.moved_on = now;
+        }
         self.go_on(now, out);
     }
 

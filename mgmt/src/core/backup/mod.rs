@@ -316,7 +316,7 @@ impl Backups {
         self.make_room(out)?;
         let Some(record) = self.records.record_mut(backup) else { return Ok(()) };
         let ahead = if by == self.me { 1 } else { TAKEN_OVER };
-        record.turn += ahead;
+        record.turn = record.turn.saturating_add(ahead);
         (record.by, record.state) = (self.me, BackupState::Removing);
         let mut parts_at = std::mem::take(&mut record.parts_at);
         record.unwanted.append(&mut parts_at);
@@ -503,7 +503,7 @@ impl Backups {
         // How far a backup is need not survive a restart, which ends it.
         let told = is_over(&record.state) || record.state == BackupState::Finishing;
         let stored = stage && told || known.unwanted.len() < record.unwanted.len();
-        let turn = known.turn + u64::from(stored);
+        let turn = known.turn.saturating_add(u64::from(stored));
         *known = BackupRecord { turn, ..record.clone() };
         if !job.is_over() {
             self.work = Some(Work::Making(job));
@@ -556,7 +556,7 @@ impl Backups {
         if record.unwanted.is_empty() && !self.named.contains(&backup) {
             self.tried.remove(&backup);
         }
-        record.turn += u64::from(removed | removing);
+        record.turn = record.turn.saturating_add(u64::from(removed | removing));
         removed | removing
     }
 }

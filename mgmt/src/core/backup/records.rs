@@ -143,7 +143,7 @@ impl Records {
 /// The server that was at it has ended.
 fn fail(record: &mut BackupRecord) {
     record.state = BackupState::Failed("the management server ended meanwhile".to_owned());
-    record.turn += 1;
+    record.turn = record.turn.saturating_add(1);
 }
 
 /// Whether files that are not wanted may be removed: it is over, or is being removed.

@@ -60,6 +60,19 @@ fn view() -> View {
     }
 }
 
+/// The next view: a third node has come, in a group of its own, and two partitions with it.
+fn grown() -> View {
+    let mut newer = View { number: ViewNumber(2), ..view() };
+    let instance = NodeInstance { node: NodeId(3), incarnation: Incarnation(1) };
+    let (group, addr) = (GroupId(1), "n3:1".into());
+    newer.members.push(Member { instance, group, addr, ..newer.members[0].clone() });
+    for placement in &mut newer.placements[..2] {
+        (placement.group, placement.primary) = (GroupId(1), NodeId(3));
+        placement.replicas = vec![NodeId(3)];
+    }
+    newer
+}
+
 struct Bench {
     backups: Backups,
     out: Outputs,

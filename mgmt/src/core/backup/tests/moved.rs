@@ -35,16 +35,7 @@ fn whoever_has_come_since_is_asked_when_it_begins_anew() {
     bench.writes(1);
     bench.writes(2);
     // Another node is in sync, and has what node 1 was to write.
-    let mut newer = View { number: ViewNumber(2), ..view() };
-    let instance = NodeInstance { node: NodeId(3), incarnation: Incarnation(1) };
-    let third =
-        Member { instance, group: GroupId(1), addr: "n3:1".into(), ..newer.members[0].clone() };
-    newer.members.push(third);
-    for placement in &mut newer.placements[..2] {
-        (placement.group, placement.primary) = (GroupId(1), NodeId(3));
-        placement.replicas = vec![NodeId(3)];
-    }
-    bench.see(&newer);
+    bench.see(&grown());
     for node in [1, 2, 3] {
         assert_eq!(bench.heard(node), [BackupMessage::Ask { backup: FIRST }], "node {node}");
     }

@@ -25,16 +25,7 @@ fn a_node_that_comes_later_writes_nothing_before_its_name_is_on_disk() {
     (bench.slow, bench.stores) = (true, 7);
     bench.writes(1);
     bench.writes(2);
-    let mut newer = View { number: ViewNumber(2), ..view() };
-    let instance = NodeInstance { node: NodeId(3), incarnation: Incarnation(1) };
-    let third =
-        Member { instance, group: GroupId(1), addr: "n3:1".into(), ..newer.members[0].clone() };
-    newer.members.push(third);
-    for placement in &mut newer.placements[..2] {
-        (placement.group, placement.primary) = (GroupId(1), NodeId(3));
-        placement.replicas = vec![NodeId(3)];
-    }
-    bench.see(&newer);
+    bench.see(&grown());
     assert_eq!(bench.stores, 8, "it may get files");
     for node in [1, 2, 3] {
         bench.say(node, BackupMessage::Epoch { backup: FIRST, epoch: Epoch(99) });
