@@ -12,7 +12,7 @@ use lockstep_proto::view::{Arbitrator, View, ViewIdentity};
 use lockstep_proto::wire::control::{AnsweredProposal, ControlMessage, Verdict};
 
 use super::ControlCore;
-use super::links::{id_of, send_on};
+use super::links::{MgmtLink, id_of, send_on};
 use super::president::Phase;
 
 /// How long an arbitrator may take before the side that needs it gives up.
@@ -21,6 +21,8 @@ const ARBITRATION_WITHIN: Duration = Duration::from_secs(5);
 const REGISTRATION_WITHIN: Duration = Duration::from_secs(2);
 /// Pause between two questions or registrations that were not answered.
 const REPEAT_AFTER: Duration = Duration::from_millis(200);
+/// Pause between two looks at whether somebody who has the view still answers.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// How long an arbitrator is away before another one is named.
 const ARBITRATOR_AWAY: Duration = Duration::from_secs(2);
 /// How long a new arbitrator that did not register is not tried again.
@@ -136,6 +138,9 @@ impl ControlCore {
                 self.on_verdict(now, from, request, verdict, out);
             }
             ControlMessage::RegisteredView { view, registered, lost } => {
+                if let Some(mgmt) = self.links.mgmt_mut(from) {
+                    mgmt.answered(now);
+                }
                 self.on_registered(now, from, &view, registered, out);
                 if let Some(mgmt) = self.links.mgmt_mut(from) {
                     mgmt.note_register(lost, now);
@@ -279,21 +284,25 @@ impl ControlCore {
         self.propose(now, change, out);
     }
 
-    /// Sends the view to every management server that has not confirmed it.
+    /// Sends the view to every management server that has not confirmed it, and to the others now
+    /// and then, to see whether they still answer.
     pub(super) fn register_view(&mut self, now: Instant, out: &mut Outputs) {
         if !self.state.acts() {
             return;
         }
         let number = self.view.number;
         let mut message = None;
-        let due = |sent: Option<(Instant, ViewNumber)>| {
-            sent.is_none_or(|(at, of)| of < number || now.since(at) >= REPEAT_AFTER)
+        let due = |mgmt: &MgmtLink| match mgmt.sent {
+            None => true,
+            Some((_, of)) if of < number => true,
+            Some((at, _)) if mgmt.registered < number => now.since(at) >= REPEAT_AFTER,
+            Some((at, _)) => mgmt.owes_nothing() && now.since(at) >= PROBE_EVERY,
         };
         for (_, link, mgmt) in self.links.mgmt_up() {
-            if mgmt.registered >= number || !due(mgmt.sent) {
+            if !due(mgmt) {
                 continue;
             }
-            mgmt.sent = Some((now, number));
+            mgmt.ask(now, number);
             let message = message.get_or_insert_with(|| ControlMessage::RegisterView {
                 view: Box::new(self.view.clone()),
                 counted: self.lineage.listed().to_vec(),

@@ -23,6 +23,8 @@ use lockstep_proto::wire::control::ControlMessage;
 const DIAL_PAUSE_MIN: Duration = Duration::from_millis(20);
 /// Most links: two per member, strangers of earlier views as many again, shards, servers.
 const LINKS_MAX: usize = 8 * NODES_MAX;
+/// How long a management server or other arbitrator may take to answer before it counts as away.
+const SERVER_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
 /// All links. See the module text.
 #[derive(Debug)]
@@ -57,6 +59,8 @@ pub(super) struct MgmtLink {
     /// The newest view it has confirmed, and when it was last sent one.
     pub(super) registered: ViewNumber,
     pub(super) sent: Option<(Instant, ViewNumber)>,
+    /// Since when it owes an answer to that.
+    owes: Option<Instant>,
     /// An API node's process has said which life of it this is.
     life: Option<Incarnation>,
     /// The server has said that it should have the register and has not.
@@ -66,7 +70,36 @@ pub(super) struct MgmtLink {
 impl MgmtLink {
     fn new(id: MgmtId, addr: String, route: Route, now: Instant) -> Self {
         let registered = ViewNumber(0);
-        Self { id, addr, route, since: now, registered, sent: None, life: None, lost: false }
+        let (sent, owes, life) = (None, None, None);
+        Self { id, addr, route, since: now, registered, sent, owes, life, lost: false }
+    }
+
+    /// It is sent a view, and has to answer.
+    pub(super) fn ask(&mut self, now: Instant, view: ViewNumber) {
+        self.sent = Some((now, view));
+        self.owes.get_or_insert(now);
+    }
+
+    /// It has answered; one that was silent is back from now on.
+    pub(super) fn answered(&mut self, now: Instant) {
+        if self.owes.take().is_some_and(|since| now.since(since) > SERVER_ANSWERS_WITHIN) {
+            self.since = now;
+        }
+    }
+
+    /// Whether it has answered whatever it was sent.
+    pub(super) fn owes_nothing(&self) -> bool {
+        self.owes.is_none()
+    }
+
+    /// For how long it has been here (true) or away (false). A process that hangs keeps its
+    /// connections: whoever is linked and does not answer is away, too.
+    fn presence(&self, now: Instant) -> (bool, Duration) {
+        let here = self.route.link().is_some();
+        match self.owes.filter(|since| here && now.since(*since) > SERVER_ANSWERS_WITHIN) {
+            Some(since) => (false, now.since(since)),
+            None => (here, now.since(self.since)),
+        }
     }
 
     /// Notes whether the server has lost its register; it counts as away from then on.
@@ -232,7 +265,8 @@ impl Links {
             Peer::Control(node) => self.peer_mut(node).and_then(|p| p.control.came_up(link)),
             Peer::Watch(node) => self.peer_mut(node).and_then(|p| p.watch.came_up(link)),
             Peer::Mgmt(id) => self.mgmt_mut(id).and_then(|mgmt| {
-                (mgmt.since, mgmt.sent, mgmt.life, mgmt.lost) = (now, None, None, false);
+                (mgmt.since, mgmt.sent, mgmt.owes) = (now, None, None);
+                (mgmt.life, mgmt.lost) = (None, false);
                 // It may have been started anew, with less than it had, or with nothing.
                 mgmt.registered = ViewNumber(0);
                 mgmt.route.came_up(link)
@@ -266,7 +300,7 @@ impl Links {
                 self.peer_mut(node).is_some_and(|p| lost(&mut p.watch, me.node < node.node))
             }
             Peer::Mgmt(id) => self.mgmt_mut(id).is_some_and(|m| {
-                m.since = now;
+                (m.since, m.owes) = (now, None);
                 lost(&mut m.route, !id.is_api())
             }),
             Peer::Shard(_, shard) => self.shards.get(&shard) == Some(&link),
@@ -450,8 +484,8 @@ impl Links {
         self.mgmt.iter().find(|m| m.id == id)?.route.link()
     }
 
-    /// For how long an arbitrator has been connected (true) or away (false). Another life of an
-    /// API node's process is not it.
+    /// For how long an arbitrator has been here (true) or away (false). Another life of an API
+    /// node's process is not it.
     pub(super) fn arbitrator_for(&self, arbitrator: &Arbitrator, now: Instant) -> (bool, Duration) {
         let id = id_of(arbitrator);
         let Some(mgmt) = self.mgmt.iter().find(|m| m.id == id) else {
@@ -462,7 +496,8 @@ impl Links {
             Arbitrator::Mgmt { .. } => !mgmt.lost,
             Arbitrator::Api { incarnation, .. } => mgmt.life == Some(*incarnation),
         };
-        (same && mgmt.route.link().is_some(), now.since(mgmt.since))
+        let (here, since) = mgmt.presence(now);
+        (same && here, since)
     }
 
     fn peer_mut(&mut self, node: NodeInstance) -> Option<&mut PeerLinks> {

@@ -26,6 +26,22 @@ fn an_absent_arbitrator_is_replaced_and_the_new_one_decides() {
     net.check();
 }
 
+#[test]
+fn an_arbitrator_that_hangs_on_its_connections_is_replaced_too() {
+    let mut net = Net::started(2, 2, 2);
+    net.run(ms(3000));
+    (1..=4).for_each(|node| net.cut(MGMT, node));
+    net.run_until(ms(5000), |net| {
+        net.core(4).view().arbitrator == net.core(4).view().arbitrators_possible.get(1).cloned()
+    });
+    assert!(net.marks.contains("arbitrator_replaced"));
+    net.run(ms(500));
+    net.split(&[1, 2, MGMT], &[3, 4, MGMT + 1]);
+    net.run(ms(8000));
+    assert!(net.acts_alone(&[3, 4]));
+    net.check();
+}
+
 /// Two groups of two with one management server and one API node that offers itself, when the
 /// server has died and the API node has been named.
 fn arbitrated_by_an_api_node() -> Net {

@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use lockstep_client::core::{Call, Outcome, ReadFrom};
 use lockstep_client::{Client, Error};
-use lockstep_proto::ids::{SchemaVersion, ShardId};
+use lockstep_proto::durability::DiskState;
+use lockstep_proto::ids::{Epoch, SchemaVersion, ShardId};
 use lockstep_proto::schema::CATALOG;
 use lockstep_proto::view::View;
+use lockstep_proto::wire::client::DiskStatus;
 
 use super::Global;
 use super::error::{CliError, CliResult, Trouble};
@@ -102,7 +104,7 @@ pub async fn newest_view(client: &Client) -> CliResult<Arc<View>> {
     Ok(client.view().await?)
 }
 
-/// Waits until every partition of a cluster answers at its primary.
+/// Waits until every partition of a cluster answers at its primary, and its logs have begun.
 ///
 /// # Errors
 /// If it does not within `timeout`.
@@ -126,5 +128,23 @@ pub async fn wait_until_serving(url: &str, timeout: Duration) -> CliResult<Arc<V
                 .then("read the logs of its processes")
         })?;
     }
-    Ok(client.view().await?)
+    let view = client.view().await?;
+    wait_for_logs(&client, &view, started + timeout).await;
+    Ok(view)
+}
+
+/// Waits until something of every redo log is on disk: from then on a cluster that has just been
+/// made can be started again. Not for nodes that have gone or whose disks are in trouble.
+async fn wait_for_logs(client: &Client, view: &View, until: Instant) {
+    let begun = |disk: DiskStatus| disk.durable > Epoch(0) || disk.state != DiskState::Well;
+    for member in view.in_sync() {
+        for shard in (0..member.shards).map(ShardId) {
+            while let Ok(status) = client.status(member.instance.node, shard).await
+                && !status.disk.is_none_or(begun)
+                && Instant::now() < until
+            {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        }
+    }
 }
