@@ -145,7 +145,7 @@ fn broken(error: impl std::fmt::Display) -> CliError {
 
 impl Server {
     /// The management server at an address; `None` if a data node is there.
-    async fn connect(cluster: ClusterId, addr: String) -> Result<Option<Self>, String> {
+    pub(crate) async fn connect(cluster: ClusterId, addr: String) -> Result<Option<Self>, String> {
         let connected = async {
             let mut stream = TcpStream::connect(&addr).await?;
             let (from, to) = (Speaker::Client, Wanted::Any);

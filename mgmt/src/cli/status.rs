@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockstep_client::Client;
-use lockstep_proto::ids::{GroupId, ShardId};
+use lockstep_proto::ids::{ClusterId, GroupId, ShardId};
 use lockstep_proto::survival::{Outlook, outlook};
 use lockstep_proto::view::{Arbitrator, Member, Standing, View};
 use lockstep_proto::wire::client::{DiskStatus, ShardStatus};
@@ -16,6 +16,7 @@ use super::output::{bytes, span, table, thousands};
 use super::parts::{disk_json, disk_word, join_json};
 use super::watch::{Look, repeat};
 use super::{Global, block_on, connect, stdout_error};
+use crate::backup::ask::Server;
 
 /// How long one node may take to tell its state before it counts as silent.
 const NODE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -113,7 +114,7 @@ async fn collect_in(client: &Client, view: Arc<View>) -> Page {
         nodes.push(NodeReport { member: member.clone(), shards });
     }
     let arbitrator_answers = match &view.arbitrator {
-        Some(Arbitrator::Mgmt { addr, .. }) => answers(addr).await,
+        Some(Arbitrator::Mgmt { addr, .. }) => answers(view.cluster, addr).await,
         // The data nodes name another one, or none, soon after it is gone.
         Some(Arbitrator::Api { .. }) => true,
         None => false,
@@ -121,10 +122,10 @@ async fn collect_in(client: &Client, view: Arc<View>) -> Page {
     Page { view, nodes, arbitrator_answers }
 }
 
-/// Whether a process listens at an address.
-async fn answers(addr: &str) -> bool {
-    let connected = tokio::time::timeout(NODE_TIMEOUT, tokio::net::TcpStream::connect(addr)).await;
-    matches!(connected, Ok(Ok(_)))
+/// Whether a management server answers at an address: the kernel listens for one that hangs, too.
+async fn answers(cluster: ClusterId, addr: &str) -> bool {
+    let connected = Server::connect(cluster, addr.to_owned());
+    matches!(tokio::time::timeout(NODE_TIMEOUT, connected).await, Ok(Ok(Some(_))))
 }
 
 /// What the shards of one node say, up to the first that does not answer.
