@@ -313,8 +313,9 @@ impl ControlCore {
         let shards: Option<Vec<JoinProgress>> =
             self.shards.iter().map(|state| state.progress.clone()).collect();
         let sum = shards.and_then(|shards| shards.into_iter().reduce(JoinProgress::and));
-        // Nothing is said before all of them have begun.
-        let Some(sum) = sum else { return };
+        // Nothing is said before all of them have begun, nor by a spare, which waits for nothing.
+        let own = self.view.member(self.me.node).filter(|member| member.group != GroupId::NONE);
+        let (Some(sum), Some(_)) = (sum, own) else { return };
         let due = self.returns.said.is_none_or(|(at, finished)| {
             finished != sum.finished || (!finished && now.since(at) >= PROGRESS_EVERY)
         });
