@@ -111,6 +111,9 @@ fn a_person_adds_drains_seats_and_removes_nodes() {
     let added = user.asked("dev add-node --zone b");
     assert_eq!((&added["node"], &added["group"]), (&3.into(), &Value::Null));
     assert_eq!(listed(&user, 3)["state"], "spare");
+    refused(&user.runs("group create --nodes 1,2"), &["node 1 belongs to group 1"]);
+    let twice = user.runs("group create --nodes 3,3");
+    assert_eq!(twice.code, Some(2), "{twice:?}");
     let drained = user.asked("node drain 1");
     assert_eq!(drained["partitions_led"], 0);
     assert_eq!(

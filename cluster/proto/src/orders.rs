@@ -248,9 +248,9 @@ impl View {
             Order::PrimaryZone { zone } => self.config.primary_zone == *zone,
             Order::CreateGroup { nodes } => {
                 let group = nodes.first().and_then(seat).map(|s| s.group);
+                // Others may have joined it since: it lacked replicas.
                 group.filter(|group| *group != GroupId::NONE).is_some_and(|group| {
-                    let all = self.roster.of_group(group).map(|s| &s.node);
-                    all.eq(nodes)
+                    nodes.iter().all(|node| seat(node).is_some_and(|s| s.group == group))
                 })
             }
             Order::DropGroup { group } => {
@@ -545,6 +545,19 @@ pub(crate) mod tests {
         view.obey(&Order::PrimaryZone { zone: "b".to_owned() });
         assert_eq!(view.preferred_primary(&placement), Some(NodeId(2)));
         assert!(view.refusal(&Order::PrimaryZone { zone: "q".to_owned() }).is_some());
+    }
+
+    #[test]
+    fn a_group_that_others_joined_was_created() {
+        let mut view = with_spare(with_spare(view(&[&[1, 2]]), 3, "a"), 4, "b");
+        let create = Order::CreateGroup { nodes: vec![NodeId(3)] };
+        assert!(!view.obeys(&create));
+        view.obey(&create);
+        let joins = view.spares_to_join();
+        assert_eq!(joins, [Order::Join { node: NodeId(4), group: GroupId(2) }]);
+        view.obey(&joins[0]);
+        assert!(view.obeys(&create));
+        assert!(!view.obeys(&Order::CreateGroup { nodes: vec![NodeId(2), NodeId(3)] }));
     }
 
     #[test]
