@@ -357,7 +357,7 @@ async fn restored(
         Ok(sources.nodes(&client).await? + mgmt_cpu(cluster)? + own)
     };
     let before = used().await?;
-    let backup = Arc::new(Backup::open(place, &[])?);
+    let backup = Arc::new(Backup::open(place, &[], None)?);
     let _rows = verified(&backup, voice)?;
     let plan = restore::Plan::make(&client, &backup, &Wanted::default()).await?;
     let done = restore::run(&client, &url, voice, &backup, &plan, THREADS).await?;
