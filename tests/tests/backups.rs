@@ -200,6 +200,17 @@ fn a_place_that_is_not_there_full_or_read_only_is_said_and_leaves_nothing() {
     assert_eq!(total(&user.url(), "accounts"), (ACCOUNTS, TOTAL));
 }
 
+/// One of several backups is chosen, and a name that no table can have is refused before.
+fn what_restore_would_refuse(user: &User, dir: &Path, backup: &str) {
+    refused(&user.runs(&format!("backup verify {}", dir.display())), 2, "there are 2 backups");
+    let one = format!("{} --backup {backup}", dir.display());
+    assert_eq!(user.runs(&format!("backup verify {one}")).code, Some(0));
+    for command in ["plan", "run"] {
+        let unfit = format!("restore {command} {one} --rename accounts=a/b");
+        refused(&user.runs(&unfit), 1, "LS-1016");
+    }
+}
+
 #[test]
 fn what_is_no_whole_backup_is_refused_before_anything_is_written() {
     let user = User::new(Path::new(BINARY));
@@ -216,7 +227,7 @@ fn what_is_no_whole_backup_is_refused_before_anything_is_written() {
         found.expect("there is one").clone()
     };
     let (part, manifest) = (ending(".part"), ending(".manifest"));
-    let commands = ["backup verify", "restore run"];
+    let commands = ["backup verify", "restore plan", "restore run"];
     let with = |path: &Path, bytes: &[u8], words: &str| {
         let whole = std::fs::read(path).expect("readable");
         std::fs::write(path, bytes).expect("writable");
@@ -251,7 +262,7 @@ fn what_is_no_whole_backup_is_refused_before_anything_is_written() {
         refused(&user.runs(&format!("{command} {}", home.display())), 1, "data node n1 wrote it");
     }
     std::fs::rename(&hidden, &part).expect("renamed");
-    refused(&user.runs(&format!("backup verify {}", dir.display())), 2, "there are 2 backups");
+    what_restore_would_refuse(&user, &dir, text(&made, "backup"));
     let tables = user.asked("table list");
     assert_eq!(tables["tables"].as_array().map(Vec::len), Some(0), "nothing is left behind");
 

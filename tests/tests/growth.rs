@@ -111,6 +111,17 @@ fn a_person_adds_drains_seats_and_removes_nodes() {
     let added = user.asked("dev add-node --zone b");
     assert_eq!((&added["node"], &added["group"]), (&3.into(), &Value::Null));
     assert_eq!(listed(&user, 3)["state"], "spare");
+    refused(&user.runs("group create --nodes 1,2"), &["node 1 belongs to group 1"]);
+    for command in ["node drain 99", "node undrain 99", "node join 99 --group 1", "node remove 99"]
+    {
+        refused(&user.runs(command), &["LS-4008"]);
+    }
+    refused(&user.runs("group create --nodes 99"), &["LS-4008"]);
+    for command in ["group drop 9 -y", "node join 3 --group 9"] {
+        refused(&user.runs(command), &["LS-4017", "there is no such group"]);
+    }
+    let twice = user.runs("group create --nodes 3,3");
+    assert_eq!(twice.code, Some(2), "{twice:?}");
     let drained = user.asked("node drain 1");
     assert_eq!(drained["partitions_led"], 0);
     assert_eq!(
@@ -131,6 +142,7 @@ fn a_person_adds_drains_seats_and_removes_nodes() {
         let says = ["LS-5002", "it is the last in-sync replica of group 1", "node 2 is not there"];
         refused(&user.runs(command), &says);
     }
+    refused(&user.runs("node join 2 --group 1"), &["belongs to node group 1 already"]);
     let _revived = user.told("dev revive 2");
     until("node 2 to be back", || (listed(&user, 2)["state"] == "in sync").then_some(()));
     refused(&user.runs("node remove 1 -y"), &["LS-5002", "would have 1 of 2 replicas", "--force"]);
@@ -149,8 +161,9 @@ fn a_person_adds_drains_seats_and_removes_nodes() {
     let spare = until("a spare", || {
         [1, 3].into_iter().find(|node| listed(&user, *node)["state"] == "spare")
     });
+    let told = user.told("cluster replicas 2");
+    assert!(told.contains(&format!("data nodes {spare} are drained spares")), "{told}");
     let _done = user.asked(&format!("node undrain {spare}"));
-    let _done = user.asked("cluster replicas 2");
     until("both in sync", || (listed(&user, spare)["state"] == "in sync").then_some(()));
     let status = user.asked("status --check");
     assert_eq!(status["health"], "healthy", "{status}");

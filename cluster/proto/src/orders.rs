@@ -71,9 +71,22 @@ pub enum Order {
     },
 }
 
+/// What a refusal rests on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ground {
+    /// There is no such node.
+    NoSuchNode,
+    /// There is no such node group.
+    NoSuchGroup,
+    /// Who belongs where, or who is in sync.
+    State,
+}
+
 /// Why an order cannot be carried out.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Refusal {
+    /// What it rests on.
+    pub ground: Ground,
     /// What is refused.
     pub what: String,
     /// Why.
@@ -89,7 +102,12 @@ impl fmt::Display for Refusal {
 }
 
 fn refusal(what: String, why: impl Into<String>, then: impl Into<String>) -> Option<Refusal> {
-    Some(Refusal { what, why: why.into(), then: then.into() })
+    Some(Refusal { ground: Ground::State, what, why: why.into(), then: then.into() })
+}
+
+fn no_such_group(what: String) -> Option<Refusal> {
+    let (why, then) = ("there is no such group".into(), "see `lockstep group list`".into());
+    Some(Refusal { ground: Ground::NoSuchGroup, what, why, then })
 }
 
 impl View {
@@ -110,7 +128,7 @@ impl View {
                 let what = format!("refusing to put node {} into node group {}", node.0, group.0);
                 let seat = self.roster.seat(*node)?;
                 if !self.has_group(*group) {
-                    return refusal(what, "there is no such group", "see `lockstep group list`");
+                    return no_such_group(what);
                 }
                 if seat.group != GroupId::NONE && seat.group != *group {
                     let why = format!("it belongs to group {}", seat.group.0);
@@ -138,7 +156,7 @@ impl View {
             Order::DropGroup { group } => {
                 let what = format!("refusing to drop node group {}", group.0);
                 if !self.has_group(*group) {
-                    return refusal(what, "there is no such group", "see `lockstep group list`");
+                    return no_such_group(what);
                 }
                 let stays = |other: &GroupId| {
                     other != group
@@ -188,7 +206,8 @@ impl View {
         }
         let ids: Vec<String> = self.roster.seats.iter().map(|s| s.node.0.to_string()).collect();
         let what = format!("data node {} does not belong to the cluster", node.0);
-        refusal(what, format!("its data nodes are {}", ids.join(", ")), "name one of them")
+        let why = format!("its data nodes are {}", ids.join(", "));
+        Some(Refusal { ground: Ground::NoSuchNode, what, why, then: "name one of them".to_owned() })
     }
 
     /// Why these nodes cannot go at once: somebody in sync must stay in each of their groups.
@@ -247,11 +266,10 @@ impl View {
             Order::Replicas { count } => self.config.replicas == *count,
             Order::PrimaryZone { zone } => self.config.primary_zone == *zone,
             Order::CreateGroup { nodes } => {
-                let group = nodes.first().and_then(seat).map(|s| s.group);
-                group.filter(|group| *group != GroupId::NONE).is_some_and(|group| {
-                    let all = self.roster.of_group(group).map(|s| &s.node);
-                    all.eq(nodes)
-                })
+                // Others may have joined it since: it lacked replicas.
+                let group = nodes.first().and_then(seat).map_or(GroupId::NONE, |s| s.group);
+                let there = |node| seat(node).is_some_and(|s| s.group == group);
+                group != GroupId::NONE && nodes.iter().all(there)
             }
             Order::DropGroup { group } => {
                 let was = *group <= self.roster.last_group && !self.has_group(*group);
@@ -545,6 +563,16 @@ pub(crate) mod tests {
         view.obey(&Order::PrimaryZone { zone: "b".to_owned() });
         assert_eq!(view.preferred_primary(&placement), Some(NodeId(2)));
         assert!(view.refusal(&Order::PrimaryZone { zone: "q".to_owned() }).is_some());
+    }
+
+    #[test]
+    fn a_group_that_others_joined_was_created() {
+        let mut view = with_spare(with_spare(view(&[&[1, 2]]), 3, "a"), 4, "b");
+        let create = Order::CreateGroup { nodes: vec![NodeId(3)] };
+        view.obey(&create);
+        view.obey(&view.spares_to_join()[0]);
+        assert!(view.obeys(&create));
+        assert!(!view.obeys(&Order::CreateGroup { nodes: vec![NodeId(2), NodeId(3)] }));
     }
 
     #[test]

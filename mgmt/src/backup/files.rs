@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lockstep_proto::disk::FileName;
-use lockstep_proto::ids::{PartitionId, TableId};
+use lockstep_proto::ids::{BackupId, PartitionId, TableId};
 use lockstep_proto::schema::{CATALOG, TableDef, catalog_row};
 use lockstep_proto::wire::backup::{Manifest, ManifestPart};
 use lockstep_storage::backup::{PartFile, Unpacked};
@@ -42,14 +42,15 @@ fn bad(path: &Path, why: impl Into<String>) -> CliError {
 }
 
 impl Backup {
-    /// Opens the backup in a directory, or the only one in a directory of backups; parts that are
+    /// Opens the backup in a directory, or one in a directory of backups, the only one unless it
+    /// is said which; parts that are
     /// not there are looked for in the others. Headers, trailers and indexes are checked, and the
     /// catalog is read; the rows are not looked at.
     ///
     /// # Errors
     /// What is missing or not as it was written.
-    pub fn open(dir: &Path, others: &[PathBuf]) -> CliResult<Self> {
-        let (home, path) = find_manifest(dir)?;
+    pub fn open(dir: &Path, others: &[PathBuf], which: Option<BackupId>) -> CliResult<Self> {
+        let (home, path) = find_manifest(dir, which)?;
         let bytes = std::fs::read(&path).map_err(|e| CliError::file("read", &path, &e))?;
         let manifest = Manifest::from_file(&bytes)
             .map_err(|error| bad(dir, format!("the file {} {error}", path.display())))?;
@@ -218,11 +219,21 @@ fn file_name(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// The only manifest in a directory, or in those of backups below it.
-fn find_manifest(dir: &Path) -> CliResult<(PathBuf, PathBuf)> {
+/// The backup that a manifest is of, by its name.
+fn backup_of(path: &Path) -> Option<BackupId> {
+    match FileName::parse(&file_name(path)) {
+        Some(FileName::Manifest(backup)) => Some(backup),
+        _ => None,
+    }
+}
+
+/// The manifest in a directory, or in those of backups below it: the only one, or which.
+fn find_manifest(dir: &Path, which: Option<BackupId>) -> CliResult<(PathBuf, PathBuf)> {
     let here = manifests(dir).map_err(|e| CliError::file("read", dir, &e))?;
     let mut found: Vec<(PathBuf, PathBuf)> =
         here.into_iter().map(|path| (dir.to_owned(), path)).collect();
+    let is_wanted = |path: &Path| which.is_none_or(|which| backup_of(path) == Some(which));
+    found.retain(|(_, path)| is_wanted(path));
     if found.is_empty() {
         let entries = std::fs::read_dir(dir).map_err(|e| CliError::file("read", dir, &e))?;
         for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
@@ -231,18 +242,30 @@ fn find_manifest(dir: &Path) -> CliResult<(PathBuf, PathBuf)> {
                 found.extend(below.into_iter().map(|file| (path.clone(), file)));
             }
         }
+        found.retain(|(_, path)| is_wanted(path));
     }
     match found.len() {
         1 => Ok(found.remove(0)),
-        0 => Err(CliError::new(Trouble::NotVerified, format!("no backup in {}", dir.display()))
+        0 => Err(CliError::new(Trouble::NotVerified, none(dir, which))
             .why("there is no manifest: it was written elsewhere, or the backup was never finished")
             .then("`lockstep backup list` tells what became of it")),
         _ => {
-            found.sort();
-            let names: Vec<String> = found.iter().map(|(dir, _)| file_name(dir)).collect();
+            let mut ids: Vec<BackupId> =
+                found.iter().filter_map(|(_, path)| backup_of(path)).collect();
+            ids.sort_unstable();
+            let names: Vec<String> = ids.iter().map(BackupId::to_string).collect();
             let what = format!("there are {} backups in {}", names.len(), dir.display());
-            Err(CliError::usage(what).why(names.join(", ")).then("name one of these directories"))
+            let last = names.last().map_or("", String::as_str);
+            let then = format!("say which with --backup, such as `--backup {last}` for the last");
+            Err(CliError::usage(what).why(names.join(", ")).then(then))
         }
+    }
+}
+
+fn none(dir: &Path, which: Option<BackupId>) -> String {
+    match which {
+        Some(which) => format!("no backup {which} in {}", dir.display()),
+        None => format!("no backup in {}", dir.display()),
     }
 }
 
@@ -250,7 +273,7 @@ fn manifests(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
-        if matches!(FileName::parse(&file_name(&path)), Some(FileName::Manifest(_))) {
+        if backup_of(&path).is_some() {
             found.push(path);
         }
     }
@@ -281,4 +304,25 @@ fn find_part(
     }
     let why = format!("{name} is not there; data node {} wrote it", part.node);
     Err(bad(dir, why).then("copy it here from that machine, or name its directory: `--also DIR`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_of_several_backups_is_chosen_by_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = |id| dir.path().join(FileName::Manifest(BackupId(id)).to_string());
+        assert!(find_manifest(dir.path(), None).unwrap_err().what.contains("no backup in"));
+        for id in [7, 12] {
+            std::fs::write(place(id), "").unwrap();
+        }
+        let several = find_manifest(dir.path(), None).unwrap_err();
+        assert_eq!(several.why, "b7, b12");
+        assert!(several.then.contains("--backup b12"), "{several}");
+        assert_eq!(find_manifest(dir.path(), Some(BackupId(7))).unwrap().1, place(7));
+        let absent = find_manifest(dir.path(), Some(BackupId(8))).unwrap_err();
+        assert!(absent.what.contains("no backup b8 in"), "{absent}");
+    }
 }

@@ -107,6 +107,7 @@ impl Plan {
             if tables.iter().any(|other: &Planned| other.name == name) {
                 return Err(CliError::usage(format!("two tables would be named {name}")));
             }
+            check_name(def, &name)?;
             let taken = client.is_table_name_taken(&name).await?;
             let size = sizes.get(&def.id).copied().unwrap_or_default();
             tables.push(Planned { def: def.clone(), name, size, taken });
@@ -167,6 +168,20 @@ async fn memory(client: &Client, tables: &[Planned]) -> CliResult<(u64, u64)> {
         free = free.min(left);
     }
     Ok((needed, free))
+}
+
+/// Whether a table can have this name.
+fn check_name(def: &TableDef, name: &str) -> CliResult {
+    let columns = def.columns();
+    let named = |at: &u16| columns[usize::from(*at)].name.as_str();
+    let key: Vec<&str> = def.key().iter().map(named).collect();
+    let partition: Vec<&str> = def.partition_key().iter().map(named).collect();
+    match TableDef::with_partition_key(name, columns.to_vec(), &key, &partition) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(CliError::from_code(Code::BadSchema, error.to_string())
+            .at(format!("{} as {name}", def.name()))
+            .then("choose another name with --rename")),
+    }
 }
 
 fn not_whole(why: String) -> CliError {

@@ -111,7 +111,8 @@ impl Lab {
         let before = mgmt_cpu(&self.cluster)?;
         let mut loaded = point::drive(&self.client, voice, &plan, &self.table).await?;
         // The others are counted there.
-        loaded.all.cpu += mgmt_cpu(&self.cluster)?.saturating_sub(before);
+        let cpu = loaded.all.known_cpu()? + mgmt_cpu(&self.cluster)?.saturating_sub(before);
+        loaded.all.cpu = Some(cpu);
         Ok(loaded)
     }
 
@@ -234,7 +235,7 @@ struct Turn {
 impl Turn {
     /// CPU-seconds more with backups.
     fn added_s(&self) -> f64 {
-        let per_s = |side: &Measured| side.cpu.as_secs_f64() / side.time.as_secs_f64();
+        let per_s = |side: &Measured| side.cpu_s() / side.time.as_secs_f64();
         (per_s(&self.busy) - per_s(&self.quiet)) * self.busy.time.as_secs_f64()
     }
 
@@ -323,7 +324,7 @@ async fn under_load(
     figures.row_bytes = last.made.row_bytes / count;
     figures.file_bytes = last.made.file_bytes / count;
     let added: f64 = turns.iter().map(Turn::added_s).sum();
-    let cpu: f64 = turns.iter().map(|turn| turn.busy.cpu.as_secs_f64()).sum();
+    let cpu: f64 = turns.iter().map(|turn| turn.busy.cpu_s()).sum();
     let bytes: u64 = turns.iter().map(|turn| turn.made.row_bytes).sum();
     figures.backup_mb_per_cpu_s = (added > cpu * NOISE).then(|| bytes as f64 / MEGA / added);
     let of = |figure: fn(&Turn) -> f64| median(turns.iter().map(figure).collect());
@@ -356,7 +357,7 @@ async fn restored(
         Ok(sources.nodes(&client).await? + mgmt_cpu(cluster)? + own)
     };
     let before = used().await?;
-    let backup = Arc::new(Backup::open(place, &[])?);
+    let backup = Arc::new(Backup::open(place, &[], None)?);
     let _rows = verified(&backup, voice)?;
     let plan = restore::Plan::make(&client, &backup, &Wanted::default()).await?;
     let done = restore::run(&client, &url, voice, &backup, &plan, THREADS).await?;

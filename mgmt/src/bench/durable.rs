@@ -225,6 +225,7 @@ impl Side<'_> {
         if let Some(error) = &loaded.first_error {
             return Err(CliError::new(Trouble::NotVerified, "commits failed").why(error.clone()));
         }
+        loaded.all.known_cpu()?;
         Ok(loaded)
     }
 }
@@ -267,7 +268,7 @@ fn compared(turns: &[(Loaded, Loaded)]) -> Compared {
     };
     Compared {
         throughput: of(|side| side.all.ops_per_s()),
-        cpu: of(|side| side.all.cpu_us_per_op()),
+        cpu: of(|side| side.all.cpu_us_per_op().unwrap_or_default()),
     }
 }
 

@@ -131,7 +131,8 @@ impl Chain {
         driver.drive(plan.time).await?;
         let time = started.elapsed();
         let cpu = (self.cpu()? + cpu::own()?).saturating_sub(cpu_before);
-        Ok(Measured { ops: driver.latencies.count(), time, latencies: driver.latencies, cpu })
+        let (ops, latencies) = (driver.latencies.count(), driver.latencies);
+        Ok(Measured { ops, time, latencies, cpu: Some(cpu) })
     }
 }
 

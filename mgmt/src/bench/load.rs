@@ -142,13 +142,13 @@ pub async fn run_beside<W: Work + 'static, T>(
         tasks.spawn_local(work(pace, notes, worker));
     }
     tokio::time::sleep_until(from.into()).await;
-    let (started, cpu_before) = (Instant::now(), sources.total(client).await?);
+    let (started, cpu_before) = (Instant::now(), sources.total(client).await);
     let done = tokio::select! {
         done = meanwhile => Some(done),
         () = watch(voice, &notes, from, deadline) => None,
     };
     pace.stop();
-    let (ended, cpu_after) = (Instant::now(), sources.total(client).await?);
+    let (ended, cpu_after) = (Instant::now(), sources.total(client).await);
     while tasks.join_next().await.is_some() {}
     let notes = std::mem::take(&mut *notes.borrow_mut());
     let mut latencies = notes.reads.clone();
@@ -157,12 +157,9 @@ pub async fn run_beside<W: Work + 'static, T>(
         let why = notes.first_error.unwrap_or_else(|| "nothing was answered in time".to_owned());
         return Err(CliError::new(Trouble::NotVerified, "no operation succeeded").why(why));
     }
-    let all = Measured {
-        ops: latencies.count(),
-        time: ended - started,
-        latencies,
-        cpu: cpu_after.saturating_sub(cpu_before),
-    };
+    let cpu = cpu_before.and_then(|before| Ok(cpu_after?.saturating_sub(before)));
+    let cpu = cpu.map_err(|error| voice.say(format!("CPU time is not known: {}", error.what)));
+    let all = Measured { ops: latencies.count(), time: ended - started, latencies, cpu: cpu.ok() };
     let loaded = Loaded {
         all,
         reads: notes.reads,

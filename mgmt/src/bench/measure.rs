@@ -5,6 +5,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
+use crate::cli::error::{CliError, CliResult, Trouble};
+
 /// Latencies of one kind of operation, recorded in nanoseconds with three significant digits.
 #[derive(Clone)]
 pub struct Latencies(Histogram<u64>);
@@ -65,8 +67,8 @@ pub struct Measured {
     pub time: Duration,
     /// All latencies.
     pub latencies: Latencies,
-    /// CPU time of the client and all servers together.
-    pub cpu: Duration,
+    /// CPU time of the client and all servers together; not known if one of them left meanwhile.
+    pub cpu: Option<Duration>,
 }
 
 impl Measured {
@@ -78,14 +80,32 @@ impl Measured {
 
     /// Operations per second of CPU time.
     #[must_use]
-    pub fn ops_per_cpu_second(&self) -> f64 {
-        ratio(self.ops as f64, self.cpu.as_secs_f64())
+    pub fn ops_per_cpu_second(&self) -> Option<f64> {
+        self.cpu.map(|cpu| ratio(self.ops as f64, cpu.as_secs_f64()))
     }
 
     /// CPU time per operation, in microseconds.
     #[must_use]
-    pub fn cpu_us_per_op(&self) -> f64 {
-        ratio(self.cpu.as_secs_f64() * 1e6, self.ops as f64)
+    pub fn cpu_us_per_op(&self) -> Option<f64> {
+        self.cpu.map(|cpu| ratio(cpu.as_secs_f64() * 1e6, self.ops as f64))
+    }
+
+    /// The CPU time, for a bench whose result is made of it.
+    ///
+    /// # Errors
+    /// If it is not known.
+    pub fn known_cpu(&self) -> CliResult<Duration> {
+        self.cpu.ok_or_else(|| {
+            CliError::new(Trouble::NotVerified, "CPU time is not known")
+                .why("a data node left while it was measured")
+                .then("measure again; the log of that node says why it left")
+        })
+    }
+
+    /// Its seconds; none if it is not known.
+    #[must_use]
+    pub fn cpu_s(&self) -> f64 {
+        self.cpu.unwrap_or_default().as_secs_f64()
     }
 
     /// This run and another one of the same kind as one.
@@ -93,7 +113,7 @@ impl Measured {
     pub fn joined(mut self, other: &Self) -> Self {
         self.ops += other.ops;
         self.time += other.time;
-        self.cpu += other.cpu;
+        self.cpu = self.cpu.zip(other.cpu).map(|(one, two)| one + two);
         self.latencies.merge(&other.latencies);
         self
     }
@@ -109,8 +129,8 @@ impl Measured {
             "p99_us": self.latencies.micros_at(0.99),
             "p999_us": self.latencies.micros_at(0.999),
             "max_us": self.latencies.micros_max(),
-            "cpu_us_per_op": round_to(self.cpu_us_per_op(), 3),
-            "ops_per_cpu_second": round_to(self.ops_per_cpu_second(), 1),
+            "cpu_us_per_op": self.cpu_us_per_op().map(|cpu| round_to(cpu, 3)),
+            "ops_per_cpu_second": self.ops_per_cpu_second().map(|ops| round_to(ops, 1)),
         });
         let Value::Object(map) = object else { unreachable!("written as an object") };
         map
@@ -140,7 +160,7 @@ mod tests {
     fn an_empty_run_divides_by_nothing() {
         let json = Measured::default().to_json();
         assert_eq!(json["ops_per_s"], 0.0);
-        assert_eq!(json["cpu_us_per_op"], 0.0);
+        assert_eq!(json["cpu_us_per_op"], Value::Null);
     }
 
     #[test]
@@ -148,12 +168,18 @@ mod tests {
         let measured = Measured {
             ops: 1000,
             time: Duration::from_secs(2),
-            cpu: Duration::from_millis(10),
+            cpu: Some(Duration::from_millis(10)),
             ..Measured::default()
         };
         let json = measured.to_json();
         assert_eq!(json["ops_per_s"], 500.0);
         assert_eq!(json["cpu_us_per_op"], 10.0);
         assert_eq!(json["ops_per_cpu_second"], 100_000.0);
+        let unknown = Measured { cpu: None, ..measured.clone() };
+        for run in [unknown.clone(), measured.joined(&unknown)] {
+            let json = run.to_json();
+            assert_eq!(json["cpu_us_per_op"], Value::Null);
+            assert_eq!(json["ops_per_cpu_second"], Value::Null);
+        }
     }
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use lockstep_client::Client;
-use lockstep_proto::ids::{NodeId, ShardId};
+use lockstep_proto::ids::{NodeInstance, ShardId};
 
 use super::cpu;
 use crate::cli::error::{CliError, CliResult, Trouble};
@@ -12,7 +12,7 @@ use crate::dev::state::StateDir;
 
 /// See the module text.
 pub struct CpuSources {
-    nodes: Vec<NodeId>,
+    nodes: Vec<NodeInstance>,
     mgmt: Vec<i32>,
 }
 
@@ -23,7 +23,7 @@ impl CpuSources {
     /// If there is no view.
     pub async fn find(client: &Client) -> CliResult<Self> {
         let view = client.view().await?;
-        let nodes = view.members.iter().map(|member| member.instance.node).collect();
+        let nodes = view.members.iter().map(|member| member.instance).collect();
         let dev = StateDir::of_user().ok().and_then(|home| home.load().ok().flatten());
         let here = |addr: &str| view.members.iter().any(|member| member.addr == addr);
         let ours = dev.filter(|dev| dev.nodes.iter().any(|node| here(&node.addr)));
@@ -34,11 +34,18 @@ impl CpuSources {
     /// The sum of all data nodes, now.
     ///
     /// # Errors
-    /// If a node does not answer.
+    /// If a node does not answer, or is not the process any more that it was.
     pub async fn nodes(&self, client: &Client) -> CliResult<Duration> {
         let mut total = Duration::ZERO;
-        for node in &self.nodes {
-            let status = client.status(*node, ShardId(0)).await?;
+        for instance in &self.nodes {
+            let node = instance.node;
+            let view = client.view().await?;
+            // Who was away has begun to count anew.
+            if view.member(node).is_none_or(|member| member.instance != *instance) {
+                let what = format!("data node {} left while it was measured", node.0);
+                return Err(CliError::new(Trouble::NoSuchNode, what));
+            }
+            let status = client.status(node, ShardId(0)).await?;
             total += Duration::from_micros(status.cpu_us);
         }
         Ok(total)
@@ -47,7 +54,7 @@ impl CpuSources {
     /// The sum of all, now.
     ///
     /// # Errors
-    /// If a node does not answer.
+    /// If a node does not answer, or is not the process any more that it was.
     pub async fn total(&self, client: &Client) -> CliResult<Duration> {
         let failed = |error: std::io::Error| {
             CliError::new(Trouble::Process, "CPU time is not known").why(error.to_string())

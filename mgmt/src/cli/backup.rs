@@ -69,14 +69,17 @@ pub(super) struct OneArgs {
 /// Arguments of `lockstep backup verify`.
 #[derive(clap::Args, Clone, Debug)]
 pub(super) struct VerifyArgs {
-    /// The backup's directory, or one with a single backup in it
+    /// The backup's directory, or one of backups
     pub(super) dir: PathBuf,
     /// Further directories in which parts may lie
     #[arg(long, value_name = "DIR")]
     pub(super) also: Vec<PathBuf>,
+    /// Which one, if there are several backups in DIR
+    #[arg(long, value_name = "BACKUP", value_parser = backup_id)]
+    pub(super) backup: Option<BackupId>,
 }
 
-fn backup_id(text: &str) -> Result<BackupId, String> {
+pub(super) fn backup_id(text: &str) -> Result<BackupId, String> {
     let digits = text.strip_prefix('b').unwrap_or(text);
     digits.parse().map(BackupId).map_err(|_| "a backup is named like b1763769600000".to_owned())
 }
@@ -174,10 +177,20 @@ fn list(global: &Global) -> CliResult<ExitKind> {
             ]
         };
         let rows: Vec<Vec<String>> = all.iter().map(row).collect();
-        table(&["backup", "state", "asked for", "rows", "files", "by", "directory"], &rows)
+        let table =
+            table(&["backup", "state", "asked for", "rows", "files", "by", "directory"], &rows);
+        all.iter().filter_map(failure).fold(table, |text, why| text + &why)
     };
     global.voice().list("lockstep.backups/v1", "backups", &json, text).map_err(stdout_error)?;
     Ok(ExitKind::Done)
+}
+
+/// Why a backup has failed, if it has: too long for a cell of the table.
+fn failure(known: &Known) -> Option<String> {
+    match &known.record.state {
+        BackupState::Failed(why) => Some(format!("{} failed: {why}\n", known.record.backup)),
+        _ => None,
+    }
 }
 
 fn show(global: &Global, backup: BackupId) -> CliResult<ExitKind> {
@@ -226,7 +239,7 @@ fn order(global: &Global, backup: BackupId, message: &BackupMessage) -> CliResul
 
 fn verify(global: &Global, args: &VerifyArgs) -> CliResult<ExitKind> {
     let voice = global.voice();
-    let backup = Backup::open(&args.dir, &args.also)?;
+    let backup = Backup::open(&args.dir, &args.also, args.backup)?;
     let rows = verified(&backup, &voice)?;
     let manifest = &backup.manifest;
     let sizes = backup.sizes().unwrap_or_default();

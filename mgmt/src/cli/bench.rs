@@ -558,10 +558,11 @@ impl Report {
         let of = |a: f64, b: f64| if b > 0.0 { round_to(a / b, 3) } else { 0.0 };
         let (p50, floor_p50) = (measured.latencies.micros_at(0.5), floor.latencies.micros_at(0.5));
         self.set("floor_p50_us", floor_p50);
-        self.set("floor_ops_per_cpu_second", round_to(floor.ops_per_cpu_second(), 1));
+        let bare = floor.ops_per_cpu_second();
+        self.set("floor_ops_per_cpu_second", bare.map(|ops| round_to(ops, 1)));
         self.set("p50_over_floor", of(p50, floor_p50));
-        let (ours, bare) = (measured.ops_per_cpu_second(), floor.ops_per_cpu_second());
-        self.set("cpu_over_floor", of(bare, ours));
+        let ours = measured.ops_per_cpu_second();
+        self.set("cpu_over_floor", bare.zip(ours).map(|(bare, ours)| of(bare, ours)));
     }
 
     fn print(self, voice: &Voice) -> CliResult<ExitKind> {
@@ -570,6 +571,7 @@ impl Report {
                 thousands(number.as_u64().unwrap_or_default())
             }
             Value::String(text) => text.clone(),
+            Value::Null => "unknown".to_owned(),
             other => other.to_string(),
         };
         let rows: Vec<Vec<String>> = self

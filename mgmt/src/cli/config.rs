@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 use super::error::{CliError, CliResult, ExitKind, Trouble};
 use super::output::{Voice, moment, table};
 use super::{Global, block_on, connect, stdout_error};
-use crate::config::cluster::{read_file, read_pair};
+use crate::config::cluster::{check_file, read_file, read_pair};
+use crate::run::config_error;
 
 const APPLY_EXAMPLES: &str = "\
 Examples:
@@ -31,7 +32,7 @@ pub(super) enum ConfigCommand {
     Show(ShowArgs),
     /// What a file would change; exit code 8 if it would
     Diff(FileArgs),
-    /// Whether a file makes sense, without a cluster
+    /// Whether the file of a management server, or a part of it, makes sense, without a cluster
     Check(FileArgs),
     /// Change settings of the running cluster
     #[command(after_help = APPLY_EXAMPLES)]
@@ -150,9 +151,7 @@ fn no_such_version(view: &View, version: u64) -> CliError {
 }
 
 fn settings_of(file: &Path) -> CliResult<BTreeMap<Setting, u64>> {
-    read_file(file).map_err(|error| {
-        CliError::new(Trouble::Config, error.what).at(error.origin).why(error.why).then(error.then)
-    })
+    read_file(file).map_err(config_error)
 }
 
 /// What makes one configuration of another.
@@ -243,13 +242,12 @@ fn diff(voice: &Voice, view: &View, file: &Path) -> CliResult<ExitKind> {
 }
 
 fn check(voice: &Voice, file: &Path) -> CliResult<ExitKind> {
-    let settings = settings_of(file)?;
+    let (count, settings) = check_file(file).map_err(config_error)?;
     let change = wanted(ConfigVersion(0), settings);
     change.applied_to(&ClusterConfig::default()).map_err(|unfit| {
         CliError::new(Trouble::Config, unfit.to_string())
             .why(format!("{} on top of the defaults", file.display()))
     })?;
-    let count = change.settings.len();
     let json = json!({ "schema": "lockstep.config-check/v1", "settings": count });
     let text = || format!("{count} settings, all within their bounds\n");
     voice.data(&json, text).map_err(stdout_error)?;

@@ -10,7 +10,7 @@ use super::error::{CliError, CliResult, ExitKind, Trouble};
 use super::output::{Voice, table};
 use super::{Global, block_on, connect, stdout_error};
 use crate::dev::cluster::{LocalCluster, Shape};
-use crate::dev::process::{Condition, ProcessId, Signal, Tie};
+use crate::dev::process::{Condition, ProcessId, Signal, Tie, log_tail};
 use crate::dev::revive::{self, Revival};
 use crate::dev::state::{DevState, StateDir, StateLock, Which};
 use crate::dev::stop;
@@ -85,6 +85,9 @@ pub(super) struct StartArgs {
     #[arg(long, value_name = "DIR")]
     pub(super) keep: Option<PathBuf>,
 }
+
+/// Between two looks at whether a process is still there.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Arguments of `lockstep dev add-node`.
 #[derive(clap::Args, Clone, Debug)]
@@ -293,6 +296,19 @@ fn revive(
     Ok(ExitKind::Done)
 }
 
+/// Waits for the end of a process.
+async fn ended(process: ProcessId) {
+    while process.condition() != Condition::Gone {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+fn no_place(node: u16, log: &Path) -> CliError {
+    CliError::new(Trouble::Start, format!("data node {node} ended before it had a place"))
+        .why(log_tail(log, 1))
+        .then(format!("its log is {}", log.display()))
+}
+
 fn add_node(
     global: &Global,
     voice: &Voice,
@@ -305,10 +321,24 @@ fn add_node(
         block_on(async { Ok(connect::connect(&state.url, global.timeout).await?.view().await?) })?;
     let node = view.roster.last.0.saturating_add(1);
     let zone = args.zone.clone().unwrap_or_default();
-    state.nodes.push(revive::add_node(&state, node, args.group, &zone)?);
+    let added = revive::add_node(&state, node, args.group, &zone)?;
+    // One that was refused before may have been started under this number.
+    state.nodes.retain(|e| e.node != node || e.process.condition() != Condition::Gone);
+    let (process, log) = (added.process, state.dir.join(format!("node-{node}.log")));
+    state.nodes.push(added);
     // Also if it is not admitted: what has been started must be known.
     home.store(&state).map_err(|e| CliError::file("write", &home.file(), &e))?;
-    let view = block_on(super::roster::joined(global, &state.url, node))?;
+    let joined = block_on(async {
+        tokio::select! {
+            joined = super::roster::joined(global, &state.url, node) => joined,
+            () = ended(process) => Err(no_place(node, &log)),
+        }
+    });
+    if joined.is_err() && process.condition() == Condition::Gone {
+        state.nodes.pop();
+        home.store(&state).map_err(|e| CliError::file("write", &home.file(), &e))?;
+    }
+    let view = joined?;
     let group = view.member(NodeId(node)).map(|m| m.group).filter(|g| *g != GroupId::NONE);
     if let Some(entry) = state.nodes.last_mut() {
         entry.group = group.map_or(0, |group| group.0);

@@ -3,13 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use lockstep_client::Client;
+use lockstep_proto::view::Arbitrator;
 use serde_json::{Value, json};
 
 use super::error::{CliResult, ExitKind, Trouble};
 use super::status::{NodeReport, Page, collect};
 use super::{Global, block_on, connect, stdout_error};
+use crate::backup::ask;
 use crate::dev::state::{DevState, StateDir};
-use crate::doctor::cluster::{self, NodeState};
+use crate::doctor::cluster::{self, Arbitration, NodeState};
 use crate::doctor::{Finding, Level, machine};
 
 const NOTES: &str = "\
@@ -72,10 +74,12 @@ fn dev_cluster() -> Option<DevState> {
 fn check_cluster(global: &Global, dev: Option<&DevState>) -> CliResult<Vec<Finding>> {
     let reached = block_on(async {
         let client: Client = connect::client(global).await?;
-        collect(&client).await
+        let page = collect(&client).await?;
+        let arbitration = arbitration(&client, &page).await;
+        Ok((page, arbitration))
     });
-    let page = match reached {
-        Ok(page) => page,
+    let (page, arbitration) = match reached {
+        Ok(reached) => reached,
         Err(error) if error.number == Trouble::NoCluster as u16 => {
             let finding = Finding::of("cluster", Level::Note, error.what).then(error.then);
             return Ok(vec![finding]);
@@ -88,13 +92,25 @@ fn check_cluster(global: &Global, dev: Option<&DevState>) -> CliResult<Vec<Findi
     };
     let nodes: Vec<NodeState> = page.nodes.iter().map(state_of).collect();
     let mut findings = vec![cluster_id(&page)];
-    findings.extend(cluster::check(&page.view, &nodes));
+    findings.extend(cluster::check(&page.view, &nodes, &arbitration));
     if let Some(dev) = dev {
         let all = dev.nodes.iter().map(|node| &node.admin);
         let admins = all.chain(dev.mgmt.iter().map(|mgmt| &mgmt.admin)).flatten().cloned();
         findings.push(cluster::releases(&admins.collect::<Vec<_>>()));
     }
     Ok(findings)
+}
+
+/// The view names only servers that were known when the cluster was created: those that the data
+/// nodes have met since can take over too, so whoever answers is counted.
+async fn arbitration(client: &Client, page: &Page) -> Arbitration {
+    let servers = ask::servers(client).await.unwrap_or_default();
+    let named = match &page.view.arbitrator {
+        Some(Arbitrator::Mgmt { id, .. }) => Some(*id),
+        Some(Arbitrator::Api { .. }) | None => None,
+    };
+    let others = servers.iter().filter(|server| Some(server.id) != named).count();
+    Arbitration { answers: page.arbitrator_answers, others, fatal: page.fatal_names() }
 }
 
 fn cluster_id(page: &Page) -> Finding {

@@ -53,7 +53,7 @@ pub enum Trouble {
     TimedOut = 4006,
     /// A dev cluster runs already.
     DevRuns = 4007,
-    /// There is no such node in the dev cluster.
+    /// There is no such node.
     NoSuchNode = 4008,
     /// The cluster is not healthy.
     NotHealthy = 4009,
@@ -71,6 +71,8 @@ pub enum Trouble {
     Refused = 4015,
     /// No management server answers, and it needs one.
     NoServer = 4016,
+    /// There is no such node group.
+    NoSuchGroup = 4017,
     /// It would cost the cluster its last replica of something, or more than it should.
     Unsafe = 5002,
 }
@@ -94,6 +96,7 @@ impl Trouble {
         Self::Process,
         Self::Refused,
         Self::NoServer,
+        Self::NoSuchGroup,
         Self::Unsafe,
     ];
 
@@ -108,7 +111,9 @@ impl Trouble {
             | Self::Interrupted
             | Self::Process => ExitKind::Failed,
             Self::TimedOut => ExitKind::Timeout,
-            Self::DevRuns | Self::NoSuchNode | Self::Refused | Self::Unsafe => ExitKind::Refused,
+            Self::DevRuns | Self::NoSuchNode | Self::NoSuchGroup | Self::Refused | Self::Unsafe => {
+                ExitKind::Refused
+            }
             Self::NotHealthy => ExitKind::NotHealthy,
             Self::Partly => ExitKind::Partly,
         }

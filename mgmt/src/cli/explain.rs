@@ -374,9 +374,14 @@ fn command_line(trouble: Trouble) -> (&'static str, &'static str, &'static str) 
              data nodes, but this needs one",
             "start one again, on its directory; `lockstep status` names them",
         ),
+        Trouble::NoSuchGroup => (
+            "there is no such node group, or it is gone",
+            "the number is another one, or the group was dropped",
+            "`lockstep group list` shows the node groups",
+        ),
         Trouble::Unsafe => (
-            "it was not done because a node group would have too few replicas in sync",
-            "the node is the last one, or the last but one, that has all of its group's rows",
+            "it was not done: too few replicas in sync would be left, or nodes are elsewhere",
+            "the node is the last, or the last but one, with all rows; or it is no spare, or away",
             "wait for others, or add a node first; `lockstep node list` shows who is how far",
         ),
     }

@@ -87,15 +87,38 @@ fn choose(view: &View) -> CliResult<Vec<NodeId>> {
     Ok(nodes)
 }
 
-async fn create(global: &Global, args: &CreateArgs) -> CliResult<ExitKind> {
-    let client = connect::client(global).await?;
-    let mut nodes: Vec<NodeId> = args.nodes.iter().copied().map(NodeId).collect();
+/// The node ids that were named, in order.
+fn named(nodes: &[u16]) -> CliResult<Vec<NodeId>> {
+    let mut nodes: Vec<NodeId> = nodes.iter().copied().map(NodeId).collect();
     nodes.sort_unstable();
-    nodes.dedup();
+    match nodes.windows(2).find(|pair| pair[0] == pair[1]) {
+        None => Ok(nodes),
+        Some(pair) => Err(CliError::usage(format!("--nodes names node {} twice", pair[0].0))
+            .then("name each spare once")),
+    }
+}
+
+/// Whether these nodes are a group that was created and is not in sync yet: the command ended
+/// early, and is given again.
+fn is_on_its_way(view: &View, nodes: &[NodeId]) -> bool {
+    let group = nodes.first().and_then(|node| view.roster.seat(*node)).map(|seat| seat.group);
+    view.obeys(&Order::CreateGroup { nodes: nodes.to_vec() })
+        && group.is_some_and(|group| view.owned_by(group) == 0 && !view.is_complete(group))
+}
+
+async fn create(global: &Global, args: &CreateArgs) -> CliResult<ExitKind> {
+    let mut nodes = named(&args.nodes)?;
+    let client = connect::client(global).await?;
     if nodes.is_empty() {
         let view = unless_refused(&client, |view| choose(view).err()).await?;
         nodes = choose(&view)?;
     }
+    let wanted = Order::CreateGroup { nodes: nodes.clone() };
+    let refused = |view: &View| match is_on_its_way(view, &nodes) {
+        true => None,
+        false => view.refusal(&wanted).map(CliError::from),
+    };
+    unless_refused(&client, refused).await?;
     let there = |view: &View| {
         let in_sync = |node: &NodeId| {
             let member = view.member(*node);
@@ -104,31 +127,40 @@ async fn create(global: &Global, args: &CreateArgs) -> CliResult<ExitKind> {
         nodes.iter().all(in_sync)
     };
     let started = Instant::now();
-    let view = order(global, &client, Order::CreateGroup { nodes: nodes.clone() }, there).await?;
-    let seconds = started.elapsed().as_secs_f64();
+    let view = order(global, &client, wanted, there).await?;
+    created(global, &view, &nodes, started.elapsed().as_secs_f64())
+}
+
+fn created(global: &Global, view: &View, nodes: &[NodeId], seconds: f64) -> CliResult<ExitKind> {
     let group = nodes.first().and_then(|node| view.roster.seat(*node)).map(|seat| seat.group);
     let group = group.unwrap_or(GroupId::NONE);
     let shared = view.zones_shared();
     let zone = shared.iter().find(|(of, _)| *of == group).map(|(_, zone)| zone.clone());
-    let ids: Vec<u16> = nodes.iter().map(|node| node.0).collect();
+    // Spares that joined it by themselves belong to it too.
+    let ids: Vec<u16> = view.roster.of_group(group).map(|seat| seat.node.0).collect();
     let json = json!({
         "schema": "lockstep.group-create/v1", "group": group.0, "nodes": ids,
         "zone_shared": zone, "seconds": seconds,
     });
-    let mut text = format!("node group {} of data nodes {ids:?} is in sync", group.0);
+    let in_sync: Vec<u16> = nodes.iter().map(|node| node.0).collect();
+    let mut text = format!("node group {} of data nodes {in_sync:?} is in sync", group.0);
     text += &match view.roster.manual {
         true => "; partitions move there with `lockstep group rebalance`\n".to_owned(),
         false => "; partitions move there now: `lockstep group list`\n".to_owned(),
     };
+    let joined: Vec<u16> = ids.iter().copied().filter(|id| !in_sync.contains(id)).collect();
+    if !joined.is_empty() {
+        text += &format!("spares {joined:?} joined it by themselves: it lacked replicas\n");
+    }
     if let Some(zone) = zone {
         text += &format!("warning: several of them are in zone {zone}: it may be lost with it\n");
     }
     let wanted = usize::from(view.config.replicas);
-    if nodes.len() < wanted {
+    if ids.len() < wanted {
         text += &format!(
             "warning: partitions that move there have {} of {wanted} replicas: \
              `lockstep node join NODE --group {}` adds one\n",
-            nodes.len(),
+            ids.len(),
             group.0
         );
     }
@@ -222,4 +254,17 @@ async fn drop_group(global: &Global, number: u16) -> CliResult<ExitKind> {
          spares\n"
     );
     tell(&global.voice(), &json, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_named_once() {
+        assert_eq!(named(&[6, 5]).unwrap(), [NodeId(5), NodeId(6)]);
+        let error = named(&[5, 6, 5]).unwrap_err();
+        assert_eq!((error.exit, error.number), (ExitKind::Usage, 4001));
+        assert_eq!(error.what, "--nodes names node 5 twice");
+    }
 }

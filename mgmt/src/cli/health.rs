@@ -32,6 +32,14 @@ pub(super) fn run(global: &Global) -> CliResult<ExitKind> {
 }
 
 impl Page {
+    /// The nodes and zones whose loss would end the cluster.
+    pub(super) fn fatal_names(&self) -> Vec<String> {
+        let outlook = self.outlook();
+        let nodes = outlook.fatal_nodes.iter().map(|(node, _)| format!("node {}", node.0));
+        let zones = outlook.fatal_zones.iter().map(|(zone, _)| format!("zone {zone}"));
+        nodes.chain(zones).collect()
+    }
+
     /// What an operator should know, the worst first; empty if there is nothing.
     pub(super) fn troubles(&self) -> Vec<String> {
         let wanted = self.view.config.replicas;

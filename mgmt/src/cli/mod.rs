@@ -44,7 +44,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
-pub(crate) use parts::{disk_json, disk_word, join_json};
+pub(crate) use parts::{disk_json, disk_word, drained_spares, join_json, listed};
 
 use error::{CliError, CliResult, ExitKind};
 use output::{Format, Voice};

@@ -1,6 +1,9 @@
 //! What several commands and pages print of a shard or a node, in one form.
 
 use lockstep_proto::durability::DiskState;
+use lockstep_proto::ids::{GroupId, NodeId};
+use lockstep_proto::roster::Seat;
+use lockstep_proto::view::View;
 use lockstep_proto::wire::client::DiskStatus;
 use lockstep_proto::wire::progress::JoinProgress;
 use serde_json::{Value, json};
@@ -42,4 +45,16 @@ pub(crate) fn join_json(join: &JoinProgress) -> Value {
         "elapsed_ms": join.elapsed_ms,
         "left_ms": join.left_ms,
     })
+}
+
+/// The spares that are here and do not join by themselves.
+pub(crate) fn drained_spares(view: &View) -> Vec<NodeId> {
+    let is_here = |seat: &&Seat| view.member(seat.node).is_some_and(|m| m.group == GroupId::NONE);
+    let seats = view.roster.seats.iter().filter(|s| s.group == GroupId::NONE && s.drained);
+    seats.filter(is_here).map(|seat| seat.node).collect()
+}
+
+/// Node ids, for a sentence.
+pub(crate) fn listed(nodes: &[NodeId]) -> String {
+    nodes.iter().map(|node| node.0.to_string()).collect::<Vec<_>>().join(", ")
 }

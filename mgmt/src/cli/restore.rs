@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use lockstep_proto::ids::BackupId;
 use serde_json::{Value, json};
 
-use super::backup::verified;
+use super::backup::{backup_id, verified};
 use super::error::{CliError, CliResult, ExitKind};
 use super::output::{bytes, rate, table, thousands};
 use super::{Global, block_on, connect, stdout_error};
@@ -14,8 +15,8 @@ use crate::backup::files::Backup;
 use crate::backup::restore::{self, Plan, Planned, Wanted};
 
 const EXAMPLES: &str = "\
-DIR is the directory of a backup on this machine, or one with a single backup in it. Everything in
-it is verified before anything is written. The tables are seen when all of their rows are there,
+DIR is the directory of a backup on this machine, or one of backups: --backup says which if there
+are several. Everything in it is verified before anything is written. The tables are seen when all of their rows are there,
 all at the same moment; tables that are there already are not touched.
 
 Examples:
@@ -40,11 +41,14 @@ pub(super) enum RestoreCommand {
 /// What to restore.
 #[derive(clap::Args, Clone, Debug)]
 pub(super) struct RestoreArgs {
-    /// The backup's directory, or one with a single backup in it
+    /// The backup's directory, or one of backups
     pub(super) dir: PathBuf,
     /// Further directories in which parts may lie
     #[arg(long, value_name = "DIR")]
     pub(super) also: Vec<PathBuf>,
+    /// Which one, if there are several backups in DIR
+    #[arg(long, value_name = "BACKUP", value_parser = backup_id)]
+    pub(super) backup: Option<BackupId>,
     /// These tables only
     #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
     pub(super) tables: Vec<String>,
@@ -86,7 +90,9 @@ fn wanted(args: &RestoreArgs) -> Wanted {
 }
 
 fn plan(global: &Global, args: &RestoreArgs) -> CliResult<ExitKind> {
-    let backup = Backup::open(&args.dir, &args.also)?;
+    let backup = Backup::open(&args.dir, &args.also, args.backup)?;
+    // As `run` does: what it would refuse is not called possible.
+    verified(&backup, &global.voice())?;
     let plan = block_on(async {
         let client = connect::client(global).await?;
         Plan::make(&client, &backup, &wanted(args)).await
@@ -137,7 +143,7 @@ fn plan(global: &Global, args: &RestoreArgs) -> CliResult<ExitKind> {
 
 fn restore_now(global: &Global, args: &RunArgs) -> CliResult<ExitKind> {
     let voice = global.voice();
-    let backup = Arc::new(Backup::open(&args.what.dir, &args.what.also)?);
+    let backup = Arc::new(Backup::open(&args.what.dir, &args.what.also, args.what.backup)?);
     verified(&backup, &voice)?;
     let url = connect::url(global)?;
     let (plan, done) = block_on(async {

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use lockstep_client::Client;
 use lockstep_proto::ids::{GroupId, NodeId, ShardId};
-use lockstep_proto::orders::{Order, Refusal};
+use lockstep_proto::orders::{Ground, Order, Refusal};
 use lockstep_proto::roster::Seat;
 use lockstep_proto::view::{Standing, View};
 use serde_json::{Value, json};
 
 use super::error::{CliError, CliResult, ExitKind, Trouble};
 use super::output::{Voice, table};
+use super::parts::{drained_spares, listed};
 use super::{Global, connect, stdout_error};
 
 /// Between two looks at the view, which the client library keeps up to date.
@@ -60,8 +61,13 @@ pub(super) struct RemoveArgs {
 
 impl From<Refusal> for CliError {
     fn from(refusal: Refusal) -> Self {
-        let Refusal { what, why, then } = refusal;
-        Self::new(Trouble::Unsafe, what).why(why).then(then)
+        let Refusal { ground, what, why, then } = refusal;
+        let trouble = match ground {
+            Ground::NoSuchNode => Trouble::NoSuchNode,
+            Ground::NoSuchGroup => Trouble::NoSuchGroup,
+            Ground::State => Trouble::Unsafe,
+        };
+        Self::new(trouble, what).why(why).then(then)
     }
 }
 
@@ -198,6 +204,13 @@ pub(super) async fn ok_to_stop(global: &Global, args: &NodesArgs) -> CliResult<E
     tell(&global.voice(), &json, text)
 }
 
+fn not_running(JoinArgs { node, group }: &JoinArgs) -> CliError {
+    let what = format!("data node {node} belongs to node group {group} already, and is not there");
+    CliError::new(Trouble::Unsafe, what)
+        .why("it comes back to its group by itself")
+        .then("start it again, on its directory; `lockstep node list` shows how far it is")
+}
+
 /// `node join`: a spare becomes a replica.
 pub(super) async fn join(global: &Global, args: &JoinArgs) -> CliResult<ExitKind> {
     let client = connect::client(global).await?;
@@ -206,8 +219,15 @@ pub(super) async fn join(global: &Global, args: &JoinArgs) -> CliResult<ExitKind
         let member = view.member(node);
         member.is_some_and(|m| m.group == group && m.standing == Standing::InSync)
     };
+    let wanted = Order::Join { node, group };
+    let refused = |view: &View| {
+        let away = view.obeys(&wanted) && view.member(node).is_none();
+        let refusal = || view.refusal(&wanted).map(CliError::from);
+        if away { Some(not_running(args)) } else { refusal() }
+    };
+    unless_refused(&client, refused).await?;
     let started = Instant::now();
-    order(global, &client, Order::Join { node, group }, there).await?;
+    order(global, &client, wanted, there).await?;
     let seconds = started.elapsed().as_secs_f64();
     let json = json!({
         "schema": "lockstep.node-join/v1", "node": args.node, "group": args.group,
@@ -321,10 +341,17 @@ pub(super) async fn replicas(global: &Global, count: u16) -> CliResult<ExitKind>
     });
     let mut text = format!("partitions are to have {count} replicas\n");
     if !lacking.is_empty() {
-        text += &format!(
-            "groups {lacking:?} have fewer nodes: start more with `lockstep run data`; they join \
-             by themselves\n"
-        );
+        text += &match &drained_spares(&view)[..] {
+            [] => format!(
+                "groups {lacking:?} have fewer nodes: start more with `lockstep run data`; they \
+                 join by themselves\n"
+            ),
+            spares => format!(
+                "groups {lacking:?} have fewer nodes, and data nodes {} are drained spares: \
+                 `lockstep node undrain` each, and they join by themselves\n",
+                listed(spares)
+            ),
+        };
     }
     tell(&global.voice(), &json, text)
 }

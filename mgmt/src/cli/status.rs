@@ -61,7 +61,7 @@ pub(super) struct Page {
     pub(super) view: View,
     pub(super) nodes: Vec<NodeReport>,
     /// Whether the arbitrator that the view names can be reached from here.
-    arbitrator_answers: bool,
+    pub(super) arbitrator_answers: bool,
 }
 
 pub(super) fn run(global: &Global, args: &StatusArgs) -> CliResult<ExitKind> {
@@ -187,7 +187,7 @@ impl Page {
     }
 
     /// What the cluster survives, by the survival rules.
-    fn outlook(&self) -> Outlook {
+    pub(super) fn outlook(&self) -> Outlook {
         outlook(&self.view, self.arbitrator_answers)
     }
 

@@ -8,7 +8,7 @@ use lockstep_proto::configuration::{Setting, Unit};
 
 use super::error::ConfigError;
 use super::layers::{Key, Settings};
-use super::value;
+use super::{MGMT_KEYS, MgmtConfig, value};
 
 /// What a file may set, and what it may not although it is a setting of the cluster.
 pub const CLUSTER_KEYS: &[Key] = &[
@@ -30,25 +30,58 @@ pub const CLUSTER_KEYS: &[Key] = &[
         example: "\"30s\"",
     },
     Key { name: "cluster.data_memory", is: "how much data a node may hold", example: "\"8GiB\"" },
+    Key {
+        name: "cluster.mgmt",
+        is: "all management servers, m1 first",
+        example: "[\"127.0.0.1:1186\"]",
+    },
+    Key { name: "cluster.groups", is: "how many node groups share the data", example: "2" },
+    Key { name: "cluster.replicas", is: "how many nodes hold each row", example: "2" },
+    Key { name: "cluster.zones", is: "the availability zones", example: "[\"a\", \"b\"]" },
     Key { name: "cluster.partitions", is: "how many slices each table has", example: "64" },
     Key { name: "cluster.peer_death", is: "what proves a death", example: "\"fin\"" },
 ];
 
-/// Settings that were decided when the cluster was created.
-const FIXED: &[&str] = &["cluster.partitions", "cluster.peer_death"];
+/// What a file may not change in a running cluster, and why.
+const FIXED: &[(&str, &str)] = &[
+    ("cluster.partitions", "it was decided when the cluster was created, for ever"),
+    ("cluster.peer_death", "it was decided when the cluster was created, for ever"),
+    ("cluster.zones", "it is for the creation of the cluster; data nodes name their zones since"),
+    ("cluster.groups", "it is for the creation of the cluster; then see `lockstep group`"),
+    ("cluster.replicas", "it is for the creation of the cluster; then `lockstep cluster replicas`"),
+    ("cluster.mgmt", "each process has it in its own file"),
+];
 
-/// Reads the settings of a file.
+/// Reads the settings that a file changes in a running cluster.
 ///
 /// # Errors
 /// The first mistake in it.
 pub fn read_file(path: &Path) -> Result<BTreeMap<Setting, u64>, ConfigError> {
     let settings = Settings::read(CLUSTER_KEYS, Some(path), std::iter::empty(), Vec::new())?;
-    for name in FIXED {
-        if settings.optional(name, |word| Ok(word.to_owned()))?.is_some() {
-            let why = "it was decided when the cluster was created, for ever";
-            return Err(settings.misfit(name, why));
+    for (name, why) in FIXED {
+        if !settings.list(name, |word| Ok(word.to_owned()))?.is_empty() {
+            let then = "leave it out here; `lockstep config check` reads it".to_owned();
+            return Err(ConfigError { then, ..settings.misfit(name, *why) });
         }
     }
+    changeable(&settings)
+}
+
+/// Reads the file of a management server, or a part of it: how many settings it has, and those of
+/// them that can be changed later.
+///
+/// # Errors
+/// The first mistake in it.
+pub fn check_file(path: &Path) -> Result<(usize, BTreeMap<Setting, u64>), ConfigError> {
+    let mut settings = Settings::read(MGMT_KEYS, Some(path), std::iter::empty(), Vec::new())?;
+    let count = settings.count();
+    // The directory may come from a flag, and a file of settings alone has none.
+    settings.fill("mgmt.dir", ".");
+    MgmtConfig::from_settings(&settings)?;
+    Ok((count, changeable(&settings)?))
+}
+
+fn changeable(settings: &Settings) -> Result<BTreeMap<Setting, u64>, ConfigError> {
     let mut read = BTreeMap::new();
     for setting in Setting::ALL {
         let key = CLUSTER_KEYS.iter().find(|key| key.name.ends_with(&dotted(*setting)));
@@ -126,7 +159,35 @@ mod tests {
         assert_eq!(read_well, [(Setting::Tick, 20), (Setting::DataMemory, 1 << 30)].into());
         let fixed = read("[cluster]\npartitions = 8\n").unwrap_err();
         assert!(fixed.why.contains("when the cluster was created"), "{fixed}");
+        let groups = read("[cluster]\ngroups = 2\n").unwrap_err();
+        assert!(groups.why.contains("`lockstep group`"), "{groups}");
         let unknown = read("[cluster]\ntck = \"20ms\"\n").unwrap_err();
         assert!(unknown.then.contains("did you mean `cluster.tick`"), "{unknown}");
+    }
+
+    #[test]
+    fn the_file_of_a_management_server_is_checked_as_a_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.toml");
+        let check = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            check_file(&path)
+        };
+        let cluster = "[cluster]\nmgmt = [\"m1:1\", \"m2:1\"]\ngroups = 2\nreplicas = 2\n\
+                       zones = [\"a\", \"b\"]\npartitions = 64\npeer_death = \"fin\"\n\
+                       tick = \"20ms\"\n";
+        assert_eq!(check(cluster).unwrap(), (7, [(Setting::Tick, 20)].into()));
+        let whole = format!("{cluster}[mgmt]\nid = 2\ndir = \"m2\"\n[log]\nfilter = \"info\"\n");
+        assert_eq!(check(&whole).unwrap().0, 10);
+        for (bad, told) in [
+            ("[cluster]\npartitions = 65\n", "a power of two"),
+            ("[cluster]\ngroups = 4\npartitions = 2\n", "at least as many partitions"),
+            ("[cluster]\nmgmt = [\"m1:1\"]\n[mgmt]\nid = 2\n", "number 2 of a list of 1"),
+        ] {
+            let error = check(bad).unwrap_err();
+            assert!(error.why.contains(told), "{bad}: {error}");
+        }
+        let absent = check_file(&dir.path().join("none.toml")).unwrap_err();
+        assert!(absent.to_string().contains("none.toml: the configuration file"), "{absent}");
     }
 }

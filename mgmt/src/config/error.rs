@@ -13,6 +13,8 @@ pub enum Origin {
         /// Which line, from 1.
         line: usize,
     },
+    /// A configuration file that cannot be read.
+    Unread(PathBuf),
     /// An environment variable of this name.
     Environment(String),
     /// A flag of this name, with its dashes.
@@ -25,6 +27,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { path, line } => write!(f, "{}, line {line}", path.display()),
+            Self::Unread(path) => write!(f, "{}", path.display()),
             Self::Environment(name) => write!(f, "environment variable {name}"),
             Self::Flag(name) => write!(f, "flag {name}"),
             Self::Absent => write!(f, "configuration"),

@@ -75,6 +75,19 @@ impl Settings {
         Ok(settings)
     }
 
+    /// How many are written.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.written.len()
+    }
+
+    /// A value for a setting that no layer has.
+    pub fn fill(&mut self, name: &'static str, word: &str) {
+        let origin = Origin::Absent;
+        let setting = || Setting { words: vec![word.to_owned()], origin };
+        self.written.entry(name).or_insert_with(setting);
+    }
+
     /// The value of a setting that may be left out, as `parse` reads it.
     ///
     /// # Errors
@@ -205,10 +218,10 @@ impl Settings {
 
     fn read_file(&mut self, path: &Path) -> Result<(), ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
-            origin: Origin::File { path: path.to_owned(), line: 1 },
+            origin: Origin::Unread(path.to_owned()),
             what: "the configuration file cannot be read".to_owned(),
             why: error.to_string(),
-            then: "check the path after -c".to_owned(),
+            then: "check the path".to_owned(),
         })?;
         let at = |span: std::ops::Range<usize>| {
             let line = text[..span.start].bytes().filter(|byte| *byte == b'\n').count() + 1;

@@ -78,7 +78,7 @@ pub async fn copy(
         took.as_secs_f64(),
         bytes(record.file_bytes)
     ));
-    let backup = Arc::new(Backup::open(&place, &[])?);
+    let backup = Arc::new(Backup::open(&place, &[], None)?);
     let rows = verified(&backup, voice)?;
     let shape = Shape { groups: 3, ..Shape::default() };
     let second = LocalCluster::start(&shape, &dir.join("second"), true, Tie::Child)?;

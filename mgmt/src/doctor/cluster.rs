@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use lockstep_proto::durability::DiskState;
 use lockstep_proto::figures::span;
+use lockstep_proto::ids::{GroupId, NodeId};
 use lockstep_proto::view::{Standing, View};
 
 use super::{Finding, Level};
 use crate::admin::ask;
-use crate::cli::disk_word;
+use crate::cli::{disk_word, drained_spares, listed};
 use lockstep_proto::wire::client::DiskStatus;
 
 /// A node with less of its data memory free is worth a word, percent.
@@ -27,42 +28,73 @@ pub struct NodeState {
     pub disk: Option<DiskStatus>,
 }
 
+/// Who could arbitrate, by who answers here.
+#[derive(Clone, Debug, Default)]
+pub struct Arbitration {
+    /// Whether the one that the view names answers.
+    pub answers: bool,
+    /// How many others answer.
+    pub others: usize,
+    /// Nodes and zones whose loss would end the cluster as it is now.
+    pub fatal: Vec<String>,
+}
+
 /// All checks of a cluster.
 #[must_use]
-pub fn check(view: &View, nodes: &[NodeState]) -> Vec<Finding> {
+pub fn check(view: &View, nodes: &[NodeState], arbitration: &Arbitration) -> Vec<Finding> {
     let mut findings = vec![redundancy(view, nodes), members(view, nodes), zones(view)];
-    findings.push(arbitrator(view));
+    findings.push(arbitrator(view, arbitration));
     findings.extend(nodes.iter().filter_map(memory));
     findings.extend(nodes.iter().filter_map(|node| disk(view, node)));
     findings
 }
 
 fn redundancy(view: &View, nodes: &[NodeState]) -> Finding {
-    let serves = |id: u16| nodes.iter().any(|node| node.node == id && node.serves);
+    let serves = |id: NodeId| nodes.iter().any(|node| node.node == id.0 && node.serves);
     let count = |group| {
         let members = view.members.iter().filter(|m| m.group == group);
-        members.filter(|m| serves(m.instance.node.0)).count()
+        members.filter(|m| serves(m.instance.node)).count()
     };
-    let least = view.groups().into_iter().map(|group| (count(group), group)).min();
-    let Some((count, group)) = least else {
+    let wanted = usize::from(view.config.replicas);
+    let groups: Vec<(usize, GroupId)> = view.groups().into_iter().map(|g| (count(g), g)).collect();
+    let Some(least) = groups.iter().map(|(count, _)| *count).min() else {
         return Finding::of("redundancy", Level::Bad, "there is no node group");
     };
-    let what = format!("node group {} has {count} of {} replicas", group.0, view.config.replicas);
-    match (count, usize::from(view.config.replicas)) {
-        (0, _) => Finding::of("redundancy", Level::Bad, what)
-            .why("its rows are out of reach")
-            .then("start its data nodes; their logs say what they wait for"),
-        (1, 1) => Finding::of("redundancy", Level::Warn, "each row is on one data node only")
+    if (least, wanted) == (1, 1) {
+        return Finding::of("redundancy", Level::Warn, "each row is on one data node only")
             .why("its loss stops the cluster")
-            .then("make clusters that matter with `cluster.replicas` 2 or more"),
-        (count, wanted) if count < wanted => Finding::of("redundancy", Level::Bad, what)
-            .why(match count {
-                1 => "the loss of one more data node stops the cluster",
-                _ => "it survives fewer losses than it should",
-            })
-            .then("start the missing data nodes again; `lockstep status` shows how far they are"),
-        (_, wanted) => Finding::well("redundancy", format!("{wanted} replicas of every row")),
+            .then("make clusters that matter with `cluster.replicas` 2 or more");
     }
+    let short = || groups.iter().filter(|(count, _)| *count < wanted.max(1));
+    if short().next().is_none() {
+        return Finding::well("redundancy", format!("{wanted} replicas of every row"));
+    }
+    let each =
+        short().map(|(count, g)| format!("node group {} has {count} of {wanted} replicas", g.0));
+    let finding = Finding::of("redundancy", Level::Bad, each.collect::<Vec<_>>().join(", "));
+    if least == 0 {
+        return finding
+            .why("rows of a group without replicas are out of reach")
+            .then("start its data nodes; their logs say what they wait for");
+    }
+    let away = short().any(|(_, g)| view.roster.of_group(*g).any(|seat| !serves(seat.node)));
+    let then = match (away, drained_spares(view)) {
+        (true, _) => "start the missing data nodes again; `lockstep status` shows how far they are"
+            .to_owned(),
+        (false, spares) if spares.is_empty() => {
+            "start more with `lockstep run data`: they join by themselves".to_owned()
+        }
+        (false, spares) => format!(
+            "data nodes {} are drained spares: `lockstep node undrain` lets them join by \
+             themselves, `lockstep node join` says to which group",
+            listed(&spares)
+        ),
+    };
+    let why = match least {
+        1 => "the loss of one more data node stops the cluster",
+        _ => "it survives fewer losses than it should",
+    };
+    finding.why(why).then(then)
 }
 
 fn members(view: &View, nodes: &[NodeState]) -> Finding {
@@ -84,17 +116,17 @@ fn members(view: &View, nodes: &[NodeState]) -> Finding {
 
 fn zones(view: &View) -> Finding {
     let mut by_group: BTreeMap<u16, BTreeMap<&str, u32>> = BTreeMap::new();
-    for member in &view.members {
+    // Spares are no group; their zones are places where replicas could be.
+    for member in view.members.iter().filter(|member| member.group != GroupId::NONE) {
         let zones = by_group.entry(member.group.0).or_default();
         *zones.entry(member.zone.as_str()).or_default() += 1;
     }
-    let all = || by_group.values().flat_map(BTreeMap::keys);
-    if all().all(|zone| zone.is_empty()) {
+    let mut names: Vec<&str> = view.members.iter().map(|member| &*member.zone).collect();
+    if names.iter().all(|zone| zone.is_empty()) {
         return Finding::of("zones", Level::Note, "no data node names a zone")
             .why("replicas may share a rack, a switch or a power supply without anybody knowing")
             .then("set `node.zone`, if there is more than one place");
     }
-    let mut names: Vec<&str> = all().copied().collect();
     names.sort_unstable();
     names.dedup();
     let crowded = by_group.iter().find_map(|(group, zones)| {
@@ -109,17 +141,31 @@ fn zones(view: &View) -> Finding {
     }
 }
 
-fn arbitrator(view: &View) -> Finding {
-    match (&view.arbitrator, view.arbitrators_possible.len()) {
-        (None, _) => Finding::of("arbitrator", Level::Warn, "nobody arbitrates")
-            .why("if the cluster splits into equal halves, both stop")
+fn arbitrator(view: &View, arbitration: &Arbitration) -> Finding {
+    let warn = |what: &str| Finding::of("arbitrator", Level::Warn, what);
+    let Arbitration { answers, others, fatal } = arbitration;
+    let cost = match fatal.is_empty() {
+        true => "if the cluster splits into equal halves, both stop".to_owned(),
+        false => format!("the loss of {} ends the cluster", fatal.join(", or of ")),
+    };
+    match (&view.arbitrator, answers, others) {
+        (None, ..) => warn("nobody arbitrates")
+            .why(cost)
             .then("start a management server; a new view takes it"),
-        (Some(_), 0 | 1) => {
+        (Some(_), false, 0) => warn("the arbitrator does not answer, and no other could take over")
+            .why(cost)
+            .then("start the management servers again, on their directories"),
+        (Some(_), false, _) => warn("the arbitrator does not answer")
+            .why(cost)
+            .then("another one takes over soon: look again; and start it again, on its directory"),
+        (Some(_), true, 0) => {
             Finding::of("arbitrator", Level::Note, "there is one, and no other to take over")
                 .why("while it is away, an even split stops the cluster")
                 .then("run a second management server, on another machine")
         }
-        (Some(_), more) => Finding::well("arbitrator", format!("one of {more}")),
+        (Some(_), true, others) => {
+            Finding::well("arbitrator", format!("one of {} that answer", others + 1))
+        }
     }
 }
 
@@ -183,4 +229,98 @@ pub fn releases(admins: &[String]) -> Finding {
     Finding::of("releases", Level::Warn, what)
         .why("a cluster should be of two releases only while it is upgraded")
         .then("stop and start the others with the new release: docs/RUNBOOKS.md, \"Upgrade\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use lockstep_proto::ids::{NodeInstance, ViewNumber};
+    use lockstep_proto::roster::Roster;
+    use lockstep_proto::view::{Arbitrator, ClusterConfig, Member};
+
+    use super::*;
+
+    /// Nodes 1, 2, … in these groups and zones; two replicas are wanted.
+    fn view(seats: &[(GroupId, &str)]) -> View {
+        let member = |(node, (group, zone)): (u16, &(GroupId, &str))| Member {
+            instance: NodeInstance { node: NodeId(node), ..NodeInstance::default() },
+            group: *group,
+            zone: (*zone).to_owned(),
+            addr: format!("n{node}:1"),
+            shards: 1,
+            seniority: node.into(),
+            standing: Standing::InSync,
+        };
+        let members: Vec<Member> = (1..).zip(seats).map(member).collect();
+        View {
+            cluster: lockstep_proto::ids::ClusterId::default(),
+            number: ViewNumber(3),
+            config: ClusterConfig { replicas: 2, ..ClusterConfig::default() },
+            roster: Roster::of(&members),
+            members,
+            placements: Vec::new(),
+            arbitrator: None,
+            arbitrators_possible: Vec::new(),
+            configured: lockstep_proto::configuration::ConfigState::default(),
+            left_out: Vec::new(),
+            seal: lockstep_proto::ids::Epoch(0),
+            restart_generation: lockstep_proto::ids::RestartGeneration(0),
+            cuts: Vec::new(),
+        }
+    }
+
+    fn serving(nodes: &[u16]) -> Vec<NodeState> {
+        let state =
+            |node: &u16| NodeState { node: *node, serves: true, memory: (0, 0), disk: None };
+        nodes.iter().map(state).collect()
+    }
+
+    #[test]
+    fn spares_are_no_group() {
+        let (one, none) = (GroupId(1), GroupId::NONE);
+        let spares = view(&[(one, "a"), (one, "b"), (none, "b"), (none, "b")]);
+        assert_eq!(zones(&spares).level, Level::Well);
+        let crowded = view(&[(one, "a"), (one, "a"), (none, "b"), (none, "b")]);
+        assert!(zones(&crowded).what.contains("of node group 1 are in zone \"a\""));
+    }
+
+    #[test]
+    fn all_groups_that_lack_replicas_are_named_and_what_mends_them() {
+        let none = GroupId::NONE;
+        let mut view = view(&[(GroupId(1), "a"), (GroupId(2), "a"), (none, "b"), (none, "b")]);
+        let all = serving(&[1, 2, 3, 4]);
+        let found = redundancy(&view, &all);
+        let both = "node group 1 has 1 of 2 replicas, node group 2 has 1 of 2 replicas";
+        assert_eq!((found.level, found.what.as_str()), (Level::Bad, both));
+        assert!(found.then.contains("start more"), "{found:?}");
+        for node in [3, 4] {
+            view.roster.seat_mut(NodeId(node)).unwrap().drained = true;
+        }
+        let found = redundancy(&view, &all);
+        assert!(found.then.contains("data nodes 3, 4 are drained spares"), "{found:?}");
+        let found = redundancy(&view, &serving(&[2, 3, 4]));
+        assert!(found.what.contains("group 1 has 0 of 2"), "{found:?}");
+        let mut gone = view.clone();
+        gone.roster.seat_mut(NodeId(3)).unwrap().group = GroupId(1);
+        gone.members.remove(2);
+        let found = redundancy(&gone, &all[..2]);
+        assert!(found.then.contains("start the missing"), "{found:?}");
+    }
+
+    #[test]
+    fn who_answers_decides_about_the_arbitrator() {
+        let mut view = view(&[(GroupId(1), "a"), (GroupId(1), "b")]);
+        let told = |view: &View, answers, others, fatal: &[&str]| {
+            let fatal = fatal.iter().map(|one| (*one).to_owned()).collect();
+            arbitrator(view, &Arbitration { answers, others, fatal })
+        };
+        assert_eq!(told(&view, false, 0, &[]).level, Level::Warn);
+        let id = lockstep_proto::ids::MgmtId(1);
+        view.arbitrator = Some(Arbitrator::Mgmt { id, addr: "m1:1".to_owned() });
+        assert_eq!(told(&view, true, 1, &[]), Finding::well("arbitrator", "one of 2 that answer"));
+        assert_eq!(told(&view, true, 0, &[]).level, Level::Note);
+        let silent = told(&view, false, 0, &["node 1", "zone b"]);
+        assert_eq!(silent.level, Level::Warn);
+        assert_eq!(silent.why, "the loss of node 1, or of zone b ends the cluster");
+        assert_eq!(told(&view, false, 1, &[]).level, Level::Warn);
+    }
 }

@@ -42,7 +42,7 @@ fn settings(
     Settings::read(keys, args.config.as_deref(), environment, flags).map_err(config_error)
 }
 
-fn config_error(error: ConfigError) -> CliError {
+pub(crate) fn config_error(error: ConfigError) -> CliError {
     CliError::new(Trouble::Config, error.what).at(error.origin).why(error.why).then(error.then)
 }
 
