@@ -16,8 +16,8 @@ use crate::backup::restore::{self, Plan, Planned, Wanted};
 
 const EXAMPLES: &str = "\
 DIR is the directory of a backup on this machine, or one of backups: --backup says which if there
-are several. Everything in it is verified before anything is written. The tables are seen when all of their rows are there,
-all at the same moment; tables that are there already are not touched.
+are several. Everything in it is verified before anything is written. The tables are seen when all
+of their rows are there, all at the same moment; tables that are there already are not touched.
 
 Examples:
   lockstep restore plan /mnt/backups/lockstep-b1763769600000
