@@ -47,6 +47,8 @@ pub enum Canary {
     SnapshotOfOpenEpoch,
     /// Redo and older checkpoints go before what makes them superfluous is durable everywhere.
     TrimRedoTooEarly,
+    /// A node that is being copied to removes what it would need to go back before its own files.
+    TidyBehindOwnFiles,
     /// The redo log is written and not synced.
     SkipFsync,
     /// The rows of a checkpoint are taken whether they match their checksums or not.
@@ -103,6 +105,7 @@ impl Canary {
         Self::CopyWithoutPrepares,
         Self::SnapshotOfOpenEpoch,
         Self::TrimRedoTooEarly,
+        Self::TidyBehindOwnFiles,
         Self::SkipFsync,
         Self::TrustBadChecksum,
         Self::IgnoreCopied,
@@ -145,6 +148,7 @@ impl Canary {
             Self::CopyWithoutPrepares => "copy_without_prepares",
             Self::SnapshotOfOpenEpoch => "snapshot_of_open_epoch",
             Self::TrimRedoTooEarly => "trim_redo_too_early",
+            Self::TidyBehindOwnFiles => "tidy_behind_own_files",
             Self::SkipFsync => "skip_fsync",
             Self::TrustBadChecksum => "trust_bad_checksum",
             Self::IgnoreCopied => "ignore_copied",

@@ -443,11 +443,9 @@ impl ShardCore {
         // Nor this node's own, which may have come back and be behind the others.
         let hasty = self.canary == Some(Canary::TrimRedoTooEarly);
         let durable = self.redo.durable_everywhere().min(self.redo.durable_here());
-        // Until it is in sync, the cluster may be restarted at an epoch in which it has a gap: then
-        // it goes back to where this life began.
         let me = view.member(self.me.instance.node);
         let in_sync = me.is_some_and(|member| member.standing == Standing::InSync);
-        let durable = if in_sync { durable } else { durable.min(self.recovered) };
+        let durable = if in_sync { durable } else { self.way_back(durable) };
         let durable = if hasty { self.closed } else { durable };
         let mut covered = Epoch(u64::MAX);
         for part in self.parts.iter().flatten() {
@@ -466,6 +464,17 @@ impl ShardCore {
             self.checkpoints.gone.extend(earlier.into_iter().map(FileName::Segment));
         }
         self.checkpoints.gone.extend(self.redo.remove_covered(covered));
+    }
+
+    /// Until this node is in sync, the cluster may be restarted at an epoch in which it has a gap:
+    /// then it goes back to where this life began, for which its files must stay. If that was
+    /// ahead of what is durable everywhere, an earlier life may have had such a gap: then it goes
+    /// back to where that one began, and everything stays.
+    fn way_back(&self, durable: Epoch) -> Epoch {
+        if self.canary == Some(Canary::TidyBehindOwnFiles) {
+            return durable.min(self.recovered);
+        }
+        if durable < self.recovered { Epoch(0) } else { self.recovered }
     }
 }
 

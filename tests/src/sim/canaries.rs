@@ -62,6 +62,7 @@ fn hunt(canary: Canary) -> Hunt {
         Canary::DropPrepareAtExpiry => scripted!("vote_that_outlasts_its_id"),
         Canary::SeatToldEarly => scripted!("president_dies_with_a_seat"),
         Canary::TrustBadChecksum => scripted!("bits_flip_in_checkpoints"),
+        Canary::TidyBehindOwnFiles => scripted!("power_fails_before_the_files_of_a_joiner"),
         Canary::IgnoreCopied => scripted!("power_fails_between_copy_and_promotion"),
         Canary::TakeOverBeyondOthers => scripted!("no_disk_left_in_another_group"),
         Canary::HandOverBeforeBarrier => scripted!("partition_moves_over_a_slow_link"),

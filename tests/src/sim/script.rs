@@ -10,8 +10,8 @@
 //!   `at MS cut HOST HOST MS [oneway] [reject]`, `at MS split A,B | C,D MS [reject]`,
 //!   `at MS slow HOST HOST EXTRA_MS MS`, `at MS clog HOST HOST MS`, `at MS flap HOST HOST MS`,
 //!   `at MS stall HOST HOST MS`, `at MS mute HOST HOST MS`, `at MS linger HOST HOST MS`,
-//!   `at MS disk_slow HOST FACTOR MS`, `at MS disk_stall HOST MS`, `at MS disk_full HOST BYTES MS`,
-//!   `at MS disk_fails HOST STEP`,
+//!   `at MS disk_slow HOST FACTOR MS`, `at MS disk_stall HOST MS`, `at MS data_stall HOST MS`
+//!   (only what shards ask for), `at MS disk_full HOST BYTES MS`, `at MS disk_fails HOST STEP`,
 //!   `at MS break HOST HOST`, `at MS burden HOST FACTOR MS`, `at MS ghost NODE`, `at MS backup`,
 //!   `at MS remove_backups`, `at MS revive NODE [empty]`, `at MS rot NODE [redo]` (a bit flips in
 //!   each of its checkpoints, or files of its redo log), `at MS lie NODE` (from then on its disk
@@ -308,6 +308,7 @@ impl Act {
             "burden" => Fault::Burden(one(1)?, ms(2)? / MS, ms(3)?),
             "disk_slow" => Fault::DiskSlow(one(1)?, ms(2)? / MS, ms(3)?),
             "disk_stall" => Fault::DiskStall(one(1)?, ms(2)?),
+            "data_stall" => Fault::DataStall(one(1)?, ms(2)?),
             "disk_full" => {
                 let left = words.get(2)?.parse().ok()?;
                 Fault::DiskFull(one(1)?, left, ms(3)?)
