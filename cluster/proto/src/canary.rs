@@ -49,6 +49,10 @@ pub enum Canary {
     TrimRedoTooEarly,
     /// A node that is being copied to removes what it would need to go back before its own files.
     TidyBehindOwnFiles,
+    /// Silence is acted on at once while something else is proposed.
+    SilenceAmidProposal,
+    /// Whoever is linked counts as there, whether it answers or not.
+    LinkIsLife,
     /// The redo log is written and not synced.
     SkipFsync,
     /// The rows of a checkpoint are taken whether they match their checksums or not.
@@ -106,6 +110,8 @@ impl Canary {
         Self::SnapshotOfOpenEpoch,
         Self::TrimRedoTooEarly,
         Self::TidyBehindOwnFiles,
+        Self::SilenceAmidProposal,
+        Self::LinkIsLife,
         Self::SkipFsync,
         Self::TrustBadChecksum,
         Self::IgnoreCopied,
@@ -149,6 +155,8 @@ impl Canary {
             Self::SnapshotOfOpenEpoch => "snapshot_of_open_epoch",
             Self::TrimRedoTooEarly => "trim_redo_too_early",
             Self::TidyBehindOwnFiles => "tidy_behind_own_files",
+            Self::SilenceAmidProposal => "silence_amid_proposal",
+            Self::LinkIsLife => "link_is_life",
             Self::SkipFsync => "skip_fsync",
             Self::TrustBadChecksum => "trust_bad_checksum",
             Self::IgnoreCopied => "ignore_copied",

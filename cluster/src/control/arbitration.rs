@@ -292,11 +292,12 @@ impl ControlCore {
         }
         let number = self.view.number;
         let mut message = None;
+        let probes = self.canary != Some(Canary::LinkIsLife);
         let due = |mgmt: &MgmtLink| match mgmt.sent {
             None => true,
             Some((_, of)) if of < number => true,
             Some((at, _)) if mgmt.registered < number => now.since(at) >= REPEAT_AFTER,
-            Some((at, _)) => mgmt.owes_nothing() && now.since(at) >= PROBE_EVERY,
+            Some((at, _)) => probes && mgmt.owes_nothing() && now.since(at) >= PROBE_EVERY,
         };
         for (_, link, mgmt) in self.links.mgmt_up() {
             if !due(mgmt) {

@@ -91,7 +91,9 @@ impl ControlCore {
         let silence = |reason: &Reason| matches!(reason, Reason::Silent | Reason::Asymmetric);
         let proposing = self.proposing.as_ref();
         let covered = |node| proposing.is_some_and(|p| p.collection.change().failed.contains(node));
-        if !gone.iter().any(|(node, reason)| silence(reason) && !covered(node)) {
+        let hasty = self.canary == Some(Canary::SilenceAmidProposal)
+            && (proposing.is_some() || !self.book.is_empty());
+        if hasty || !gone.iter().any(|(node, reason)| silence(reason) && !covered(node)) {
             self.timers.settled = None;
             return true;
         }

@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -21,6 +21,9 @@ use crate::cli::error::{CliError, CliResult, Trouble};
 
 /// How long a process may take until it listens.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How often management servers are started until they have the ports that were free.
+const PORT_TRIES: usize = 3;
 
 /// What a local cluster looks like.
 #[derive(Clone, Debug)]
@@ -118,9 +121,25 @@ impl LocalCluster {
     }
 
     fn start_mgmt(&mut self, shape: &Shape, tie: Tie) -> CliResult {
+        for _ in 1..PORT_TRIES {
+            if self.try_mgmt(shape, tie).is_ok() {
+                return Ok(());
+            }
+            self.kill_all()?;
+            self.mgmt.clear();
+        }
+        self.try_mgmt(shape, tie)
+    }
+
+    /// Several servers have to know each other's addresses before the first one listens. Somebody
+    /// else may be given such a port in between.
+    fn try_mgmt(&mut self, shape: &Shape, tie: Tie) -> CliResult {
+        let addrs = free_ports(if shape.mgmt > 1 { shape.mgmt } else { 0 }).map_err(|error| {
+            CliError::new(Trouble::Start, "no ports for management servers").why(error.to_string())
+        })?;
         for id in 1..=shape.mgmt {
             let name = format!("mgmt-{id}");
-            let started = self.spawn(&name, mgmt_args(shape, id), tie)?;
+            let started = self.spawn(&name, mgmt_args(shape, id, &addrs), tie)?;
             let member = started.wait_ready(Instant::now() + READY_TIMEOUT)?;
             self.mgmt.push(member);
         }
@@ -461,10 +480,22 @@ impl Drop for Starting {
     }
 }
 
-/// The command line of a management server.
-fn mgmt_args(shape: &Shape, id: u16) -> Vec<String> {
-    let mut args: Vec<String> = ["run", "mgmt", "--listen", "127.0.0.1:0"].map(Into::into).into();
+/// Ports of this machine that nobody listens at just now.
+fn free_ports(count: u16) -> io::Result<Vec<String>> {
+    let bind = |_| TcpListener::bind("127.0.0.1:0");
+    let listeners = (0..count).map(bind).collect::<io::Result<Vec<_>>>()?;
+    listeners.iter().map(|listener| Ok(listener.local_addr()?.to_string())).collect()
+}
+
+/// The command line of a management server; several know each other by these addresses.
+fn mgmt_args(shape: &Shape, id: u16, addrs: &[String]) -> Vec<String> {
+    let mut args: Vec<String> = ["run", "mgmt"].map(Into::into).into();
     let mut flag = |name: &str, value: String| args.extend([name.into(), value]);
+    let own = usize::from(id).checked_sub(1).and_then(|at| addrs.get(at));
+    flag("--listen", own.map_or("127.0.0.1:0".to_owned(), Clone::clone));
+    if !addrs.is_empty() {
+        flag("--mgmt", addrs.join(","));
+    }
     flag("--id", id.to_string());
     flag("--groups", shape.groups.to_string());
     flag("--replicas", shape.replicas.to_string());

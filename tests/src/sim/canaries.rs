@@ -63,6 +63,8 @@ fn hunt(canary: Canary) -> Hunt {
         Canary::SeatToldEarly => scripted!("president_dies_with_a_seat"),
         Canary::TrustBadChecksum => scripted!("bits_flip_in_checkpoints"),
         Canary::TidyBehindOwnFiles => scripted!("power_fails_before_the_files_of_a_joiner"),
+        Canary::SilenceAmidProposal => scripted!("president_cut_off_amid_its_proposal"),
+        Canary::LinkIsLife => scripted!("arbitrator_hangs"),
         Canary::IgnoreCopied => scripted!("power_fails_between_copy_and_promotion"),
         Canary::TakeOverBeyondOthers => scripted!("no_disk_left_in_another_group"),
         Canary::HandOverBeforeBarrier => scripted!("partition_moves_over_a_slow_link"),
