@@ -49,6 +49,8 @@ pub enum Canary {
     TrimRedoTooEarly,
     /// A node that is being copied to removes what it would need to go back before its own files.
     TidyBehindOwnFiles,
+    /// A checkpoint of a copy that was begun anew stays if it is finished after that.
+    KeepFirstCopy,
     /// Silence is acted on at once while something else is proposed.
     SilenceAmidProposal,
     /// Whoever is linked counts as there, whether it answers or not.
@@ -110,6 +112,7 @@ impl Canary {
         Self::SnapshotOfOpenEpoch,
         Self::TrimRedoTooEarly,
         Self::TidyBehindOwnFiles,
+        Self::KeepFirstCopy,
         Self::SilenceAmidProposal,
         Self::LinkIsLife,
         Self::SkipFsync,
@@ -155,6 +158,7 @@ impl Canary {
             Self::SnapshotOfOpenEpoch => "snapshot_of_open_epoch",
             Self::TrimRedoTooEarly => "trim_redo_too_early",
             Self::TidyBehindOwnFiles => "tidy_behind_own_files",
+            Self::KeepFirstCopy => "keep_first_copy",
             Self::SilenceAmidProposal => "silence_amid_proposal",
             Self::LinkIsLife => "link_is_life",
             Self::SkipFsync => "skip_fsync",

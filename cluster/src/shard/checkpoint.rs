@@ -16,9 +16,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lockstep_proto::canary::Canary;
-use lockstep_proto::disk::{
-    CheckpointName, Completion, Directory, FileName, Lane, Op, Request, SegmentName,
-};
+use lockstep_proto::disk::{CheckpointName, Completion, FileName, Lane, SegmentName};
 use lockstep_proto::ids::{Epoch, PartitionId, Seq, TableId};
 use lockstep_proto::limits::CHECKPOINT_SLICES;
 use lockstep_proto::placement::key_hash;
@@ -35,6 +33,7 @@ use super::ShardCore;
 use super::apply::catalog_table;
 use super::pace::{Pace, ROWS_PER_TURN};
 use super::partition::Partition;
+use super::removals::Removals;
 
 /// So many rows that are passed over take as long as one that is given.
 const PASSED_PER_GIVEN: usize = 8;
@@ -103,7 +102,7 @@ pub(super) struct Checkpoints {
     running: Option<Box<Running>>,
     out: Option<Out>,
     /// Files to be removed.
-    gone: Vec<FileName>,
+    removals: Removals,
     /// Redo of earlier lives, needed until all partitions are held as of this epoch.
     earlier: Vec<SegmentName>,
     earlier_until: Epoch,
@@ -137,7 +136,12 @@ impl Checkpoints {
     /// Whether a checkpoint of a partition is being written or will be as soon as can be.
     pub(super) fn is_coming(&self, partition: PartitionId) -> bool {
         let wanted = self.kept.get(&partition).is_some_and(|kept| kept.wanted.is_some());
-        wanted || self.pinned(partition).is_some()
+        wanted || self.pinned(partition).is_some() || !self.is_clean(partition)
+    }
+
+    /// Whether nothing on this disk could be taken for what the partition was copied from.
+    pub(super) fn is_clean(&self, partition: PartitionId) -> bool {
+        self.removals.is_clean(partition)
     }
 
     /// When the core wants to go on without anything having happened.
@@ -181,19 +185,29 @@ impl ShardCore {
     /// the copy before.
     pub(super) fn drop_checkpoints_of_copy(&mut self, p: PartitionId) {
         let incarnation = self.me.instance.incarnation;
-        let Some(kept) = self.checkpoints.kept.get_mut(&p) else { return };
+        let checkpoints = &mut self.checkpoints;
+        let Some(kept) = checkpoints.kept.get_mut(&p) else { return };
         let gone = kept.files.extract_if(.., |file| file.incarnation == incarnation);
-        self.checkpoints.gone.extend(gone.map(|file| FileName::Checkpoint(file.name)));
+        if self.canary == Some(Canary::KeepFirstCopy) {
+            return checkpoints.removals.add(gone.map(|file| FileName::Checkpoint(file.name)));
+        }
+        gone.for_each(|file| checkpoints.removals.add_misleading(file.name));
+        self.abandon_checkpoint(p);
+    }
+
+    /// What is being written of a partition is of no use any more. The file may be there already.
+    fn abandon_checkpoint(&mut self, p: PartitionId) {
+        if let Some(running) = self.checkpoints.running.as_mut().filter(|r| r.partition == p) {
+            running.stale = true;
+            running.writer.abandon();
+        }
     }
 
     /// A partition is not held here any more: its files go.
     pub(super) fn drop_checkpoints(&mut self, p: PartitionId) {
         let files = self.checkpoints.kept.remove(&p).unwrap_or_default().files.into_iter();
-        self.checkpoints.gone.extend(files.map(|file| FileName::Checkpoint(file.name)));
-        if let Some(running) = self.checkpoints.running.as_mut().filter(|r| r.partition == p) {
-            running.stale = true;
-            running.writer.abandon();
-        }
+        self.checkpoints.removals.add(files.map(|file| FileName::Checkpoint(file.name)));
+        self.abandon_checkpoint(p);
     }
 
     /// Asks for a checkpoint of a partition as of `epoch` or later, soon.
@@ -303,7 +317,8 @@ impl ShardCore {
         let unknown = Kept::default();
         let due = self.parts.iter().flatten().filter(|part| part.whole).filter_map(|part| {
             let complete = part.complete_up_to(self.closed);
-            if complete < part.versions_from || complete == Epoch(0) {
+            let unclean = !self.checkpoints.is_clean(part.id);
+            if complete < part.versions_from || complete == Epoch(0) || unclean {
                 return None;
             }
             let kept = self.checkpoints.kept.get(&part.id).unwrap_or(&unknown);
@@ -326,7 +341,7 @@ impl ShardCore {
     /// The end of a turn: gives the running checkpoint a few rows, and the disk its requests.
     pub(super) fn settle_checkpoint(&mut self, out: &mut Outputs) {
         let checkpoints = &mut self.checkpoints;
-        if checkpoints.running.is_none() && checkpoints.gone.is_empty() {
+        if checkpoints.running.is_none() && !checkpoints.removals.is_due(self.now) {
             return;
         }
         if let Some(mut running) = checkpoints.running.take() {
@@ -343,17 +358,15 @@ impl ShardCore {
         if checkpoints.out.is_some() {
             return;
         }
-        let request =
-            checkpoints.running.as_mut().and_then(|running| running.writer.next_request());
-        if let Some(request) = request {
+        let urgent = checkpoints.removals.is_urgent(self.now);
+        let running = checkpoints.running.as_mut().filter(|_| !urgent);
+        if let Some(request) = running.and_then(|running| running.writer.next_request()) {
             checkpoints.out = Some(Out::Writer);
             out.effect(Effect::Disk { lane: Lane::Checkpoint, request });
-        } else if !checkpoints.gone.is_empty() {
-            let gone = std::mem::take(&mut checkpoints.gone);
-            let mut ops: Vec<Op> = gone.into_iter().map(Op::Remove).collect();
-            ops.extend([Directory::Checkpoint, Directory::Redo].map(Op::SyncDirectory));
+        } else if checkpoints.removals.is_due(self.now) {
             checkpoints.out = Some(Out::Removal);
-            out.effect(Effect::Disk { lane: Lane::Checkpoint, request: Request { ops } });
+            let request = checkpoints.removals.take();
+            out.effect(Effect::Disk { lane: Lane::Checkpoint, request });
         }
     }
 
@@ -362,10 +375,12 @@ impl ShardCore {
         match self.checkpoints.out.take() {
             Some(Out::Writer) => {}
             Some(Out::Removal) => {
-                // What could not be removed is found at the next start.
                 if done.failed.is_some() {
                     out.mark("removal_of_files_failed");
                 }
+                self.checkpoints.removals.on_done(&done, self.now);
+                // Whoever is copied to may have waited for this.
+                self.report_joined(out);
                 return;
             }
             None => {
@@ -376,15 +391,23 @@ impl ShardCore {
         let Some(mut running) = self.checkpoints.running.take() else { return };
         running.writer.on_done(done);
         let p = running.partition;
+        let useless = match running.writer.state() {
+            CheckpointState::Writing => false,
+            CheckpointState::Done | CheckpointState::Abandoned => running.stale,
+            // It may have got its name all the same.
+            CheckpointState::Failed(_) => true,
+        };
+        if useless {
+            self.checkpoints.removals.add_misleading(running.writer.header().name);
+        }
         match running.writer.state() {
             CheckpointState::Writing => {}
             CheckpointState::Done => {
                 out.mark("checkpoint_done");
                 self.checkpoints.finished = Some(self.now);
                 let header = *running.writer.header();
-                match running.stale {
-                    true => self.checkpoints.gone.push(FileName::Checkpoint(header.name)),
-                    false => self.checkpoints.kept.entry(p).or_default().files.push(header),
+                if !running.stale {
+                    self.checkpoints.kept.entry(p).or_default().files.push(header);
                 }
                 // The next one may be waited for.
                 self.begin_checkpoint(out);
@@ -445,14 +468,15 @@ impl ShardCore {
         let durable = self.redo.durable_everywhere().min(self.redo.durable_here());
         let me = view.member(self.me.instance.node);
         let in_sync = me.is_some_and(|member| member.standing == Standing::InSync);
-        let durable = if in_sync { durable } else { self.way_back(durable) };
+        let settled = in_sync && durable >= self.recovered;
+        let durable = if settled { durable } else { self.way_back(durable) };
         let durable = if hasty { self.closed } else { durable };
         let mut covered = Epoch(u64::MAX);
         for part in self.parts.iter().flatten() {
             let kept = self.checkpoints.kept.entry(part.id).or_default();
             let names = kept.tidy(&view, durable);
             covered = covered.min(kept.covered);
-            self.checkpoints.gone.extend(names.into_iter().map(FileName::Checkpoint));
+            self.checkpoints.removals.add(names.into_iter().map(FileName::Checkpoint));
         }
         if covered == Epoch(u64::MAX) {
             return;
@@ -461,9 +485,9 @@ impl ShardCore {
         let until = self.checkpoints.earlier_until;
         if (covered >= until && self.redo.durable_here() > until) || hasty {
             let earlier = std::mem::take(&mut self.checkpoints.earlier);
-            self.checkpoints.gone.extend(earlier.into_iter().map(FileName::Segment));
+            self.checkpoints.removals.add(earlier.into_iter().map(FileName::Segment));
         }
-        self.checkpoints.gone.extend(self.redo.remove_covered(covered));
+        self.checkpoints.removals.add(self.redo.remove_covered(covered));
     }
 
     /// Until this node is in sync, the cluster may be restarted at an epoch in which it has a gap:

@@ -49,6 +49,7 @@ mod partition;
 mod progress;
 mod read;
 mod redo;
+mod removals;
 mod restore;
 mod scan;
 mod snapshot;

@@ -320,7 +320,7 @@ impl ShardCore {
 
     /// Whether this disk has what a joining partition was copied from.
     pub(super) fn is_on_disk(&self, part: &Partition) -> bool {
-        self.checkpointed(part.id) >= Some(part.versions_from)
+        self.checkpointed(part.id) >= Some(part.versions_from) && self.checkpoints.is_clean(part.id)
     }
 
     /// Whether this disk has, or the redo log leads to, everything this shard holds.

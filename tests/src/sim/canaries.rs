@@ -65,6 +65,7 @@ fn hunt(canary: Canary) -> Hunt {
         Canary::TidyBehindOwnFiles => scripted!("power_fails_before_the_files_of_a_joiner"),
         Canary::SilenceAmidProposal => scripted!("president_cut_off_amid_its_proposal"),
         Canary::LinkIsLife => scripted!("arbitrator_hangs"),
+        Canary::KeepFirstCopy => scripted!("copied_to_twice_and_the_power_fails"),
         Canary::IgnoreCopied => scripted!("power_fails_between_copy_and_promotion"),
         Canary::TakeOverBeyondOthers => scripted!("no_disk_left_in_another_group"),
         Canary::HandOverBeforeBarrier => scripted!("partition_moves_over_a_slow_link"),
