@@ -189,7 +189,7 @@ fn come_back(site: &Site, args: &RunDataArgs) -> CliResult<Option<Seat>> {
     if !view.contains(identity.instance) {
         return Ok(None);
     }
-    let restored = recoverer.take();
+    let restored = recoverer.take()?;
     let in_sync = view.member(node).is_some_and(|member| member.standing == Standing::InSync);
     if in_sync && restored.is_none() && last_cut(&view) > Epoch(0) {
         return Err(CliError::new(Trouble::Process, "what was restored has gone astray")

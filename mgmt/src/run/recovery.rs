@@ -53,9 +53,20 @@ impl FileRecoverer {
         Self { force, ..self }
     }
 
-    /// What was restored last, for the shard cores.
-    pub(super) fn take(&self) -> Option<Restored> {
-        self.newest.lock().restored.take()
+    /// What was restored last, for the shard cores; the view it was restored for is on the disk.
+    /// Only now the files go that this view has no use for: another wish might have needed them.
+    pub(super) fn take(&self) -> CliResult<Option<Restored>> {
+        let restored = self.newest.lock().restored.take();
+        for name in restored.iter().flat_map(|restored| &restored.superfluous) {
+            let path = path_of(&self.dir, *name);
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(CliError::file("remove", &path, &error));
+                }
+                _ => {}
+            }
+        }
+        Ok(restored)
     }
 }
 
@@ -129,9 +140,6 @@ impl Recoverer for FileRecoverer {
         match restore_in_parallel(&owner, &files, to, self.shards) {
             Ok(restored) => {
                 let epoch = restored.epoch;
-                for name in &restored.superfluous {
-                    remove(&self.dir, *name).map_err(trouble)?;
-                }
                 newest.restored = Some(restored);
                 Ok(epoch)
             }
@@ -143,13 +151,6 @@ impl Recoverer for FileRecoverer {
             }
             Err(faults) => Err(in_words(&faults)),
         }
-    }
-}
-
-fn remove(dir: &Path, name: FileName) -> std::io::Result<()> {
-    match std::fs::remove_file(path_of(dir, name)) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        other => other,
     }
 }
 
