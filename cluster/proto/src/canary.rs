@@ -51,6 +51,8 @@ pub enum Canary {
     TidyBehindOwnFiles,
     /// A checkpoint of a copy that was begun anew stays if it is finished after that.
     KeepFirstCopy,
+    /// What is copied counts as being on the disk while a checkpoint of the copy before is there.
+    CountBeforeRemoved,
     /// Silence is acted on at once while something else is proposed.
     SilenceAmidProposal,
     /// Whoever is linked counts as there, whether it answers or not.
@@ -113,6 +115,7 @@ impl Canary {
         Self::TrimRedoTooEarly,
         Self::TidyBehindOwnFiles,
         Self::KeepFirstCopy,
+        Self::CountBeforeRemoved,
         Self::SilenceAmidProposal,
         Self::LinkIsLife,
         Self::SkipFsync,
@@ -159,6 +162,7 @@ impl Canary {
             Self::TrimRedoTooEarly => "trim_redo_too_early",
             Self::TidyBehindOwnFiles => "tidy_behind_own_files",
             Self::KeepFirstCopy => "keep_first_copy",
+            Self::CountBeforeRemoved => "count_before_removed",
             Self::SilenceAmidProposal => "silence_amid_proposal",
             Self::LinkIsLife => "link_is_life",
             Self::SkipFsync => "skip_fsync",

@@ -317,7 +317,7 @@ impl ShardCore {
         let unknown = Kept::default();
         let due = self.parts.iter().flatten().filter(|part| part.whole).filter_map(|part| {
             let complete = part.complete_up_to(self.closed);
-            let unclean = !self.checkpoints.is_clean(part.id);
+            let unclean = !self.is_clean(part.id);
             if complete < part.versions_from || complete == Epoch(0) || unclean {
                 return None;
             }

@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 
 use lockstep_proto::ids::{Seq, ViewNumber};
+use lockstep_proto::process::Outputs;
 use lockstep_proto::record;
 use lockstep_proto::wire::join::LogPlace;
 
+use super::ShardCore;
 use super::partition::Partition;
 
 /// Stable records that a joiner may ask for again.
@@ -86,5 +88,23 @@ impl Partition {
             }
         }
         (log.applied >= base && log.applied <= self.end).then_some(log.applied)
+    }
+}
+
+impl ShardCore {
+    /// Joiners for which too much is kept start anew.
+    pub(super) fn bound_kept(&mut self, out: &mut Outputs) {
+        let keeping = self.parts.iter().flatten().filter(|part| part.keeps());
+        let (mut keeps, mut over) = (false, Vec::new());
+        for part in keeping {
+            keeps = true;
+            if part.kept.is_over(self.options.kept_max) {
+                over.push(part.id);
+            }
+        }
+        self.donor.keeps = keeps;
+        for p in over {
+            self.cut_joiners(p, out);
+        }
     }
 }

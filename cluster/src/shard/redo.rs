@@ -320,7 +320,12 @@ impl ShardCore {
 
     /// Whether this disk has what a joining partition was copied from.
     pub(super) fn is_on_disk(&self, part: &Partition) -> bool {
-        self.checkpointed(part.id) >= Some(part.versions_from) && self.checkpoints.is_clean(part.id)
+        self.checkpointed(part.id) >= Some(part.versions_from) && self.is_clean(part.id)
+    }
+
+    /// Whether nothing of an earlier copy of a partition can be found on this disk.
+    pub(super) fn is_clean(&self, p: PartitionId) -> bool {
+        self.checkpoints.is_clean(p) || self.canary == Some(Canary::CountBeforeRemoved)
     }
 
     /// Whether this disk has, or the redo log leads to, everything this shard holds.

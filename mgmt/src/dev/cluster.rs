@@ -6,13 +6,14 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
 use lockstep_proto::view::View;
 
+use super::ports;
 use super::process::{Condition, ProcessId, Signal, Tie, log_tail, spawn_self};
 use super::ready;
 use super::revive::args_like;
@@ -21,9 +22,6 @@ use crate::cli::error::{CliError, CliResult, Trouble};
 
 /// How long a process may take until it listens.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// How often management servers are started until they have the ports that were free.
-const PORT_TRIES: usize = 3;
 
 /// What a local cluster looks like.
 #[derive(Clone, Debug)]
@@ -120,23 +118,9 @@ impl LocalCluster {
         Ok(cluster)
     }
 
+    /// Several servers have to know each other's addresses before the first one listens.
     fn start_mgmt(&mut self, shape: &Shape, tie: Tie) -> CliResult {
-        for _ in 1..PORT_TRIES {
-            if self.try_mgmt(shape, tie).is_ok() {
-                return Ok(());
-            }
-            self.kill_all()?;
-            self.mgmt.clear();
-        }
-        self.try_mgmt(shape, tie)
-    }
-
-    /// Several servers have to know each other's addresses before the first one listens. Somebody
-    /// else may be given such a port in between.
-    fn try_mgmt(&mut self, shape: &Shape, tie: Tie) -> CliResult {
-        let addrs = free_ports(if shape.mgmt > 1 { shape.mgmt } else { 0 }).map_err(|error| {
-            CliError::new(Trouble::Start, "no ports for management servers").why(error.to_string())
-        })?;
+        let addrs = ports::draw(shape.mgmt).map_err(no_ports)?;
         for id in 1..=shape.mgmt {
             let name = format!("mgmt-{id}");
             let started = self.spawn(&name, mgmt_args(shape, id, &addrs), tie)?;
@@ -164,7 +148,7 @@ impl LocalCluster {
 
     fn spawn(&self, name: &str, args: Vec<String>, tie: Tie) -> CliResult<Starting> {
         let launch = Launch { dir: self.dir.clone(), name: name.to_owned(), args, tie };
-        launch.start(&[])
+        launch.with_ports()?.start(&[])
     }
 
     /// Starts a data node that is gone again, on its directory and at its address. Returns when it
@@ -378,6 +362,18 @@ impl Launch {
         }
     }
 
+    /// Gives it ports that it can come back to, where it has none.
+    fn with_ports(mut self) -> CliResult<Self> {
+        for flag in ["--listen", "--admin"] {
+            if !self.args.iter().any(|arg| arg == flag) {
+                for addr in ports::draw(1).map_err(no_ports)? {
+                    self.at(flag, addr);
+                }
+            }
+        }
+        Ok(self)
+    }
+
     /// Starts it, and leaves it to itself once it listens. `once` is added to its command line this
     /// time only.
     ///
@@ -393,8 +389,8 @@ impl Launch {
     ///
     /// # Errors
     /// If it does not come up.
-    pub(super) fn start_first(&self) -> CliResult<(Left, String, Vec<String>)> {
-        let member = self.start(&[])?.wait_ready(Instant::now() + READY_TIMEOUT)?;
+    pub(super) fn start_first(self) -> CliResult<(Left, String, Vec<String>)> {
+        let member = self.with_ports()?.start(&[])?.wait_ready(Instant::now() + READY_TIMEOUT)?;
         let admin = member.admin.map(|admin| admin.to_string());
         let left = Left { process: member.process, admin };
         Ok((left, member.addr.to_string(), member.again.args))
@@ -480,20 +476,19 @@ impl Drop for Starting {
     }
 }
 
-/// Ports of this machine that nobody listens at just now.
-fn free_ports(count: u16) -> io::Result<Vec<String>> {
-    let bind = |_| TcpListener::bind("127.0.0.1:0");
-    let listeners = (0..count).map(bind).collect::<io::Result<Vec<_>>>()?;
-    listeners.iter().map(|listener| Ok(listener.local_addr()?.to_string())).collect()
+fn no_ports(error: io::Error) -> CliError {
+    CliError::new(Trouble::Start, "no ports for the cluster's processes").why(error.to_string())
 }
 
 /// The command line of a management server; several know each other by these addresses.
-fn mgmt_args(shape: &Shape, id: u16, addrs: &[String]) -> Vec<String> {
+fn mgmt_args(shape: &Shape, id: u16, addrs: &[SocketAddr]) -> Vec<String> {
     let mut args: Vec<String> = ["run", "mgmt"].map(Into::into).into();
     let mut flag = |name: &str, value: String| args.extend([name.into(), value]);
-    let own = usize::from(id).checked_sub(1).and_then(|at| addrs.get(at));
-    flag("--listen", own.map_or("127.0.0.1:0".to_owned(), Clone::clone));
-    if !addrs.is_empty() {
+    let addrs: Vec<String> = addrs.iter().map(ToString::to_string).collect();
+    if let Some(own) = usize::from(id).checked_sub(1).and_then(|at| addrs.get(at)) {
+        flag("--listen", own.clone());
+    }
+    if addrs.len() > 1 {
         flag("--mgmt", addrs.join(","));
     }
     flag("--id", id.to_string());
@@ -513,7 +508,7 @@ fn mgmt_args(shape: &Shape, id: u16, addrs: &[String]) -> Vec<String> {
 
 /// The command line of a data node.
 fn data_args(shape: &Shape, node: u16, mgmt: &str) -> Vec<String> {
-    let mut args: Vec<String> = ["run", "data", "--listen", "127.0.0.1:0"].map(Into::into).into();
+    let mut args: Vec<String> = ["run", "data"].map(Into::into).into();
     let mut flag = |name: &str, value: String| args.extend([name.into(), value]);
     flag("--node", node.to_string());
     flag("--mgmt", mgmt.to_owned());

@@ -64,7 +64,7 @@ pub fn add_node(state: &DevState, node: u16, group: Option<u16>, zone: &str) -> 
     Ok(DevNode { node, process, addr, admin, zone, group, args })
 }
 
-/// The command line of another node: another id, port, zone and group.
+/// The command line of another node: another id, zone and group, and no ports yet.
 pub(super) fn args_like(
     model: &[String],
     node: u16,
@@ -79,16 +79,14 @@ pub(super) fn args_like(
             rest.next();
         } else if arg == "--admin" {
             // Wherever the model's is, this one's is elsewhere; that there is none is for all.
-            let is_off = rest.next().is_some_and(|at| at == "off");
-            let at = if is_off { "off" } else { "127.0.0.1:0" };
-            args.extend([arg.clone(), at.to_owned()]);
+            let off = rest.next().filter(|at| *at == "off");
+            args.extend(off.into_iter().flat_map(|off| [arg.clone(), off.clone()]));
         } else {
             args.push(arg.clone());
         }
     }
     let mut flag = |name: &str, value: String| args.extend([name.to_owned(), value]);
     flag("--node", node.to_string());
-    flag("--listen", "127.0.0.1:0".to_owned());
     if let Some(group) = group {
         flag("--group", group.to_string());
     }

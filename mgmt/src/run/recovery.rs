@@ -202,3 +202,91 @@ pub(super) fn make_directories(dir: &Path) -> CliResult {
             .then("check that the directory can be written and its disk has space")
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use lockstep_proto::disk::CheckpointName;
+    use lockstep_proto::generations::Generations;
+    use lockstep_proto::ids::{
+        ClusterId, Incarnation, PartitionId, RestartGeneration, Seq, ShardId,
+    };
+    use lockstep_storage::checkpoint::{CheckpointHeader, CheckpointWriter, Plan};
+    use lockstep_storage::disk::SimulatedDisk;
+    use lockstep_storage::redo::{LogIdentity, RedoWriter};
+
+    use super::*;
+
+    const CLUSTER: ClusterId = ClusterId(7);
+    const NODE: NodeId = NodeId(2);
+    const LIFE: Incarnation = Incarnation(1);
+    const GENERATION: RestartGeneration = RestartGeneration(1);
+    /// The checkpoint of a partition that others hold.
+    const ELSEWHERE: CheckpointName =
+        CheckpointName { partition: PartitionId(5), generation: GENERATION, epoch: Epoch(6) };
+
+    /// A log up to epoch 10, and a checkpoint.
+    fn write_files(dir: &Path) {
+        make_directories(dir).expect("made");
+        let mut disk = SimulatedDisk::default();
+        let log = LogIdentity {
+            cluster: CLUSTER,
+            node: NODE,
+            generation: GENERATION,
+            shards: 1,
+            base: Epoch(0),
+            joined: false,
+        };
+        let mut redo = RedoWriter::new(log, LIFE, ShardId(0));
+        redo.close(Epoch(10));
+        redo.flush();
+        while let Some(request) = redo.next_request() {
+            redo.on_done(disk.execute(request));
+        }
+        let mut checkpoint = CheckpointWriter::new(CheckpointHeader {
+            cluster: CLUSTER,
+            node: NODE,
+            incarnation: LIFE,
+            name: ELSEWHERE,
+            partitions: 8,
+            plan: Plan::full(8),
+            seq: Seq(6),
+        });
+        checkpoint.finish();
+        while let Some(request) = checkpoint.next_request() {
+            checkpoint.on_done(disk.execute(request));
+        }
+        for (name, bytes) in disk.files() {
+            std::fs::write(path_of(dir, name), bytes).expect("written");
+        }
+    }
+
+    #[test]
+    fn files_that_a_view_has_no_use_for_go_when_it_is_on_the_disk() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        write_files(dir.path());
+        let generations = Generations::new(GENERATION, Vec::new());
+        let held = vec![(PartitionId(1), 0)];
+        let owner = Owner {
+            cluster: CLUSTER,
+            node: NODE,
+            partitions: 8,
+            held: held.clone(),
+            generations: generations.clone(),
+            promised: Epoch(0),
+            canary: None,
+        };
+        let newest = Mutex::default();
+        let recoverer =
+            FileRecoverer { dir: dir.path().to_owned(), owner, shards: 1, force: false, newest };
+        let superfluous = path_of(dir.path(), FileName::Checkpoint(ELSEWHERE));
+        for token in 1..=2 {
+            let (generations, held) = (generations.clone(), held.clone());
+            let wish = Recovery { token, goal: Goal::Rejoin, generations, held };
+            assert_eq!(recoverer.recover(&wish), Ok(Epoch(10)));
+            assert!(superfluous.exists(), "the next view may give the partition to this node");
+        }
+        let restored = recoverer.take().expect("removed").expect("restored");
+        assert_eq!(restored.epoch, Epoch(10));
+        assert!(!superfluous.exists());
+    }
+}

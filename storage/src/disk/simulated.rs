@@ -81,6 +81,7 @@ pub struct SimulatedDisk {
     fault: Option<(u64, DiskError)>,
     capacity: Option<usize>,
     lies: bool,
+    keeps_checkpoints: bool,
 }
 
 fn write_at(image: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
@@ -118,6 +119,11 @@ impl SimulatedDisk {
     /// From now on a sync succeeds and makes nothing durable: a cache that forgets.
     pub fn lie(&mut self) {
         self.lies = true;
+    }
+
+    /// Whether no checkpoint can be removed.
+    pub fn keep_checkpoints(&mut self, keeps: bool) {
+        self.keeps_checkpoints = keeps;
     }
 
     /// The bytes of all files together.
@@ -178,6 +184,9 @@ impl SimulatedDisk {
             }
             Op::Remove(name) => {
                 failing.map_or(Ok(()), Err)?;
+                if self.keeps_checkpoints && matches!(name, FileName::Checkpoint(_)) {
+                    return Err(DiskError::Failed);
+                }
                 self.change(Change::Remove(*name));
             }
             // The operator's directory is always there.

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use lockstep_mgmt::dev::ports;
 use lockstep_mgmt::dev::process::{ProcessId, Signal};
 use lockstep_mgmt::dev::ready;
 use tempfile::TempDir;
@@ -205,7 +206,7 @@ impl Cluster {
     pub fn empty(binary: &Path, form: &Form) -> Self {
         let dir = tempfile::tempdir().expect("temporary directory");
         let words = |word: &str| OsString::from(word);
-        let mut args: Vec<OsString> = ["run", "mgmt", "--listen", "127.0.0.1:0"].map(words).into();
+        let mut args: Vec<OsString> = ["run", "mgmt"].map(words).into();
         args.extend(["--groups".into(), form.groups.to_string().into()]);
         args.extend(["--replicas".into(), form.replicas.to_string().into()]);
         if !form.zones.is_empty() {
@@ -215,11 +216,17 @@ impl Cluster {
         args.extend(form.mgmt_args.iter().map(OsString::from));
         args.extend(["--dir".into(), dir.path().join("mgmt").into()]);
         let own = args.len() - 1;
+        let addrs = ports::draw(form.mgmts.max(1)).expect("free ports");
+        let all: Vec<String> = addrs.iter().map(ToString::to_string).collect();
+        if let [_, _, ..] = all[..] {
+            args.extend(["--mgmt".into(), all.join(",").into()]);
+        }
         let start = |id: u16| {
             let name = if id == 1 { "mgmt".to_owned() } else { format!("mgmt-{id}") };
             let mut args = args.clone();
             args[own] = dir.path().join(&name).into();
-            args.extend(["--id".into(), id.to_string().into()]);
+            let listen = &all[usize::from(id) - 1];
+            args.extend(["--id".into(), id.to_string().into(), "--listen".into(), listen.into()]);
             let mut server = Running::start(binary, &name, dir.path(), &args);
             let addr = server.addr();
             (server, addr)

@@ -66,6 +66,7 @@ fn hunt(canary: Canary) -> Hunt {
         Canary::SilenceAmidProposal => scripted!("president_cut_off_amid_its_proposal"),
         Canary::LinkIsLife => scripted!("arbitrator_hangs"),
         Canary::KeepFirstCopy => scripted!("copied_to_twice_and_the_power_fails"),
+        Canary::CountBeforeRemoved => scripted!("checkpoint_of_a_first_copy_cannot_be_removed"),
         Canary::IgnoreCopied => scripted!("power_fails_between_copy_and_promotion"),
         Canary::TakeOverBeyondOthers => scripted!("no_disk_left_in_another_group"),
         Canary::HandOverBeforeBarrier => scripted!("partition_moves_over_a_slow_link"),

@@ -196,6 +196,7 @@ impl World {
         disk.stalled_until = disk.stalled_until.min(now);
         disk.stores_stalled_until = disk.stores_stalled_until.min(now);
         disk.files.set_capacity(None);
+        disk.files.keep_checkpoints(false);
         let numbers: Vec<u32> = disk.waiting.iter().map(|waiting| waiting.number).collect();
         for number in numbers {
             self.agenda.push(now, Event::Disk(host, number));

@@ -60,6 +60,8 @@ pub enum Fault {
     DataStall(HostId, u64),
     /// A host's disk takes so many bytes more, for so long.
     DiskFull(HostId, usize, u64),
+    /// No checkpoint can be removed from a host's disk, for so long.
+    DiskKeeps(HostId, u64),
     /// A step of what a host asks of its disk fails, so many from now.
     DiskFails(HostId, u64),
     /// What the shards of one host send those of another arrives only after so long, while
@@ -118,6 +120,7 @@ impl Fault {
             Self::DiskStall(..) => "stalled_disk",
             Self::DataStall(..) => "stalled_data",
             Self::DiskFull(..) => "full_disk",
+            Self::DiskKeeps(..) => "undeletable_files",
             Self::DiskFails(..) => "failed_disk",
             Self::Stall(..) => "stalled_link",
             Self::Mute(..) => "muted_control",
@@ -188,6 +191,7 @@ impl World {
                 self.fill_disk(host, left);
                 self.restore_later(length, Ending::DiskWell(host));
             }
+            Fault::DiskKeeps(host, length) => self.keep_checkpoints(host, length),
             Fault::DiskFails(host, later) => {
                 let files = &mut self.host_mut(host).disk.files;
                 files.fail_at(files.steps() + later, DiskError::Failed);
@@ -197,6 +201,11 @@ impl World {
                 self.restore_later(length, Ending::Relieve(host));
             }
         }
+    }
+
+    fn keep_checkpoints(&mut self, host: HostId, length: u64) {
+        self.host_mut(host).disk.files.keep_checkpoints(true);
+        self.restore_later(length, Ending::DiskWell(host));
     }
 
     fn stall_disk(&mut self, host: HostId, length: u64, stores: bool) {

@@ -12,6 +12,7 @@
 //!   `at MS stall HOST HOST MS`, `at MS mute HOST HOST MS`, `at MS linger HOST HOST MS`,
 //!   `at MS disk_slow HOST FACTOR MS`, `at MS disk_stall HOST MS`, `at MS data_stall HOST MS`
 //!   (only what shards ask for), `at MS disk_full HOST BYTES MS`, `at MS disk_fails HOST STEP`,
+//!   `at MS disk_keeps HOST MS` (no checkpoint can be removed),
 //!   `at MS break HOST HOST`, `at MS burden HOST FACTOR MS`, `at MS ghost NODE`, `at MS backup`,
 //!   `at MS remove_backups`, `at MS revive NODE [empty]`, `at MS rot NODE [redo]` (a bit flips in
 //!   each of its checkpoints, or files of its redo log), `at MS lie NODE` (from then on its disk
@@ -313,6 +314,7 @@ impl Act {
                 let left = words.get(2)?.parse().ok()?;
                 Fault::DiskFull(one(1)?, left, ms(3)?)
             }
+            "disk_keeps" => Fault::DiskKeeps(one(1)?, ms(2)?),
             "disk_fails" => Fault::DiskFails(one(1)?, words.get(2)?.parse().ok()?),
             "mute" => Fault::Mute(one(1)?, one(2)?, ms(3)?),
             "stall" => Fault::Stall(one(1)?, one(2)?, ms(3)?),

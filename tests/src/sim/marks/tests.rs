@@ -101,6 +101,7 @@ const ELSEWHERE: &[(&str, Reached)] = &[
     ("join_message_misplaced", RUBBISH),
     ("join_stream_cut", Script("joiners_that_fall_behind")),
     ("joiner_cut_off", Script("joiners_that_fall_behind")),
+    ("joiner_cut_off_after_its_copy", Script("copied_and_then_too_far_behind")),
     ("join_tail_dropped", Not("needs a primary to die in the milliseconds of an attached joiner")),
     ("join_wants_checkpoint_again", Not("a checkpoint of a joiner fails only if its disk does")),
     ("attached_joiner_lost_its_place", Not("it cannot be: what is stable is stable with it")),
@@ -127,7 +128,7 @@ const ELSEWHERE: &[(&str, Reached)] = &[
     ),
     ("client_snapshot_lost", Not("simulated clients do not outlive the cluster they work with")),
     ("checkpoint_without_tombstones", Not("needs as many deletes as a machine has room for")),
-    ("removal_of_files_failed", Not("a disk that breaks between two steps of one checkpoint")),
+    ("removal_of_files_failed", Script("checkpoint_of_a_first_copy_cannot_be_removed")),
     ("mgmt_answer_dropped", Not("so many answers wait for a disk only if it hangs")),
 ];
 
