@@ -52,8 +52,6 @@ pub(super) struct Donor {
     count: u64,
     /// There is more to do than one turn may.
     due: Option<Instant>,
-    /// Records may be kept for joiners.
-    pub(super) keeps: bool,
 }
 
 /// One partition on its way to one joiner.
@@ -217,6 +215,7 @@ impl ShardCore {
             None => {
                 let backup = &mut part.backups[at];
                 (backup.stream, backup.follows) = (None, false);
+                part.trim_kept();
                 self.donor.drop_copy(from, p);
                 self.donor.waiting.push_back((from, p, recovered));
                 if let Some(buffer) = out.buffer(link) {
@@ -240,7 +239,6 @@ impl ShardCore {
         let part = self.parts[usize::from(p.0)].as_mut().expect("led partitions exist");
         let backup = &mut part.backups[at];
         (backup.acked, backup.stream, backup.follows) = (after, Some(link), true);
-        self.donor.keeps = true;
         part.trim_kept();
         part.stable_told = Seq(0);
         let stable = part.stable;
@@ -285,7 +283,6 @@ impl ShardCore {
         self.donor.copies.retain(|copy| goes_on(copy.to, copy.partition));
         self.donor.copies.iter_mut().for_each(|copy| copy.link = None);
         self.donor.waiting.clear();
-        self.donor.keeps = self.parts.iter().flatten().any(|part| part.keeps());
     }
 
     /// An epoch is closed: joiners hear where the logs have everything of it.
@@ -322,9 +319,6 @@ impl ShardCore {
         }
         part.trim_kept();
         for to in gone {
-            if self.donor.find(to, p).is_none() {
-                out.mark("joiner_cut_off_after_its_copy");
-            }
             self.donor.drop_copy(to, p);
         }
     }
@@ -332,12 +326,10 @@ impl ShardCore {
     /// Makes the next pieces, as many as a turn may.
     pub(super) fn give_copies(&mut self, out: &mut Outputs) {
         self.donor.due = None;
-        if self.donor.keeps {
-            self.bound_kept(out);
-        }
         if self.donor.copies.is_empty() && self.donor.waiting.is_empty() {
             return;
         }
+        self.bound_kept(out);
         self.begin_copies(out);
         let mut budget = Budget { pieces: PIECES_PER_TURN, steps: STEPS_PER_TURN };
         let mut copies = std::mem::take(&mut self.donor.copies);
@@ -355,6 +347,15 @@ impl ShardCore {
         }
         if budget.is_spent() {
             self.donor.due = Some(self.now + NEXT_TURN);
+        }
+    }
+
+    fn bound_kept(&mut self, out: &mut Outputs) {
+        let parts = self.parts.iter().flatten();
+        let over =
+            parts.filter(|part| part.kept.is_over(self.options.kept_max)).map(|part| part.id);
+        for p in over.collect::<Vec<_>>() {
+            self.cut_joiners(p, out);
         }
     }
 

@@ -3,11 +3,9 @@
 use std::collections::VecDeque;
 
 use lockstep_proto::ids::{Seq, ViewNumber};
-use lockstep_proto::process::Outputs;
 use lockstep_proto::record;
 use lockstep_proto::wire::join::LogPlace;
 
-use super::ShardCore;
 use super::partition::Partition;
 
 /// Stable records that a joiner may ask for again.
@@ -40,8 +38,12 @@ impl Partition {
         self.leads && self.backups.iter().any(|b| b.follows)
     }
 
-    /// Drops kept records that every joiner has.
+    /// Drops kept records that every joiner has; all if there is none, for none is added then.
     pub(super) fn trim_kept(&mut self) {
+        if !self.keeps() {
+            self.kept = Kept::default();
+            return;
+        }
         let reached = self.backups.iter().filter(|b| b.follows);
         let least = reached.map(|b| b.acked).min().unwrap_or(self.end);
         // The last one it has stays, to be compared.
@@ -88,23 +90,5 @@ impl Partition {
             }
         }
         (log.applied >= base && log.applied <= self.end).then_some(log.applied)
-    }
-}
-
-impl ShardCore {
-    /// Joiners for which too much is kept start anew.
-    pub(super) fn bound_kept(&mut self, out: &mut Outputs) {
-        let keeping = self.parts.iter().flatten().filter(|part| part.keeps());
-        let (mut keeps, mut over) = (false, Vec::new());
-        for part in keeping {
-            keeps = true;
-            if part.kept.is_over(self.options.kept_max) {
-                over.push(part.id);
-            }
-        }
-        self.donor.keeps = keeps;
-        for p in over {
-            self.cut_joiners(p, out);
-        }
     }
 }

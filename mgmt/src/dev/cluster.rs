@@ -364,11 +364,14 @@ impl Launch {
 
     /// Gives it ports that it can come back to, where it has none.
     fn with_ports(mut self) -> CliResult<Self> {
-        for flag in ["--listen", "--admin"] {
-            if !self.args.iter().any(|arg| arg == flag) {
-                for addr in ports::draw(1).map_err(no_ports)? {
-                    self.at(flag, addr);
-                }
+        for (flag, variable) in [("--listen", ""), ("--admin", "LOCKSTEP__ADMIN__LISTEN")] {
+            let is_given = self.args.iter().any(|arg| arg == flag);
+            // A flag would win over what the user has said for all.
+            if is_given || std::env::var_os(variable).is_some() {
+                continue;
+            }
+            for addr in ports::draw(1).map_err(no_ports)? {
+                self.at(flag, addr);
             }
         }
         Ok(self)
@@ -458,7 +461,7 @@ impl Starting {
         let child = self.child.take().expect("not taken yet");
         let admin = ready::admin(&text);
         let mut again = self.launch.clone();
-        // Others look for it where it was; and no port is drawn that one who is gone comes back to.
+        // Others look for it where it was.
         again.at("--listen", addr);
         if let Some(admin) = admin {
             again.at("--admin", admin);

@@ -257,6 +257,10 @@ impl Cluster {
         args.extend(["--node".into(), node.to_string().into()]);
         args.extend(["--mgmt".into(), self.mgmt_list().into()]);
         args.extend(["--dir".into(), self.dir.path().join(dir).into()]);
+        if !extra.contains(&"--listen") {
+            let addr = ports::draw(1).expect("a free port")[0];
+            args.extend(["--listen".into(), addr.to_string().into()]);
+        }
         args.extend(extra.iter().map(OsString::from));
         Running::start(&self.binary, &format!("{dir}-process"), self.dir.path(), &args)
     }

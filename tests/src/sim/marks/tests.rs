@@ -101,7 +101,6 @@ const ELSEWHERE: &[(&str, Reached)] = &[
     ("join_message_misplaced", RUBBISH),
     ("join_stream_cut", Script("joiners_that_fall_behind")),
     ("joiner_cut_off", Script("joiners_that_fall_behind")),
-    ("joiner_cut_off_after_its_copy", Script("copied_and_then_too_far_behind")),
     ("join_tail_dropped", Not("needs a primary to die in the milliseconds of an attached joiner")),
     ("join_wants_checkpoint_again", Not("a checkpoint of a joiner fails only if its disk does")),
     ("attached_joiner_lost_its_place", Not("it cannot be: what is stable is stable with it")),
