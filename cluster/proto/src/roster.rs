@@ -191,9 +191,9 @@ impl View {
             }
             if node <= roster.last {
                 return Err(format!(
-                    "node id {} was used before and is not given again: leave `node.id` out, or \
-                     choose one above {}",
-                    node.0, roster.last.0
+                    "node id {} is not given any more: it was used before, or {} was given first, \
+                     and ids only grow; leave `node.id` out, or choose one above {}",
+                    node.0, roster.last.0, roster.last.0
                 ));
             }
             // Ids are never given again: one must not use up all of them.
@@ -258,6 +258,17 @@ mod tests {
         roster.add(Seat { node: NodeId(2), ..roster.seat_for(&newcomer(9)) });
         roster.add(roster.seat_for(&newcomer(8)));
         assert_eq!(roster, before, "a used id and a known process get no seat");
+    }
+
+    #[test]
+    fn who_comes_after_a_higher_id_is_told_so() {
+        let mut view = view(&[&[1, 2]]);
+        let wants = |node| Newcomer { wanted: Some(NodeId(node)), ..newcomer(7) };
+        assert_eq!(view.check_newcomer(&wants(3)), Ok(()));
+        view.roster.add(view.roster.seat_for(&Newcomer { process: 8, ..wants(4) }));
+        let refused = view.check_newcomer(&Newcomer { addr: "other:1".to_owned(), ..wants(3) });
+        let text = refused.expect_err("4 was given");
+        assert!(text.contains("3 is not given any more") && text.contains("above 4"), "{text}");
     }
 
     #[test]

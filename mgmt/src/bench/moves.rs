@@ -104,9 +104,11 @@ pub async fn run(voice: &Voice, plan: &Plan) -> CliResult<Stops> {
     let mut stops = Stops::default();
     let mut spares = Vec::new();
     for zone in ["a", "b"] {
-        spares.push(NodeId(cluster.add_node(None, zone).await?));
+        // One after the other: their ids only grow.
+        let node = NodeId(cluster.add_node(None, zone).await?);
+        until(&client, |view| is_spare(view, node)).await?;
+        spares.push(node);
     }
-    until(&client, |view| spares.iter().all(|node| is_spare(view, *node))).await?;
     tokio::time::sleep(WARM_UP).await;
     for round in 1..=plan.rounds {
         for node in &spares {
