@@ -335,6 +335,20 @@ fn all_nodes_can_leave_at_once() {
 }
 
 #[test]
+fn a_node_that_is_left_out_while_it_leaves_does_not_come_back() {
+    let mut net = Net::started(2, 2, 1);
+    net.shard(4).drains_never = true;
+    net.terminate(4);
+    net.pause(4);
+    net.run_until(ms(1000), |net| net.acts_alone(&[1, 2, 3]));
+    net.resume(4);
+    net.run_until(ms(1000), |net| net.exit(4).is_some());
+    assert_eq!(net.exit(4), Some(0));
+    assert!(net.marks.contains("leave_ends_left_out"));
+    net.check();
+}
+
+#[test]
 fn epochs_close_everywhere_and_stop_at_what_one_shard_has_not_finished() {
     let mut net = Net::started(2, 2, 1);
     net.run(ms(1000));

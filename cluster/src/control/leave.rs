@@ -67,11 +67,26 @@ impl Leave {
 }
 
 impl ControlCore {
+    /// The process is told to end: in good order, and at once when told again.
     pub(super) fn on_terminate(&mut self, now: Instant, out: &mut Outputs) {
-        if self.leave.has_begun() {
+        if self.leave.has_begun() && !self.leaves_again {
             let reason = "asked to end a second time: ending at once".to_owned();
             return self.end(Exit { code: 0, reason }, out);
         }
+        self.on_leave_order(now, false, out);
+    }
+
+    /// It is told to leave, and to come back or not. Told both, it does not.
+    pub(super) fn on_leave_order(&mut self, now: Instant, again: bool, out: &mut Outputs) {
+        if self.leave.has_begun() {
+            if self.leaves_again && !again {
+                (self.leaves_again, self.leaves_by_order) = (false, false);
+                out.mark("leave_without_return");
+                out.log(LogLevel::Info, "leaving: told to end, it does not come back");
+            }
+            return;
+        }
+        self.leaves_again = again;
         self.leave = Leave::Draining { since: now };
         out.mark("leave_begins");
         out.log(LogLevel::Info, "leaving: waiting for open transactions");
@@ -184,6 +199,12 @@ impl ControlCore {
 
     /// Ends the process.
     pub(super) fn end(&mut self, mut exit: Exit, out: &mut Outputs) {
+        if exit.code == exit_code::EXCLUDED && self.leave.has_begun() && !self.leaves_again {
+            // It would come back, and nobody would remember that it was told to end.
+            out.mark("leave_ends_left_out");
+            let reason = "left, while the others were not heard or had gone on without it".into();
+            exit = Exit { code: 0, reason };
+        }
         if self.leaves_again && exit.code == 0 {
             exit.code = exit_code::AGAIN;
         }

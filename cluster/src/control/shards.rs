@@ -82,10 +82,7 @@ impl ControlCore {
                 self.suspicion.links_dead(node);
                 self.reconsider(now, out);
             }
-            ShardControl::Leave { again } => {
-                self.leaves_again = again;
-                self.on_terminate(now, out);
-            }
+            ShardControl::Leave { again } => self.on_leave_order(now, again, out),
             ShardControl::Order(order) => self.on_own_order(now, order, out),
             ShardControl::Joined { view, stage } => {
                 self.on_shard_joined(now, shard, (view, stage), out);

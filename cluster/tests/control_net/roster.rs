@@ -26,3 +26,17 @@ fn a_node_whose_seat_is_taken_leaves_once_it_leads_nothing() {
     assert!(net.acts_alone(&[2, 3, 4]));
     net.check();
 }
+
+#[test]
+fn a_node_that_leaves_to_come_back_and_is_told_to_end_does_not_come_back() {
+    let mut net = Net::started(2, 2, 1);
+    net.order(3, Order::Spare { node: NodeId(1) });
+    net.run_until(ms(3000), |net| net.marks.contains("leave_lost_seat"));
+    assert_eq!(net.exit(1), None);
+    net.terminate(1);
+    assert_eq!(net.exit(1), None, "it still leaves in good order");
+    net.run_until(ms(1000), |net| net.exit(1).is_some());
+    assert_eq!(net.exit(1), Some(0));
+    assert!(net.marks.contains("leave_without_return"));
+    net.check();
+}

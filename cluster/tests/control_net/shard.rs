@@ -14,6 +14,8 @@ pub(crate) struct FakeShard {
     pub(crate) fenced: Vec<NodeInstance>,
     pub(crate) closed: Epoch,
     pub(crate) drained: bool,
+    /// Transactions stay open.
+    pub(crate) drains_never: bool,
     /// Answers nothing.
     pub(crate) stuck: bool,
     /// Finishes no epoch above this one.
@@ -61,8 +63,8 @@ impl FakeShard {
             }
             ShardControl::Ping { number } => vec![ShardControl::Pong { number }],
             ShardControl::Drain => {
-                self.drained = true;
-                vec![ShardControl::Drained]
+                self.drained = !self.drains_never;
+                if self.drained { vec![ShardControl::Drained] } else { Vec::new() }
             }
             other => panic!("not for a shard: {other:?}"),
         }

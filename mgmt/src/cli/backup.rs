@@ -243,7 +243,8 @@ fn verify(global: &Global, args: &VerifyArgs) -> CliResult<ExitKind> {
     let rows = verified(&backup, &voice)?;
     let manifest = &backup.manifest;
     let sizes = backup.sizes().unwrap_or_default();
-    let in_tables = backup.tables.iter().filter_map(|def| sizes.get(&def.id)).map(|s| s.rows).sum();
+    let in_tables: u64 =
+        backup.tables.iter().filter_map(|def| sizes.get(&def.id)).map(|s| s.rows).sum();
     let json = json!({
         "schema": "lockstep.backup-verify/v1",
         "backup": manifest.backup.to_string(),
@@ -261,11 +262,12 @@ fn verify(global: &Global, args: &VerifyArgs) -> CliResult<ExitKind> {
     });
     let text = || {
         format!(
-            "backup {} is whole: {} rows of {} tables as of {}, {} in {} parts\n",
+            "backup {} is whole: {} rows of {} tables and {} of the catalog as of {}, {} in {} \
+             parts\n",
             manifest.backup,
-            // Without those of the catalog.
             thousands(in_tables),
             backup.tables.len(),
+            thousands(rows.saturating_sub(in_tables)),
             manifest.epoch,
             bytes(manifest.file_bytes()),
             manifest.parts.len()

@@ -61,6 +61,8 @@ const ELSEWHERE: &[(&str, Reached)] = &[
     ("config_change_astray", RACE),
     // Leaving, and shards that do not answer.
     ("leave_last_of_group", CONTROL),
+    ("leave_ends_left_out", CONTROL),
+    ("leave_without_return", ROSTER),
     ("shard_stuck", CONTROL),
     ("peer_suspected_by_stream", Script("split_in_halves_reached_by_one")),
     ("shard_suspects", Script("split_in_halves_reached_by_one")),
