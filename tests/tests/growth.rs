@@ -79,8 +79,12 @@ fn newcomers_that_cannot_come_are_told_why() {
         assert_eq!(refused.ended().code(), Some(1));
         assert!(refused.log().contains(says), "{}", refused.log());
     }
+    // Newcomers come in any order.
+    let mut fifth = cluster.start_node(5, "n5", &[]);
+    watch.until("n5 as a spare", |view| view.member(NodeId(5)).is_some());
     let third = cluster.start_node(3, "n3", &[]);
     watch.until("n3 as a spare", |view| view.member(NodeId(3)).is_some());
+    assert!(fifth.is_running());
     drop(third);
     watch.until("n3 to be missed", |view| view.member(NodeId(3)).is_none());
     let mut third = cluster.start_node(3, "n3", &[]);

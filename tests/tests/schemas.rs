@@ -175,6 +175,8 @@ fn with_settings(judge: &mut Judge) {
 /// Who belongs to the cluster; in the end the two who did.
 fn with_seats(judge: &mut Judge) {
     judge.runs(0, "dev add-node --zone b");
+    judge.runs(0, "wait --for node=3:spare");
+    judge.fails(5, "wait --for node=4:stopped");
     judge.runs(0, "node list");
     judge.runs(0, "node drain 1");
     judge.runs(0, "node undrain 1");

@@ -5,8 +5,11 @@
 //! change that gives it a *seat*, so two management servers cannot hand out the same one, and an id
 //! that was given once is never given again.
 //!
+//! Newcomers may choose their ids, and do not come in the order of these: ids that were passed over
+//! can be given later.
+//!
 //! Invariant: seats are in order of node id; no two have one id, one process or one address; no id
-//! is above the highest ever given.
+//! is above the highest ever given, and none was passed over.
 
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +41,8 @@ pub struct Roster {
     pub seats: Vec<Seat>,
     /// The highest node id ever given.
     pub last: NodeId,
+    /// The ids below it that were never given, ascending; of very many only the highest.
+    pub passed_over: Vec<NodeId>,
     /// The highest number of a node group ever given.
     pub last_group: GroupId,
     /// Node groups that are to own nothing: their partitions go to others, then their nodes are
@@ -81,10 +86,30 @@ impl Roster {
         };
         let mut seats: Vec<Seat> = members.iter().map(seat).collect();
         seats.sort_unstable_by_key(|seat| seat.node);
-        let last = seats.last().map(|seat| seat.node).unwrap_or_default();
         let groups = seats.iter().map(|seat| seat.group).filter(|group| *group != GroupId::NONE);
         let last_group = groups.max().unwrap_or_default();
-        Self { seats, last, last_group, ..Self::default() }
+        let mut roster = Self { last_group, ..Self::default() };
+        for seat in &seats {
+            roster.count_given(seat.node);
+        }
+        Self { seats, ..roster }
+    }
+
+    /// Whether no node ever had this id, as far as is known.
+    #[must_use]
+    pub fn was_never_given(&self, node: NodeId) -> bool {
+        node > self.last || self.passed_over.contains(&node)
+    }
+
+    /// This id is given.
+    fn count_given(&mut self, node: NodeId) {
+        self.passed_over.retain(|passed| *passed != node);
+        if node > self.last {
+            self.passed_over.extend((self.last.0 + 1..node.0).map(NodeId));
+            let surplus = self.passed_over.len().saturating_sub(NODES_MAX);
+            self.passed_over.drain(..surplus);
+            self.last = node;
+        }
     }
 
     /// The seat of a node.
@@ -111,7 +136,7 @@ impl Roster {
         self.seats.iter().find(|seat| seat.process == process && process != 0)
     }
 
-    /// The seat a newcomer gets: with the id it wants, or the lowest never given.
+    /// The seat a newcomer gets: with the id it wants, or the next one after the highest given.
     #[must_use]
     pub fn seat_for(&self, newcomer: &Newcomer) -> Seat {
         Seat {
@@ -127,11 +152,12 @@ impl Roster {
     /// Gives a seat. One that would break what the module promises changes nothing.
     pub fn add(&mut self, seat: Seat) {
         let known = self.seats.iter().any(|s| s.process == seat.process || s.addr == seat.addr);
-        if seat.node <= self.last || known || self.seats.len() >= NODES_MAX {
+        if !self.was_never_given(seat.node) || known || self.seats.len() >= NODES_MAX {
             return;
         }
-        self.last = seat.node;
-        self.seats.push(seat);
+        self.count_given(seat.node);
+        let at = self.seats.partition_point(|other| other.node < seat.node);
+        self.seats.insert(at, seat);
     }
 }
 
@@ -189,11 +215,11 @@ impl View {
                     node.0, seat.addr
                 ));
             }
-            if node <= roster.last {
+            if !roster.was_never_given(node) {
                 return Err(format!(
-                    "node id {} is not given any more: it was used before, or {} was given first, \
-                     and ids only grow; leave `node.id` out, or choose one above {}",
-                    node.0, roster.last.0, roster.last.0
+                    "node id {} is not given any more: it was used before, and none is used again; \
+                     leave `node.id` out, or choose one above {}",
+                    node.0, roster.last.0
                 ));
             }
             // Ids are never given again: one must not use up all of them.
@@ -261,14 +287,30 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_after_a_higher_id_is_told_so() {
+    fn ids_that_were_passed_over_can_be_given_later_and_once() {
         let mut view = view(&[&[1, 2]]);
-        let wants = |node| Newcomer { wanted: Some(NodeId(node)), ..newcomer(7) };
-        assert_eq!(view.check_newcomer(&wants(3)), Ok(()));
-        view.roster.add(view.roster.seat_for(&Newcomer { process: 8, ..wants(4) }));
-        let refused = view.check_newcomer(&Newcomer { addr: "other:1".to_owned(), ..wants(3) });
-        let text = refused.expect_err("4 was given");
-        assert!(text.contains("3 is not given any more") && text.contains("above 4"), "{text}");
+        let wants = |node, process| Newcomer { wanted: Some(NodeId(node)), ..newcomer(process) };
+        let mut comes = |node, process| {
+            let newcomer = wants(node, process);
+            let checked = view.check_newcomer(&newcomer);
+            view.roster.add(view.roster.seat_for(&newcomer));
+            let ids: Vec<u16> = view.roster.seats.iter().map(|seat| seat.node.0).collect();
+            (checked.is_ok(), ids)
+        };
+        assert_eq!(comes(6, 7), (true, vec![1, 2, 6]));
+        assert_eq!(comes(4, 8), (true, vec![1, 2, 4, 6]));
+        assert_eq!(comes(4, 9), (false, vec![1, 2, 4, 6]));
+        assert_eq!(comes(3, 10), (true, vec![1, 2, 3, 4, 6]));
+        assert_eq!(view.roster.passed_over, [NodeId(5)]);
+        assert_eq!((view.roster.last, view.roster.was_never_given(NodeId(0))), (NodeId(6), false));
+        view.roster.seats.retain(|seat| seat.node != NodeId(4));
+        let refused = view.check_newcomer(&wants(4, 11)).expect_err("it was given");
+        assert!(refused.contains("used before"), "{refused}");
+        let mut first = crate::orders::tests::view(&[&[2, 5]]).roster;
+        assert_eq!(first.passed_over, [1, 3, 4].map(NodeId), "of those the cluster begins with");
+        first.add(first.seat_for(&wants(5 + 2 * NODES_MAX as u16, 12)));
+        assert_eq!(first.passed_over.len(), NODES_MAX);
+        assert!(first.was_never_given(NodeId(4 + 2 * NODES_MAX as u16)));
     }
 
     #[test]

@@ -122,7 +122,7 @@ impl Stored for StoredIdentity {
 impl Stored for View {
     const FILE: StoredFile = StoredFile::View;
     const KIND: u8 = 2;
-    const VERSION: u8 = 3;
+    const VERSION: u8 = 4;
 }
 
 impl Stored for StoredRegister {
@@ -133,7 +133,7 @@ impl Stored for StoredRegister {
 impl Stored for StoredCluster {
     const FILE: StoredFile = StoredFile::View;
     const KIND: u8 = 4;
-    const VERSION: u8 = 3;
+    const VERSION: u8 = 4;
 }
 
 /// What a management server knows of the backups it made, oldest first.

@@ -104,11 +104,9 @@ pub async fn run(voice: &Voice, plan: &Plan) -> CliResult<Stops> {
     let mut stops = Stops::default();
     let mut spares = Vec::new();
     for zone in ["a", "b"] {
-        // One after the other: their ids only grow.
-        let node = NodeId(cluster.add_node(None, zone).await?);
-        until(&client, |view| is_spare(view, node)).await?;
-        spares.push(node);
+        spares.push(NodeId(cluster.add_node(None, zone).await?));
     }
+    until(&client, |view| spares.iter().all(|node| is_spare(view, *node))).await?;
     tokio::time::sleep(WARM_UP).await;
     for round in 1..=plan.rounds {
         for node in &spares {

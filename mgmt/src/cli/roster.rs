@@ -282,7 +282,7 @@ pub(super) async fn remove(global: &Global, args: &RemoveArgs) -> CliResult<Exit
     let client = connect::client(global).await?;
     let node = NodeId(args.node);
     let refused = |view: &View| {
-        if node == NodeId(0) || node > view.roster.last {
+        if node == NodeId(0) || view.roster.was_never_given(node) {
             let what = format!("there is and was no data node {}", args.node);
             return Some(CliError::new(Trouble::NoSuchNode, what).then("see `lockstep node list`"));
         }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::error::{CliError, CliResult, ExitKind, Trouble};
 use super::follow::Follow;
-use super::status::{Health, Page, collect};
+use super::status::{Health, Page, SPARE, collect};
 use super::{Global, block_on, connect, interrupt, stdout_error};
 
 /// Between two looks.
@@ -22,15 +22,16 @@ Examples:
   lockstep wait --for healthy                        every replica is there
   lockstep wait --for node=3:started --timeout 10m   node 3 is in sync
   lockstep wait --for node=3:stopped                 the cluster goes on without node 3
+  lockstep wait --for node=5:spare                   node 5 is there, and in no node group
 
 Waits for --timeout (30s), also for a cluster that cannot be reached yet. Exit codes: 0 it is so,
-6 it was not so in time.";
+5 it can never be so, 6 it was not so in time.";
 
 /// Arguments of `lockstep wait`.
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = NOTES)]
 pub(super) struct WaitArgs {
-    /// healthy, node=N:started or node=N:stopped; may be repeated, then all of them
+    /// healthy, node=N:started, node=N:stopped or node=N:spare; may be repeated, then all of them
     #[arg(long = "for", value_name = "WHAT", value_parser = goal, required = true)]
     goals: Vec<Goal>,
 }
@@ -41,10 +42,11 @@ enum Goal {
     Healthy,
     Started(u16),
     Stopped(u16),
+    Spare(u16),
 }
 
 fn goal(text: &str) -> Result<Goal, String> {
-    let refusal = || "write healthy, node=N:started or node=N:stopped".to_owned();
+    let refusal = || "write healthy, node=N:started, node=N:stopped or node=N:spare".to_owned();
     if text == "healthy" {
         return Ok(Goal::Healthy);
     }
@@ -54,6 +56,7 @@ fn goal(text: &str) -> Result<Goal, String> {
     match state {
         "started" => Ok(Goal::Started(node)),
         "stopped" => Ok(Goal::Stopped(node)),
+        "spare" => Ok(Goal::Spare(node)),
         _ => Err(refusal()),
     }
 }
@@ -64,6 +67,7 @@ impl Goal {
             Self::Healthy => "healthy".to_owned(),
             Self::Started(node) => format!("node={node}:started"),
             Self::Stopped(node) => format!("node={node}:stopped"),
+            Self::Spare(node) => format!("node={node}:spare"),
         }
     }
 
@@ -90,7 +94,24 @@ impl Goal {
                 let there = page.view.member(NodeId(node)).is_some();
                 there.then(|| format!("node {node} is in the cluster"))
             }
+            Self::Spare(node) => {
+                let found = page.nodes.iter().find(|n| n.member.instance.node == NodeId(node));
+                match found {
+                    None => Some(format!("node {node} is not in the cluster")),
+                    Some(found) if found.state() == SPARE => None,
+                    Some(found) => Some(format!("node {node} is {}", found.state())),
+                }
+            }
         }
+    }
+
+    /// The node that cannot be waited to stop, because there never was one of this number.
+    fn never_was(self, page: &Page) -> Option<CliError> {
+        let Self::Stopped(node) = self else { return None };
+        page.view.roster.was_never_given(NodeId(node)).then(|| {
+            CliError::new(Trouble::NoSuchNode, format!("there is and was no data node {node}"))
+                .then("see `lockstep node list`")
+        })
     }
 }
 
@@ -105,6 +126,7 @@ pub(super) fn run(global: &Global, args: &WaitArgs) -> CliResult<ExitKind> {
             let missing = match look(&url, &mut client, deadline, &args.goals).await {
                 Ok(None) => break None,
                 Ok(Some(missing)) => missing,
+                Err(error) if error.number == Trouble::NoSuchNode as u16 => return Err(error),
                 Err(error) => match error.why.as_str() {
                     "" => error.what,
                     why => format!("{}: {why}", error.what),
@@ -149,6 +171,9 @@ async fn look(
         Ok(page) => page?,
         Err(_) => return Ok(Some("the cluster does not answer".to_owned())),
     };
+    if let Some(error) = goals.iter().find_map(|goal| goal.never_was(&page)) {
+        return Err(error);
+    }
     Ok(goals.iter().find_map(|goal| goal.missing(&page)))
 }
 
@@ -160,6 +185,7 @@ mod tests {
     fn goals_are_read_and_refused() {
         assert_eq!(goal("healthy"), Ok(Goal::Healthy));
         assert_eq!(goal("node=n3:started"), Ok(Goal::Started(3)));
+        assert_eq!(goal("node=5:spare").map(Goal::name), Ok("node=5:spare".to_owned()));
         assert_eq!(goal("node=3:stopped").map(Goal::name), Ok("node=3:stopped".to_owned()));
         for wrong in ["", "well", "node=3", "node=x:started", "node=3:gone", "node:started"] {
             assert!(goal(wrong).is_err(), "{wrong:?}");

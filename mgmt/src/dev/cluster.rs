@@ -174,7 +174,7 @@ impl LocalCluster {
     }
 
     /// Starts one more data node; returns its node id when it listens, not when it has its place.
-    /// Every node that was ever started counts. It is refused if the next one has its place first.
+    /// Every node that was ever started counts.
     ///
     /// # Errors
     /// If it does not come up.

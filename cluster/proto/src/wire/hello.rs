@@ -10,7 +10,7 @@ use crate::ids::{ClusterId, MgmtId, NodeId, NodeInstance, ShardId};
 pub const MAGIC: [u8; 4] = *b"LKST";
 
 /// Version of the wire language; both ends must have the same.
-pub const WIRE_VERSION: u16 = 3;
+pub const WIRE_VERSION: u16 = 4;
 
 /// Who is speaking.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
