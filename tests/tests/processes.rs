@@ -108,6 +108,18 @@ fn a_stopped_node_is_excluded_and_comes_back_when_it_wakes() {
 }
 
 #[test]
+fn a_node_that_is_told_to_end_while_it_is_left_out_does_not_come_back() {
+    let (mut cluster, mut watch, _) = formed(&Form::two_by_two());
+    cluster.node(4).signal(Signal::Stop);
+    watch.until("a view without n4", |view| view.members.len() == 3);
+    // It hears of both when it wakes, in any order.
+    cluster.node(4).signal(Signal::Terminate);
+    cluster.node(4).signal(Signal::Continue);
+    let status = cluster.node(4).ended();
+    assert!(status.success(), "{status}: {}", cluster.node(4).log());
+}
+
+#[test]
 fn half_a_cluster_goes_on_when_the_arbitrator_grants_it() {
     let (mut cluster, mut watch, _) = formed(&Form::pair());
     serving(&mut cluster);

@@ -11,6 +11,8 @@
 //! Invariant: seats are in order of node id; no two have one id, one process or one address; no id
 //! is above the highest ever given, and none was passed over.
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{GroupId, NodeId};
@@ -41,8 +43,8 @@ pub struct Roster {
     pub seats: Vec<Seat>,
     /// The highest node id ever given.
     pub last: NodeId,
-    /// The ids below it that were never given, ascending; of very many only the highest.
-    pub passed_over: Vec<NodeId>,
+    /// The ids below it that were never given, ascending; of very many ranges only the highest.
+    pub passed_over: Vec<RangeInclusive<NodeId>>,
     /// The highest number of a node group ever given.
     pub last_group: GroupId,
     /// Node groups that are to own nothing: their partitions go to others, then their nodes are
@@ -98,18 +100,25 @@ impl Roster {
     /// Whether no node ever had this id, as far as is known.
     #[must_use]
     pub fn was_never_given(&self, node: NodeId) -> bool {
-        node > self.last || self.passed_over.contains(&node)
+        node > self.last || self.passed_over.iter().any(|range| range.contains(&node))
     }
 
     /// This id is given.
     fn count_given(&mut self, node: NodeId) {
-        self.passed_over.retain(|passed| *passed != node);
+        let (before, after) = (NodeId(node.0.saturating_sub(1)), NodeId(node.0.saturating_add(1)));
+        let next = NodeId(self.last.0.saturating_add(1));
         if node > self.last {
-            self.passed_over.extend((self.last.0 + 1..node.0).map(NodeId));
-            let surplus = self.passed_over.len().saturating_sub(NODES_MAX);
-            self.passed_over.drain(..surplus);
+            self.passed_over.extend((next < node).then_some(next..=before));
             self.last = node;
+        } else if let Some(at) = self.passed_over.iter().position(|range| range.contains(&node)) {
+            let (from, to) = self.passed_over[at].clone().into_inner();
+            let halves = [from..=before, after..=to].into_iter();
+            let left = halves.filter(|half| !half.is_empty() && !half.contains(&node));
+            let left: Vec<_> = left.collect();
+            self.passed_over.splice(at..=at, left);
         }
+        let surplus = self.passed_over.len().saturating_sub(NODES_MAX);
+        self.passed_over.drain(..surplus);
     }
 
     /// The seat of a node.
@@ -155,8 +164,10 @@ impl Roster {
         if !self.was_never_given(seat.node) || known || self.seats.len() >= NODES_MAX {
             return;
         }
+        let Err(at) = self.seats.binary_search_by_key(&seat.node, |other| other.node) else {
+            return;
+        };
         self.count_given(seat.node);
-        let at = self.seats.partition_point(|other| other.node < seat.node);
         self.seats.insert(at, seat);
     }
 }
@@ -217,8 +228,9 @@ impl View {
             }
             if !roster.was_never_given(node) {
                 return Err(format!(
-                    "node id {} is not given any more: it was used before, and none is used again; \
-                     leave `node.id` out, or choose one above {}",
+                    "node id {} is not given any more: it was used before, or is one of very many \
+                     that were passed over, and none is used again; leave `node.id` out, or choose \
+                     one above {}",
                     node.0, roster.last.0
                 ));
             }
@@ -301,16 +313,33 @@ mod tests {
         assert_eq!(comes(4, 8), (true, vec![1, 2, 4, 6]));
         assert_eq!(comes(4, 9), (false, vec![1, 2, 4, 6]));
         assert_eq!(comes(3, 10), (true, vec![1, 2, 3, 4, 6]));
-        assert_eq!(view.roster.passed_over, [NodeId(5)]);
+        assert_eq!(view.roster.passed_over, [NodeId(5)..=NodeId(5)]);
         assert_eq!((view.roster.last, view.roster.was_never_given(NodeId(0))), (NodeId(6), false));
         view.roster.seats.retain(|seat| seat.node != NodeId(4));
         let refused = view.check_newcomer(&wants(4, 11)).expect_err("it was given");
         assert!(refused.contains("used before"), "{refused}");
-        let mut first = crate::orders::tests::view(&[&[2, 5]]).roster;
-        assert_eq!(first.passed_over, [1, 3, 4].map(NodeId), "of those the cluster begins with");
-        first.add(first.seat_for(&wants(5 + 2 * NODES_MAX as u16, 12)));
-        assert_eq!(first.passed_over.len(), NODES_MAX);
-        assert!(first.was_never_given(NodeId(4 + 2 * NODES_MAX as u16)));
+    }
+
+    #[test]
+    fn of_very_many_ids_that_were_passed_over_the_lowest_are_forgotten() {
+        let mut roster = view(&[&[2, 5]]).roster;
+        let ids = |from, to| NodeId(from)..=NodeId(to);
+        assert_eq!(roster.passed_over, [ids(1, 1), ids(3, 4)], "by those it begins with");
+        let wants = |node| Newcomer { wanted: Some(NodeId(node)), ..newcomer(u64::from(node)) };
+        for rack in 1..=200 {
+            // They come and go.
+            roster.add(roster.seat_for(&wants(100 * rack + 1)));
+            roster.seats.retain(|seat| seat.node.0 < 100);
+        }
+        assert_eq!(roster.passed_over.len(), NODES_MAX);
+        assert_eq!(roster.passed_over.last(), Some(&ids(19_902, 20_000)));
+        let never: Vec<u16> =
+            (1..20_100).filter(|id| roster.was_never_given(NodeId(*id))).collect();
+        assert!(never.iter().all(|id| id % 100 != 1 || *id > 20_001), "{never:?}");
+        roster.add(roster.seat_for(&wants(19_950)));
+        let range = roster.passed_over.last_chunk::<2>();
+        assert_eq!(range, Some(&[ids(19_902, 19_949), ids(19_951, 20_000)]));
+        assert_eq!(roster.seats.iter().map(|seat| seat.node.0).collect::<Vec<_>>(), [2, 5, 19_950]);
     }
 
     #[test]

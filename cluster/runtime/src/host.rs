@@ -16,7 +16,6 @@ use lockstep_proto::process::{Exit, Peer, Process};
 use lockstep_proto::recovery::Recovery;
 use lockstep_proto::wire::hello::Speaker;
 use parking_lot::Mutex;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cores::Cores;
 use crate::counters::Counters;
@@ -27,6 +26,7 @@ use crate::limits::{CONNECTIONS_MAX, EXIT_TIME_MAX};
 use crate::listen::{Doors, Listener};
 use crate::reactor::{End, Outside, Reactor};
 use crate::ready::{Notice, ReadyQueue};
+use crate::signals::EndSignals;
 
 /// How one operating-system process meets the world.
 #[derive(Debug)]
@@ -43,8 +43,9 @@ pub struct HostOptions {
     pub peer_addrs: Vec<(NodeId, String)>,
     /// Most established connections.
     pub connections_max: usize,
-    /// Whether SIGTERM and SIGINT ask the first core to leave; a second one ends the process.
-    pub handle_signals: bool,
+    /// Who hears SIGTERM and SIGINT, if they ask the first core to leave; a second one ends the
+    /// process.
+    pub signals: Option<Arc<EndSignals>>,
     /// Counts of what went wrong at the edge.
     pub counters: Arc<Counters>,
     /// Where the cores can be asked how they are.
@@ -74,7 +75,7 @@ impl HostOptions {
             speaker,
             peer_addrs: Vec::new(),
             connections_max: CONNECTIONS_MAX,
-            handle_signals: false,
+            signals: None,
             counters: Arc::default(),
             cores: Arc::default(),
             recoverer: None,
@@ -142,7 +143,7 @@ where
     let front = Front {
         listener: options.listen_for(doors),
         socket: options.listener.try_clone()?,
-        handle_signals: options.handle_signals,
+        signals: options.signals.clone(),
         queue: Arc::clone(&queue),
     };
     let mut threads = Threads::new(disk_threads, options.cores);
@@ -199,7 +200,7 @@ where
     let front = Front {
         listener: options.listen_for(doors),
         socket: options.listener.try_clone()?,
-        handle_signals: options.handle_signals,
+        signals: options.signals.clone(),
         queue: control_queue,
     };
     let mut threads = Threads::new(disk_threads, options.cores);
@@ -214,7 +215,7 @@ where
 struct Front {
     listener: Arc<Listener>,
     socket: TcpListener,
-    handle_signals: bool,
+    signals: Option<Arc<EndSignals>>,
     queue: Arc<ReadyQueue>,
 }
 
@@ -223,36 +224,10 @@ impl Front {
         self.socket.set_nonblocking(true)?;
         let socket = tokio::net::TcpListener::from_std(self.socket)?;
         tokio::spawn(self.listener.run(socket));
-        if self.handle_signals {
-            tokio::spawn(pass_signals_on(
-                signal(SignalKind::terminate())?,
-                signal(SignalKind::interrupt())?,
-                self.queue,
-            ));
+        if let Some(signals) = self.signals {
+            tokio::spawn(signals.pass_on(self.queue));
         }
         Ok(())
-    }
-}
-
-async fn pass_signals_on(
-    mut terminate: tokio::signal::unix::Signal,
-    mut interrupt: tokio::signal::unix::Signal,
-    queue: Arc<ReadyQueue>,
-) {
-    /// What shells report for a process ended by SIGINT.
-    const INTERRUPTED: i32 = 130;
-    let mut asked = false;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        if asked {
-            tracing::warn!("asked to end for the second time: ending without leave");
-            std::process::exit(INTERRUPTED);
-        }
-        asked = true;
-        queue.post(Notice::Terminate);
     }
 }
 

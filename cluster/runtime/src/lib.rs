@@ -35,6 +35,7 @@ mod listen;
 mod memory;
 mod reactor;
 mod ready;
+mod signals;
 mod timer;
 mod turn;
 
@@ -43,3 +44,4 @@ pub use counters::{Count, Counters, DiskCounts};
 pub use data_files::DataFiles;
 pub use embedded::{Embedded, EmbeddedOptions};
 pub use host::{HostOptions, Recoverer, run_node, run_single};
+pub use signals::EndSignals;

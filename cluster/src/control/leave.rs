@@ -49,6 +49,17 @@ pub(super) enum Leave {
     Asked { since: Instant },
 }
 
+/// Whether somebody has told this node to leave, beside what it may leave for by itself.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Told {
+    /// Nobody has.
+    Nothing,
+    /// To come back as a new life.
+    ToComeBack,
+    /// To end: by SIGTERM, or an order. It does not come back, whatever happens meanwhile.
+    ToEnd,
+}
+
 /// The process ends in a moment.
 #[derive(Debug)]
 pub(super) struct Stopping {
@@ -69,24 +80,19 @@ impl Leave {
 impl ControlCore {
     /// The process is told to end: in good order, and at once when told again.
     pub(super) fn on_terminate(&mut self, now: Instant, out: &mut Outputs) {
-        if self.leave.has_begun() && !self.leaves_again {
+        if self.told == Told::ToEnd {
             let reason = "asked to end a second time: ending at once".to_owned();
             return self.end(Exit { code: 0, reason }, out);
         }
-        self.on_leave_order(now, false, out);
+        self.on_leave_order(now, Told::ToEnd, out);
     }
 
-    /// It is told to leave, and to come back or not. Told both, it does not.
-    pub(super) fn on_leave_order(&mut self, now: Instant, again: bool, out: &mut Outputs) {
+    /// Somebody tells it to leave. Told both to come back and to end, it ends.
+    pub(super) fn on_leave_order(&mut self, now: Instant, told: Told, out: &mut Outputs) {
+        self.told = self.told.max(told);
         if self.leave.has_begun() {
-            if self.leaves_again && !again {
-                (self.leaves_again, self.leaves_by_order) = (false, false);
-                out.mark("leave_without_return");
-                out.log(LogLevel::Info, "leaving: told to end, it does not come back");
-            }
-            return;
+            return out.mark("told_while_leaving");
         }
-        self.leaves_again = again;
         self.leave = Leave::Draining { since: now };
         out.mark("leave_begins");
         out.log(LogLevel::Info, "leaving: waiting for open transactions");
@@ -122,7 +128,8 @@ impl ControlCore {
                 }
             }
             Leave::Asked { since } => {
-                if (self.disk_lost || self.leaves_by_order) && self.is_last_of_group(now) {
+                let by_itself = self.told == Told::Nothing;
+                if by_itself && self.is_last_of_group(now) {
                     // Whoever could have taken over is gone: better without a disk, or in a group
                     // it should not be in, than not at all.
                     if self.leaves_by_order {
@@ -130,7 +137,8 @@ impl ControlCore {
                     } else {
                         out.mark("disk_lost_of_the_last");
                     }
-                    (self.leave, self.leaves_by_order) = (Leave::No, false);
+                    self.leave = Leave::No;
+                    (self.leaves_again, self.leaves_by_order) = (false, false);
                 } else if self.is_last_of_group(now) {
                     out.mark("leave_last_of_group");
                     self.leave_without_view("the last node of its node group", out);
@@ -199,16 +207,21 @@ impl ControlCore {
 
     /// Ends the process.
     pub(super) fn end(&mut self, mut exit: Exit, out: &mut Outputs) {
-        if exit.code == exit_code::EXCLUDED && self.leave.has_begun() && !self.leaves_again {
-            // It would come back, and nobody would remember that it was told to end.
+        if self.told == Told::ToEnd && [exit_code::EXCLUDED, exit_code::LOST].contains(&exit.code) {
+            // It would come back, or be started again, although it was told to end.
             out.mark("leave_ends_left_out");
             let reason = "left, while the others were not heard or had gone on without it".into();
             exit = Exit { code: 0, reason };
         }
-        if self.leaves_again && exit.code == 0 {
+        let again = match self.told {
+            Told::Nothing => self.leaves_again,
+            Told::ToComeBack => true,
+            Told::ToEnd => false,
+        };
+        if exit.code == 0 && again {
             exit.code = exit_code::AGAIN;
         }
-        if self.disk_lost && exit.code == 0 {
+        if exit.code == 0 && self.disk_lost && self.told != Told::ToEnd {
             exit.code = exit_code::STUCK;
             exit.reason.push_str(", because its disk has failed: see the log, and start it again");
         }

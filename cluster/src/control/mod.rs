@@ -59,7 +59,7 @@ use lockstep_proto::wire::kind;
 use lockstep_proto::wire::shard_control::ShardControl;
 
 pub use self::leave::exit_code;
-use self::leave::{Leave, Stopping};
+use self::leave::{Leave, Stopping, Told};
 use self::links::Links;
 use self::member::{Gathering, Pending};
 use self::president::Proposing;
@@ -127,7 +127,8 @@ pub struct ControlCore {
     /// This node asks to be left out, because its disk has failed or does not answer.
     disk_lost: bool,
     leave: Leave,
-    /// A node that leaves is to come back as a new life.
+    told: Told,
+    /// It leaves because it has lost its seat, to come back as a new life.
     leaves_again: bool,
     /// It leaves because it has lost its seat.
     leaves_by_order: bool,
@@ -210,6 +211,7 @@ impl ControlCore {
             disks: MemberDisks::new(shards),
             disk_lost: false,
             leave: Leave::No,
+            told: Told::Nothing,
             leaves_again: false,
             leaves_by_order: false,
             stopping: None,

@@ -11,6 +11,7 @@ use lockstep_proto::wire::shard_control::ShardControl;
 
 use bytes::BytesMut;
 
+use super::leave::Told;
 use super::{ControlCore, exit_code};
 
 /// What control knows of one shard.
@@ -82,7 +83,10 @@ impl ControlCore {
                 self.suspicion.links_dead(node);
                 self.reconsider(now, out);
             }
-            ShardControl::Leave { again } => self.on_leave_order(now, again, out),
+            ShardControl::Leave { again } => {
+                let told = if again { Told::ToComeBack } else { Told::ToEnd };
+                self.on_leave_order(now, told, out);
+            }
             ShardControl::Order(order) => self.on_own_order(now, order, out),
             ShardControl::Joined { view, stage } => {
                 self.on_shard_joined(now, shard, (view, stage), out);

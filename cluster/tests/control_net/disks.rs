@@ -104,6 +104,11 @@ fn of_two_disks_that_fail_together_one_node_stays() {
     rest.sort_unstable();
     assert!(net.acts_alone(&rest));
     net.check();
+    // It stays by itself, not against an order.
+    net.terminate(left[0]);
+    net.run(ms(1000));
+    assert_eq!(net.exit(left[0]), Some(0));
+    assert!(net.marks.contains("leave_last_of_group"));
 }
 
 #[test]

@@ -37,6 +37,6 @@ fn a_node_that_leaves_to_come_back_and_is_told_to_end_does_not_come_back() {
     assert_eq!(net.exit(1), None, "it still leaves in good order");
     net.run_until(ms(1000), |net| net.exit(1).is_some());
     assert_eq!(net.exit(1), Some(0));
-    assert!(net.marks.contains("leave_without_return"));
+    assert!(net.marks.contains("told_while_leaving"));
     net.check();
 }

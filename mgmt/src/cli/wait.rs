@@ -4,10 +4,12 @@ use std::time::{Duration, Instant};
 
 use lockstep_client::Client;
 use lockstep_proto::ids::NodeId;
+use lockstep_proto::view::View;
 use serde_json::json;
 
 use super::error::{CliError, CliResult, ExitKind, Trouble};
 use super::follow::Follow;
+use super::roster::newest_view;
 use super::status::{Health, Page, SPARE, collect};
 use super::{Global, block_on, connect, interrupt, stdout_error};
 
@@ -106,9 +108,9 @@ impl Goal {
     }
 
     /// The node that cannot be waited to stop, because there never was one of this number.
-    fn never_was(self, page: &Page) -> Option<CliError> {
+    fn never_was(self, view: &View) -> Option<CliError> {
         let Self::Stopped(node) = self else { return None };
-        page.view.roster.was_never_given(NodeId(node)).then(|| {
+        view.roster.was_never_given(NodeId(node)).then(|| {
             CliError::new(Trouble::NoSuchNode, format!("there is and was no data node {node}"))
                 .then("see `lockstep node list`")
         })
@@ -171,8 +173,13 @@ async fn look(
         Ok(page) => page?,
         Err(_) => return Ok(Some("the cluster does not answer".to_owned())),
     };
-    if let Some(error) = goals.iter().find_map(|goal| goal.never_was(&page)) {
-        return Err(error);
+    let never_was = |view: &View| goals.iter().find_map(|goal| goal.never_was(view));
+    if never_was(&page.view).is_some() {
+        // What the page was made of may be old.
+        return match tokio::time::timeout(patience, newest_view(client)).await {
+            Ok(view) => never_was(&*view?).map_or(Ok(Some("nodes came".to_owned())), Err),
+            Err(_) => Ok(Some("the cluster does not answer".to_owned())),
+        };
     }
     Ok(goals.iter().find_map(|goal| goal.missing(&page)))
 }

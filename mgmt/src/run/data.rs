@@ -17,7 +17,7 @@ use lockstep_proto::roster::Newcomer;
 use lockstep_proto::stored::StoredIdentity;
 use lockstep_proto::view::{Member, Standing, View};
 use lockstep_proto::wire::hello::Speaker;
-use lockstep_runtime::{HostOptions, clock, run_node, run_single};
+use lockstep_runtime::{EndSignals, HostOptions, clock, run_node, run_single};
 
 use super::args::RunDataArgs;
 use super::door::Door;
@@ -39,6 +39,7 @@ struct Site {
     home: Home,
     admin: Admin,
     config: DataConfig,
+    signals: Arc<EndSignals>,
 }
 
 /// What the process goes on with as a data node.
@@ -75,7 +76,7 @@ pub fn run_data(args: &RunDataArgs) -> CliResult<ExitKind> {
     if let Some(ready_file) = &args.process.ready_file {
         door.tell(ready_file, admin.addr)?;
     }
-    let site = Site { door, home, admin, config };
+    let site = Site { door, home, admin, config, signals: Arc::default() };
     let mut seat = if used { None } else { Some(come_new(&site, args)?) };
     loop {
         let taken = match seat.take().flatten() {
@@ -87,6 +88,10 @@ pub fn run_data(args: &RunDataArgs) -> CliResult<ExitKind> {
         let Some(Seat { identity, view, mut restored }) = taken else {
             return Ok(ExitKind::Done);
         };
+        if site.signals.told_to_end() {
+            tracing::info!("told to end before it was part of its cluster");
+            return Ok(ExitKind::Done);
+        }
         let mut host = site.host(Speaker::Control(identity.instance), args)?;
         host.cluster = Some(identity.cluster);
         let base = restored.as_ref().map_or(Epoch(0), |restored| restored.epoch);
@@ -110,6 +115,11 @@ pub fn run_data(args: &RunDataArgs) -> CliResult<ExitKind> {
         });
         let exit = run_node(control, shards, host).map_err(|error| thread_error(&error))?;
         match exit.code {
+            // The signal came when it was too late for the cores to heed it.
+            exit_code::EXCLUDED | exit_code::AGAIN if site.signals.told_to_end() => {
+                tracing::info!("{}; told to end, it does not come back", exit.reason);
+                return Ok(ExitKind::Done);
+            }
             exit_code::EXCLUDED => tracing::warn!("{}; coming back", exit.reason),
             exit_code::AGAIN => tracing::info!("{}; coming back", exit.reason),
             _ => return ended(exit),
@@ -224,7 +234,7 @@ impl Site {
     fn host(&self, speaker: Speaker, args: &RunDataArgs) -> CliResult<HostOptions> {
         let mut host = HostOptions::new(self.door.take()?, self.home.dir().to_owned(), speaker);
         host.peer_addrs = args.peers.clone();
-        host.handle_signals = true;
+        host.signals = Some(Arc::clone(&self.signals));
         host.cores = Arc::clone(&self.admin.cores);
         host.counters = Arc::clone(&self.admin.counters);
         Ok(host)

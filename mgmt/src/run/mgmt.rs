@@ -1,5 +1,7 @@
 //! `lockstep run mgmt`: one management server.
 
+use std::sync::Arc;
+
 use lockstep_proto::events::EventLog;
 use lockstep_proto::stored::{StoredBackups, StoredCluster, StoredRegister};
 use lockstep_proto::wire::hello::Speaker;
@@ -43,7 +45,7 @@ pub fn run_mgmt(args: &RunMgmtArgs) -> CliResult<ExitKind> {
     }
     let mut host = HostOptions::new(door.listener, home.dir().to_owned(), Speaker::Mgmt(id));
     host.cluster = stored.cluster_id();
-    host.handle_signals = true;
+    host.signals = Some(Arc::default());
     (host.cores, host.counters) = (admin.cores, admin.counters);
     let core = MgmtCore::new(MgmtOptions {
         id,

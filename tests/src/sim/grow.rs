@@ -25,7 +25,13 @@ impl Cluster {
     }
 
     /// Starts a data node on a host that is none yet, or none any more.
-    pub fn come(&self, world: &mut World, host: HostId, group: Option<u16>) {
+    pub fn come(
+        &self,
+        world: &mut World,
+        host: HostId,
+        wanted: Option<NodeId>,
+        group: Option<u16>,
+    ) {
         if !matches!(world.host(host).life, Life::Killed | Life::Dark) {
             return;
         }
@@ -69,7 +75,7 @@ impl Cluster {
                 shards: self.shape.shards,
                 // No two processes of the world have one number.
                 process: number + 1,
-                wanted: None,
+                wanted,
                 group: group.map(GroupId),
             },
         });
@@ -77,6 +83,22 @@ impl Cluster {
         world.host_mut(host).name.clone_from(&name);
         let proc = world.add_proc(host, name, Core::Newcomer(Box::new(core)));
         world.plan_next_turn(proc);
+    }
+
+    /// The id of its own that the next newcomer has, if any: one that was passed over, or one
+    /// beyond the next.
+    #[must_use]
+    pub fn id_to_want(&self, world: &World) -> Option<NodeId> {
+        let roster = &self.newest_view(world)?.roster;
+        let number = world.procs.len();
+        let passed = roster.passed_over.first().map(|range| *range.start());
+        let skipped = if number.is_multiple_of(2) { 1 } else { 2 };
+        let beyond = Some(NodeId(roster.last.0.saturating_add(1 + skipped)));
+        match number % 3 {
+            0 => passed.or(beyond),
+            1 => beyond,
+            _ => None,
+        }
     }
 
     /// A newcomer has its identity on disk: it is a data node from now on.

@@ -66,7 +66,7 @@ impl Run {
         for host in self.cluster.fresh.clone() {
             let half = !self.world.host(host).files.is_empty();
             if half && !lost && self.world.host(host).role == Role::Fresh {
-                self.cluster.come(&mut self.world, host, None);
+                self.cluster.come(&mut self.world, host, None, None);
             }
         }
     }

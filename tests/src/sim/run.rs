@@ -462,7 +462,10 @@ impl Run {
         }
         self.plan.strike(&mut self.world, &self.cluster);
         match self.plan.draw_operation(&self.world, &self.cluster) {
-            Some(Operation::Come(host)) => self.cluster.come(&mut self.world, host, None),
+            Some(Operation::Come(host)) => {
+                let wanted = self.cluster.id_to_want(&self.world);
+                self.cluster.come(&mut self.world, host, wanted, None);
+            }
             Some(Operation::Order(order)) => self.notes.borrow_mut().orders.push_back(order),
             None => {}
         }
@@ -486,7 +489,7 @@ impl Run {
             Deed::Fault(fault) => self.world.strike(&fault),
             Deed::Restart(host, empty) => self.cluster.restart(&mut self.world, host, empty),
             Deed::Revive(host, empty) => self.cluster.revive(&mut self.world, host, empty),
-            Deed::Come(host, group) => self.cluster.come(&mut self.world, host, group),
+            Deed::Come(host, group) => self.cluster.come(&mut self.world, host, None, group),
             Deed::Order(order) => self.notes.borrow_mut().orders.push_back(order),
             Deed::Rot(host, kind) => self.world.rot(host, kind),
             Deed::Lie(host) => self.world.let_disk_lie(host),

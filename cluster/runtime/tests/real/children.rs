@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
 use lockstep_proto::process::Target;
 use lockstep_proto::wire::hello::{Speaker, Wanted};
@@ -26,8 +27,10 @@ fn child() {
     let (listener, addr) = listener();
     println!("\nlistening on {addr}");
     let own = Speaker::Control(instance(1, 1));
-    let options =
-        HostOptions { handle_signals: true, ..HostOptions::new(listener, dir.path().into(), own) };
+    let options = HostOptions {
+        signals: Some(Arc::default()),
+        ..HostOptions::new(listener, dir.path().into(), own)
+    };
     let exit = run_node(Echo::default(), vec![Idle], options).unwrap();
     std::process::exit(exit.code);
 }

@@ -62,7 +62,7 @@ const ELSEWHERE: &[(&str, Reached)] = &[
     // Leaving, and shards that do not answer.
     ("leave_last_of_group", CONTROL),
     ("leave_ends_left_out", CONTROL),
-    ("leave_without_return", ROSTER),
+    ("told_while_leaving", ROSTER),
     ("shard_stuck", CONTROL),
     ("peer_suspected_by_stream", Script("split_in_halves_reached_by_one")),
     ("shard_suspects", Script("split_in_halves_reached_by_one")),
